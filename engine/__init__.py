@@ -1,0 +1,1 @@
+"""Networks with patterned dropout, trained and sampled: arrays and specs in, values and events out."""

@@ -1,0 +1,305 @@
+"""The one vocabulary of specs: what HTTP bodies, YAML files, stored jobs and artifacts all use.
+
+Models are frozen and refuse unknown fields. They check the *shape* of a spec (types, ranges,
+alternatives); what needs the data set or the whole network is checked by `engine.graph`.
+"""
+
+from __future__ import annotations
+
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+__all__ = [
+    "Activation",
+    "AdamSpec",
+    "BernoulliDropoutSpec",
+    "DropoutSpec",
+    "Form",
+    "LayerForm",
+    "LayerSpec",
+    "LossName",
+    "NetworkSpec",
+    "OptimizerSpec",
+    "PassesSpec",
+    "RegularizerSpec",
+    "RmspropSpec",
+    "SgdSpec",
+    "Spec",
+    "TrainSpec",
+    "ValidationSpec",
+    "WeightSpec",
+]
+
+MAX_SEED = 2**53 - 1
+MAX_LAYERS = 256
+MAX_SIZE = 1_000_000
+
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+#: A probability of dropping, never of keeping.
+Rate = Annotated[float, Strict(), Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Index = Annotated[int, Strict(), Field(ge=0, le=2**53 - 1)]
+Size = Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
+#: A shell-style glob, as `fnmatch.fnmatchcase` reads it.
+Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+#: A layer's name: a glob-free identifier, so that a name is also the pattern of itself.
+LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+
+
+class Spec(BaseModel):
+    """Base of every spec: immutable, and closed against unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Form = Literal["regressor", "classifier", "autoencoder"]
+LayerForm = Literal["input", "ff", "softmax", "tied"]
+Activation = Literal[
+    "linear", "relu", "tanh", "sigmoid", "softplus", "softmax", "elu", "gelu"
+]
+LossName = Literal["mse", "mae", "xe"]
+
+ACTIVATIONS: tuple[str, ...] = Activation.__args__  # type: ignore[attr-defined]
+LAYER_FORMS: tuple[str, ...] = LayerForm.__args__  # type: ignore[attr-defined]
+
+_SPELLINGS = {
+    "feedforward": "ff",
+    "classifier": "softmax",
+    "logistic": "sigmoid",
+    "cross_entropy": "xe",
+    "cross-entropy": "xe",
+}
+
+
+def _spelling(value: Any) -> Any:
+    """Map the other spellings that theanets and the field use onto ours."""
+    return _SPELLINGS.get(value, value) if isinstance(value, str) else value
+
+
+class LayerSpec(Spec):
+    """One layer. On the wire also a size, `null`, a form's name, or a list like ``[100, "tanh"]``."""
+
+    form: Annotated[LayerForm, BeforeValidator(_spelling)] | None = None
+    """What the layer computes; `ff` by default, `input` for the first, by the network for the last."""
+    size: Size | None = None
+    """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
+    activation: Annotated[Activation, BeforeValidator(_spelling)] | None = None
+    """Applied to `pre` to give `out`; `relu` for hidden layers by default."""
+    name: LayerName | None = None
+    """`in`, `hid1`, `hid2`, …, `out` unless given."""
+    partner: LayerName | None = None
+    """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_shorthand(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, bool):
+            raise ValueError("a layer is a size, an object, a list such as [100, 'tanh'], or null")
+        if isinstance(value, int):
+            return {"size": value}
+        if isinstance(value, str):
+            return _layer_from_list([value])
+        if isinstance(value, list | tuple):
+            return _layer_from_list(list(value))
+        if isinstance(value, dict | LayerSpec):
+            return value
+        raise ValueError("a layer is a size, an object, a list such as [100, 'tanh'], or null")
+
+
+def _layer_from_list(elements: list[Any]) -> dict[str, Any]:
+    """Read theanets' short form: an integer is the size, a word the form or the activation."""
+    layer: dict[str, Any] = {}
+    for element in elements:
+        if isinstance(element, str):
+            word = _spelling(element)
+            # "softmax" is a form and an activation; alone in a list it means the form, as in theanets.
+            key = "form" if word in LAYER_FORMS else "activation"
+        elif isinstance(element, int) and not isinstance(element, bool):
+            word, key = element, "size"
+        else:
+            raise ValueError(f"a layer's list holds a size and words, got {element!r}")
+        if key in layer:
+            raise ValueError(f"a layer's list gives its {key} twice: {layer[key]!r} and {word!r}")
+        layer[key] = word
+    return layer
+
+
+class NetworkSpec(Spec):
+    """A network: its form, its layers from input to output, and the loss it is trained with."""
+
+    form: Form | None = None
+    """`classifier` where the target is text or boolean, else `regressor`, unless given."""
+    layers: Annotated[tuple[LayerSpec, ...], Field(min_length=2, max_length=MAX_LAYERS)]
+    loss: Annotated[LossName, BeforeValidator(_spelling)] | None = None
+    """`xe` for classifiers, else `mse`, unless given."""
+
+
+class BernoulliDropoutSpec(Spec):
+    """Zero each element of every matching output with probability `weight`, scale the rest."""
+
+    form: Literal["bernoulli_dropout"]
+    pattern: Pattern = "*:out"
+    weight: Rate
+    """Probability of dropping an element."""
+    rng: Seed | None = None
+    """Gives the regularizer a random stream of its own."""
+
+
+class WeightSpec(Spec):
+    """A penalty on the size of every matching weight matrix; biases are excluded."""
+
+    form: Literal["weight_l2", "weight_l1"]
+    pattern: Pattern = "*"
+    weight: NonNegative
+    """Factor of the term in the training loss."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """`mean`: over elements and matched parameters, as theanets; `sum`: over all elements."""
+
+
+RegularizerSpec = Annotated[BernoulliDropoutSpec | WeightSpec, Field(discriminator="form")]
+
+
+class SgdSpec(Spec):
+    """Stochastic gradient descent, with classical or Nesterov momentum."""
+
+    form: Literal["sgd"]
+    learning_rate: Positive = 1e-2
+    momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SgdSpec:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("`nesterov` needs a `momentum` above 0")
+        return self
+
+
+class RmspropSpec(Spec):
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5)."""
+
+    form: Literal["rmsprop"]
+    learning_rate: Positive = 1e-3
+    decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.99
+    """Decay of the running mean of squared gradients."""
+    epsilon: Positive = 1e-8
+    momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+
+
+class AdamSpec(Spec):
+    """Adam (Kingma & Ba 2015), or with `adamw` decoupled decay (Loshchilov & Hutter 2019)."""
+
+    form: Literal["adam", "adamw"]
+    learning_rate: Positive = 1e-3
+    beta1: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative | None = None
+    """Decoupled decay; 0.01 unless given, and only for `adamw`."""
+
+    @model_validator(mode="after")
+    def _decay_is_for_adamw(self) -> AdamSpec:
+        if self.form == "adam" and self.weight_decay is not None:
+            raise ValueError("`weight_decay` is for `adamw`; with `adam` use a weight_l2 regularizer")
+        return self
+
+
+def _optimizer_from_name(value: Any) -> Any:
+    return {"form": value} if isinstance(value, str) else value
+
+
+OptimizerSpec = Annotated[
+    Annotated[SgdSpec | RmspropSpec | AdamSpec, Field(discriminator="form")],
+    BeforeValidator(_optimizer_from_name),
+]
+
+
+class ValidationSpec(Spec):
+    """Which rows measure the network instead of training it; exactly one way of choosing them."""
+
+    fraction: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    """Share of the job's rows, drawn at random."""
+    seed: Seed | None = None
+    """Seed of that draw; the job's own by default."""
+    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    """Row numbers of the data set."""
+    dataset: Annotated[str, Field(max_length=64)] | None = None
+    """Another data set with the same columns or arrays."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ValidationSpec:
+        given = [n for n in ("fraction", "rows", "dataset") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of `fraction`, `rows` and `dataset`")
+        if self.seed is not None and self.fraction is None:
+            raise ValueError("`seed` goes with `fraction`")
+        return self
+
+
+class DropoutSpec(Spec):
+    """The ways to aim dropout, the same in training and in prediction."""
+
+    input_dropout: Rate | None = None
+    """Rate on the input layer's `out`."""
+    hidden_dropout: Rate | None = None
+    """Rate on the `out` of every layer between the first and the last."""
+    output_dropout: Rate | None = None
+    """Rate on the last layer's `out`."""
+    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | None = None
+    """Rates by pattern over output names: ``{"hid[23]:out": 0.1, "in:out": 0.01}``."""
+    regularizers: Annotated[tuple[RegularizerSpec, ...], Field(max_length=1000)] | None = None
+    """Explicit regularizers, applied after the keywords and the map, in the order given."""
+
+
+class TrainSpec(DropoutSpec):
+    """Everything that decides what a training run computes, apart from the data themselves."""
+
+    inputs: Annotated[tuple[Pattern, ...], Field(min_length=1)] | None = None
+    """Globs over columns (arrays: names); by default all that is neither target nor weight."""
+    targets: Annotated[tuple[Pattern, ...], Field(min_length=1)] | None = None
+    """Globs over columns (arrays: names); by default the last column (arrays: `y`)."""
+    sample_weight: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Column (array) of non-negative weights of the rows in the loss."""
+    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    """Rows of the data set that the job may use; all by default."""
+    validation: Annotated[float, Strict(), Field(ge=0, lt=1)] | ValidationSpec | None = 0.1
+    """A fraction, or how to choose the rows; null or 0 for none."""
+    network: NetworkSpec
+    optimizer: OptimizerSpec = AdamSpec(form="adam")
+    epochs: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 100
+    batch_size: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 32
+    patience: Count | None = None
+    """Stop after this many epochs without improvement of the validation loss."""
+    min_improvement: NonNegative = 0.0
+    """Relative improvement of the validation loss that counts as one."""
+    gradient_clip: Positive | None = None
+    """Largest Euclidean norm of the gradient; larger ones are scaled down to it."""
+    seed: Seed = 13
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32"] = "float32"
+    noise_precision: Literal["fit"] | Positive | dict[str, Positive] = "fit"
+    """Precision of the observation noise, in target units^-2; `fit` by maximum likelihood."""
+
+
+class PassesSpec(DropoutSpec):
+    """How a trained network is sampled: which outputs are dropped, how often, with which seed."""
+
+    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | Literal["trained"] | None = None  # type: ignore[assignment]
+    """Rates by pattern, or `trained` for those of training."""
+    num_samples: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] | None = None
+    """Number of Monte-Carlo passes; one pass without statistics when absent."""
+    seed: Seed | None = None
+    """Drawn and reported when absent."""
+    masks: Literal["independent", "shared"] = "independent"
+    """`independent`: masks of its own for each row; `shared`: one mask per pass for all rows."""
+    row_offset: Index = 0
+    """Position of the first row in the random streams."""
+
+
+
