@@ -1,11 +1,11 @@
 """One family of errors, each with a pointer into the document that caused it.
 
-    EngineError
-    ├── SpecError        the spec contradicts itself or the data set
-    │   └── PatternError     a pattern matches nothing; the message lists what exists
-    ├── DataError        the data cannot be used as they are
-    ├── ArtifactError    stored weights do not fit their description
-    └── DivergedError    the loss left the numbers that a float can hold
+EngineError
+├── SpecError        the spec contradicts itself or the data set
+│   └── PatternError     a pattern matches nothing; the message lists what exists
+├── DataError        the data cannot be used as they are
+├── ArtifactError    stored weights do not fit their description
+└── DivergedError    the loss left the numbers that a float can hold
 """
 
 from __future__ import annotations

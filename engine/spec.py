@@ -6,7 +6,6 @@ alternatives); what needs the data set or the whole network is checked by `engin
 
 from __future__ import annotations
 
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
@@ -23,10 +22,12 @@ __all__ = [
     "NetworkSpec",
     "OptimizerSpec",
     "PassesSpec",
+    "PredictSpec",
     "RegularizerSpec",
     "RmspropSpec",
     "SgdSpec",
     "Spec",
+    "Statistic",
     "TrainSpec",
     "ValidationSpec",
     "WeightSpec",
@@ -59,9 +60,7 @@ class Spec(BaseModel):
 
 Form = Literal["regressor", "classifier", "autoencoder"]
 LayerForm = Literal["input", "ff", "softmax", "tied"]
-Activation = Literal[
-    "linear", "relu", "tanh", "sigmoid", "softplus", "softmax", "elu", "gelu"
-]
+Activation = Literal["linear", "relu", "tanh", "sigmoid", "softplus", "softmax", "elu", "gelu"]
 LossName = Literal["mse", "mae", "xe"]
 
 ACTIVATIONS: tuple[str, ...] = Activation.__args__  # type: ignore[attr-defined]
@@ -206,7 +205,9 @@ class AdamSpec(Spec):
     @model_validator(mode="after")
     def _decay_is_for_adamw(self) -> AdamSpec:
         if self.form == "adam" and self.weight_decay is not None:
-            raise ValueError("`weight_decay` is for `adamw`; with `adam` use a weight_l2 regularizer")
+            raise ValueError(
+                "`weight_decay` is for `adamw`; with `adam` use a weight_l2 regularizer"
+            )
         return self
 
 
@@ -290,7 +291,9 @@ class TrainSpec(DropoutSpec):
 class PassesSpec(DropoutSpec):
     """How a trained network is sampled: which outputs are dropped, how often, with which seed."""
 
-    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | Literal["trained"] | None = None  # type: ignore[assignment]
+    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | Literal["trained"] | None = (
+        None  # type: ignore[assignment]
+    )
     """Rates by pattern, or `trained` for those of training."""
     num_samples: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] | None = None
     """Number of Monte-Carlo passes; one pass without statistics when absent."""
@@ -302,4 +305,33 @@ class PassesSpec(DropoutSpec):
     """Position of the first row in the random streams."""
 
 
+Statistic = Literal[
+    "mean",
+    "std",
+    "quantiles",
+    "standard_error",
+    "variance",
+    "predictive_quantiles",
+    "interval",
+    "samples",
+    "reconstruction_error",
+    "label",
+    "probabilities",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variation_ratio",
+]
 
+
+class PredictSpec(PassesSpec):
+    """Passes, and what to report of them."""
+
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1, max_length=32)] | None = None
+    """All that the model has but `samples`, `interval` and the predictive ones, when absent."""
+    quantiles: Annotated[
+        tuple[Annotated[float, Strict(), Field(ge=0, le=1)], ...],
+        Field(min_length=1, max_length=100),
+    ] = (0.05, 0.5, 0.95)
+    outputs: Annotated[tuple[Pattern, ...], Field(max_length=1000)] = ()
+    """Patterns of other named outputs to return, ``-predrop`` ones included."""

@@ -1,0 +1,248 @@
+"""Artifacts: a trained network as weights (safetensors) and a document (JSON), and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+from engine.data.encoding import Encoding
+from engine.errors import ArtifactError, SpecError
+from engine.graph import Graph, build_graph, layer_pointer
+from engine.network import Network
+from engine.regularizers import BernoulliDropout, Regularizer, WeightPenalty, resolve
+from engine.spec import DropoutSpec, LayerSpec, NetworkSpec, TrainSpec
+
+__all__ = [
+    "FORMAT",
+    "Model",
+    "describe_graph",
+    "describe_regularizer",
+    "document_of",
+    "import_model",
+    "load_model",
+    "weights_of",
+]
+
+FORMAT = 1
+"""Version of the document; a reader refuses those it does not know."""
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A loaded artifact: immutable, shared by all who predict with it."""
+
+    network: Network
+    encoding: Encoding
+    trained: tuple[Regularizer, ...]
+    """The regularizers that it was trained with."""
+    noise_precision: npt.NDArray[np.float64] | None
+    """(outputs,), in original units^-2; None where there is none."""
+
+    @property
+    def graph(self) -> Graph:
+        return self.network.graph
+
+
+def weights_of(values: Weights) -> bytes:
+    """Return the safetensors file of parameters; its bytes depend on nothing else."""
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(values[name]) for name in sorted(values)}
+    )
+
+
+def resolved_network(graph: Graph) -> NetworkSpec:
+    """Return the spec with every size, name, activation and partner written out."""
+    layers = tuple(
+        LayerSpec(size=layer.size, name=layer.name, form="input")
+        if layer.form == "input"
+        else LayerSpec(
+            form=layer.form,  # type: ignore[arg-type]
+            size=layer.size,
+            activation=layer.activation,  # type: ignore[arg-type]
+            name=layer.name,
+            partner=layer.partner,
+        )
+        for layer in graph.layers
+    )
+    return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)  # type: ignore[arg-type]
+
+
+def describe_graph(graph: Graph) -> dict[str, Any]:
+    """Return parameters by name and shape, and outputs by name and size."""
+    return {
+        "parameters": {
+            name: {"shape": list(shape), "dtype": "float32"}
+            for name, shape in graph.parameters.items()
+        },
+        "parameter_count": graph.parameter_count,
+        "outputs": {name: {"size": size} for name, size in graph.outputs.items()},
+    }
+
+
+def describe_regularizer(index: int, regularizer: Regularizer) -> dict[str, Any]:
+    """Return what the regularizer log says of one."""
+    description: dict[str, Any] = {
+        "index": index,
+        "form": regularizer.form,
+        "pattern": regularizer.pattern,
+        "weight": regularizer.weight,
+        "rng": regularizer.rng,
+        "matched": list(regularizer.matched),
+        "log": regularizer.log(),
+    }
+    if isinstance(regularizer, WeightPenalty):
+        description["reduction"] = regularizer.reduction
+    return description
+
+
+def document_of(
+    graph: Graph,
+    encoding: Encoding,
+    regularizers: Sequence[Regularizer],
+    *,
+    spec: TrainSpec | None,
+    noise_precision: Mapping[str, float] | None,
+    metrics: Mapping[str, Any],
+    kept_epoch: int | None,
+    version: str,
+) -> dict[str, Any]:
+    """Return the JSON document that stands beside the weights."""
+    return {
+        "format": FORMAT,
+        "version": version,
+        "spec": None if spec is None else spec.model_dump(mode="json"),
+        "network": resolved_network(graph).model_dump(mode="json"),
+        **describe_graph(graph),
+        "encoding": encoding.model_dump(mode="json"),
+        "regularizers": [describe_regularizer(i, r) for i, r in enumerate(regularizers)],
+        "noise_precision": None if noise_precision is None else dict(noise_precision),
+        "metrics": dict(metrics),
+        "kept_epoch": kept_epoch,
+    }
+
+
+def load_model(
+    document: Mapping[str, Any], weights: bytes, *, device: torch.device | None = None
+) -> Model:
+    """Rebuild a model; raises ArtifactError where document and weights do not fit each other."""
+    if document.get("format") != FORMAT:
+        raise ArtifactError(
+            f"the model's document has format {document.get('format')!r}; this version reads {FORMAT}"
+        )
+    try:
+        network_spec = NetworkSpec.model_validate(document["network"])
+        encoding = Encoding.model_validate(document["encoding"])
+        spec = document["spec"]
+        trained = DropoutSpec() if spec is None else TrainSpec.model_validate(spec)
+    except (KeyError, pydantic.ValidationError) as error:
+        raise ArtifactError("the model's document cannot be read") from error
+    assert network_spec.form is not None
+    graph = build_graph(network_spec, form=network_spec.form, input_size=None, output_size=None)
+    values = _checked(graph, _read(weights))
+    precision = document["noise_precision"]
+    return Model(
+        network=Network(graph, values, device=device),
+        encoding=encoding,
+        trained=resolve(trained, graph),
+        noise_precision=None
+        if precision is None
+        else np.array([precision[name] for name in encoding.target_names], dtype=np.float64),
+    )
+
+
+def import_model(
+    spec: Mapping[str, Any], weights: bytes, *, version: str
+) -> tuple[dict[str, Any], bytes]:
+    """Make a document for weights from elsewhere; inputs and outputs then pass unscaled.
+
+    `spec` is ``{"network": {…}}`` with all sizes given. Returns the document and the weights as we
+    store them. Raises SpecError for a network that is not whole, ArtifactError (pointer
+    ``#/weights``) for weights that do not fit it.
+    """
+    network = NetworkSpec.model_validate(spec["network"])
+    for index, layer in enumerate(network.layers):
+        if layer.size is None and layer.form != "tied":
+            raise SpecError(
+                "an imported network has no data to infer sizes from; give every layer its `size`",
+                pointer=layer_pointer(index, "size"),
+            )
+    form = network.form or "regressor"
+    graph = build_graph(network, form=form, input_size=None, output_size=None)
+    if form == "classifier" and graph.last.size < 2:
+        raise SpecError(
+            "a classifier has at least 2 outputs",
+            pointer=layer_pointer(len(graph.layers) - 1, "size"),
+        )
+    if form == "autoencoder" and graph.last.size != graph.first.size:
+        raise SpecError(
+            f"an autoencoder gives back what it reads: {graph.first.size} values, "
+            f"not {graph.last.size}",
+            pointer=layer_pointer(len(graph.layers) - 1, "size"),
+        )
+    values = _checked(graph, _read(weights))
+    encoding = Encoding.identity(graph.first.size, graph.last.size, form)
+    document = document_of(
+        graph,
+        encoding,
+        (),
+        spec=None,
+        noise_precision=None,
+        metrics={},
+        kept_epoch=None,
+        version=version,
+    )
+    return document, weights_of(values)
+
+
+def _read(weights: bytes) -> dict[str, npt.NDArray[Any]]:
+    try:
+        tensors = safetensors.torch.load(weights)
+    except (safetensors.SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise ArtifactError(
+            "the weights are not a readable safetensors file", pointer="#/weights"
+        ) from error
+    values: dict[str, npt.NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            raise ArtifactError(
+                f"weights {name!r} are not floating-point numbers", pointer="#/weights"
+            )
+        values[name] = tensor.to(torch.float32).numpy()
+    return values
+
+
+def _checked(graph: Graph, values: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    missing = [name for name in graph.parameters if name not in values]
+    unknown = [name for name in values if name not in graph.parameters]
+    if missing or unknown:
+        raise ArtifactError(
+            f"the weights do not fit the network; missing: {', '.join(missing) or 'none'}; "
+            f"not in it: {', '.join(unknown) or 'none'}",
+            pointer="#/weights",
+        )
+    for name, shape in graph.parameters.items():
+        if values[name].shape != shape:
+            raise ArtifactError(
+                f"weights {name!r} have shape {list(values[name].shape)}, "
+                f"the network needs {list(shape)}",
+                pointer="#/weights",
+            )
+        if not np.isfinite(values[name]).all():
+            raise ArtifactError(f"weights {name!r} are not all finite", pointer="#/weights")
+    return dict(values)
+
+
+def trained_dropout(model: Model) -> tuple[Regularizer, ...]:
+    """Return the dropout that the model was trained with, without the other regularizers."""
+    return tuple(r for r in model.trained if isinstance(r, BernoulliDropout))

@@ -1,0 +1,1 @@
+"""Layers: what each form computes from its inputs and parameters."""

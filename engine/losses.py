@@ -1,0 +1,54 @@
+"""Losses: a number per row, averaged by the rows' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from engine.graph import Graph
+from engine.names import PREDROP
+
+__all__ = ["PROBABILITY_FLOOR", "loss_outputs", "row_losses", "weighted_mean"]
+
+PROBABILITY_FLOOR = 1e-7
+"""Where masks act on a classifier's probabilities, the loss takes the logarithm of no less."""
+
+
+def loss_outputs(graph: Graph, dropped: Collection[str]) -> tuple[str, ...]:
+    """Return the outputs that the loss reads, given the outputs that masks act on.
+
+    Cross-entropy is computed from the last layer's `pre`, which is exact for any logit, unless its
+    probabilities themselves are dropped.
+    """
+    last = graph.last
+    if graph.loss != "xe" or last.out in dropped:
+        return (last.out,)
+    pre = f"{last.name}:pre"
+    return (pre + PREDROP if pre in dropped else pre,)
+
+
+def row_losses(graph: Graph, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    """Return the loss of each row, (rows,).
+
+    `targets` are (rows, outputs) for `mse` and `mae`, the mean over the outputs of squared or
+    absolute differences; class indices (rows,) for `xe`, -log p of the true class in nats.
+    """
+    ((name, value),) = outputs.items()
+    if graph.loss == "xe":
+        if name == graph.last.out:
+            logs = value.clamp_min(PROBABILITY_FLOOR).log()
+        else:
+            logs = torch.log_softmax(value, dim=-1)
+        return -logs.gather(1, targets[:, None]).squeeze(1)
+    difference = value - targets
+    sizes = difference.square() if graph.loss == "mse" else difference.abs()
+    return sizes.mean(dim=1)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Average the rows' losses; rows of weight 0 do not count, and none at all give 0."""
+    if weights is None:
+        return losses.mean()
+    return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,36 @@
+"""Names of outputs and parameters, and the globs that aim at them.
+
+A layer's outputs are ``LAYER:out``, ``LAYER:pre``, …; its parameters ``LAYER.w``, ``LAYER.b``, ….
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from engine.errors import PatternError
+
+__all__ = ["PREDROP", "match", "output_name", "parameter_name"]
+
+PREDROP = "-predrop"
+"""Suffix under which a dropped output's value before its first mask is readable."""
+
+
+def output_name(layer: str, output: str) -> str:
+    return f"{layer}:{output}"
+
+
+def parameter_name(layer: str, parameter: str) -> str:
+    return f"{layer}.{parameter}"
+
+
+def match(pattern: str, names: Iterable[str], *, kind: str, pointer: str) -> tuple[str, ...]:
+    """Return the names that `pattern` matches, in their own order.
+
+    Raises PatternError, listing what exists, where it matches none.
+    """
+    names = tuple(names)
+    matched = tuple(name for name in names if fnmatchcase(name, pattern))
+    if not matched:
+        raise PatternError(pattern, kind=kind, exist=names, pointer=pointer)
+    return matched

@@ -1,0 +1,120 @@
+"""Networks: a graph with parameters, evaluated into named outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.graph import Graph, LayerNode
+from engine.layers.feedforward import feedforward
+from engine.names import PREDROP
+from engine.parameters import Parameters
+from engine.regularizers.dropout import Site
+
+__all__ = ["Affine", "Draw", "Network", "evaluate", "padded_affines", "trainable_affines"]
+
+#: Weight and bias of each layer that has them, by the layer's name.
+Affine = Mapping[str, tuple[Tensor, Tensor]]
+#: Gives what a site multiplies its output by: 0 for a dropped element, 1 / (1 - rate) for another.
+Draw = Callable[[Site], Tensor]
+_PADDING = 16  # columns
+
+
+class Network:
+    """A trained network: immutable once made, shared by all who predict with it."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: Mapping[str, npt.NDArray[np.float32]],
+        *,
+        device: torch.device | None = None,
+    ) -> None:
+        self.graph = graph
+        self.device = device or torch.device("cpu")
+        self.affines = padded_affines(graph, values, device=self.device)
+        self.bytes = sum(weight.nbytes + bias.nbytes for weight, bias in self.affines.values())
+
+
+def trainable_affines(graph: Graph, parameters: Parameters) -> Affine:
+    """Return views of `parameters`, through which gradients flow."""
+    affines: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in graph.layers[1:]:
+        owner = layer.partner or layer.name
+        weight = parameters[f"{owner}.w"]
+        affines[layer.name] = (weight.T if layer.partner else weight, parameters[f"{layer.name}.b"])
+    return affines
+
+
+def padded_affines(
+    graph: Graph, values: Mapping[str, npt.NDArray[np.float32]], *, device: torch.device
+) -> Affine:
+    """Copy weights and biases with zero columns up to a multiple of 16.
+
+    A matrix product whose columns fill whole vector registers gives a row the same bits wherever
+    it stands among the others; narrower ones do not, and predictions promise it.
+    """
+    affines: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in graph.layers[1:]:
+        own = np.asarray(values[f"{layer.partner or layer.name}.w"], dtype=np.float32)
+        weight = own.T if layer.partner else own
+        columns = -(-layer.size // _PADDING) * _PADDING
+        padded = torch.zeros((weight.shape[0], columns), dtype=torch.float32)
+        padded[:, : layer.size] = torch.from_numpy(np.ascontiguousarray(weight))
+        bias = torch.zeros(columns, dtype=torch.float32)
+        bias[: layer.size] = torch.from_numpy(np.array(values[f"{layer.name}.b"]))
+        affines[layer.name] = (padded.to(device), bias.to(device))
+    return affines
+
+
+def evaluate(
+    graph: Graph,
+    affines: Affine,
+    known: Mapping[str, Tensor],
+    *,
+    sites: Mapping[str, tuple[Site, ...]] | None = None,
+    draw: Draw | None = None,
+    wanted: Collection[str],
+) -> dict[str, Tensor]:
+    """Evaluate the layers that `wanted` outputs need and return these by name.
+
+    `known` holds outputs (rows, size) as their layers compute them, before any mask: at least the
+    input layer's. A layer whose outputs are known is not computed again, but its masks are drawn.
+    `wanted` may name ``-predrop`` outputs. A mask acts on the named output once its layer has
+    computed it: whoever reads the output reads it dropped, and no other output changes.
+    """
+    sites = sites or {}
+    values: dict[str, Tensor] = {}
+    for layer in needed_layers(graph, wanted, known):
+        if layer.out in known:
+            computed = {name: known[name] for name in layer.outputs if name in known}
+        else:
+            weight, bias = affines[layer.name]
+            computed = feedforward(layer, values[layer.inputs[0]], weight, bias)
+        for name, value in computed.items():
+            for site in sites.get(name, ()):
+                values.setdefault(name + PREDROP, value)
+                if site.rate > 0:
+                    assert draw is not None
+                    value = value * draw(site)
+            values[name] = value
+    return {name: values[name] for name in wanted}
+
+
+def needed_layers(
+    graph: Graph, wanted: Collection[str], known: Collection[str]
+) -> tuple[LayerNode, ...]:
+    """Return the layers to visit for `wanted`, in order; what only known ones read is left out."""
+    needed = {name.removesuffix(PREDROP) for name in wanted}
+    layers: list[LayerNode] = []
+    for layer in reversed(graph.layers):
+        if needed.isdisjoint(layer.outputs):
+            continue
+        layers.append(layer)
+        if layer.out not in known:
+            needed.update(layer.inputs)
+    return tuple(reversed(layers))

@@ -1,0 +1,175 @@
+"""A training request checked as a whole against its data, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.artifact import describe_graph, describe_regularizer, resolved_network
+from engine.data.encoding import Encoding, fit
+from engine.data.formats import Data
+from engine.data.profile import profile
+from engine.data.selection import Selection, select
+from engine.data.splits import Split, split
+from engine.errors import SpecError
+from engine.graph import Graph, build_graph
+from engine.regularizers import Regularizer, resolve, unread_warnings
+from engine.spec import TrainSpec
+
+__all__ = ["TrainingPlan", "plan_training"]
+
+MAX_PARAMETERS = 100_000_000
+_STEP_SECONDS = 5e-4
+_FLOPS_PER_SECOND = 2e10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What a training request comes to: the network, the rows, the encoding, the regularizers."""
+
+    spec: TrainSpec
+    selection: Selection
+    split: Split
+    encoding: Encoding
+    graph: Graph
+    regularizers: tuple[Regularizer, ...]
+    valid_rows: int
+    warnings: tuple[str, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.split.train) // self.spec.batch_size)
+
+    def estimated_seconds(self) -> float:
+        """Return about how long training takes on one core, all epochs run."""
+        rows = len(self.split.train)
+        products = 3.0 * rows * self.graph.flops_per_row() / _FLOPS_PER_SECOND
+        return self.spec.epochs * (products + self.steps_per_epoch * _STEP_SECONDS)
+
+    def estimated_bytes(self) -> int:
+        """Return about how much memory training takes beyond the process itself."""
+        rows = len(self.split.train) + self.valid_rows
+        widths = sum(layer.size for layer in self.graph.layers)
+        data = 4 * rows * (self.graph.first.size + self.graph.last.size)
+        # Twice: the rows themselves, and the block of them being trained on.
+        return 2 * data + 5 * 4 * self.graph.parameter_count + 12 * self.spec.batch_size * widths
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON: what `?validate_only=true` answers."""
+        return {
+            "spec": self.spec.model_dump(mode="json"),
+            "network": resolved_network(self.graph).model_dump(mode="json"),
+            "layers": [
+                {
+                    "name": layer.name,
+                    "form": layer.form,
+                    "size": layer.size,
+                    "activation": layer.activation,
+                    "inputs": list(layer.inputs),
+                    "partner": layer.partner,
+                    "shape": ["rows", layer.size],
+                    "outputs": {name: ["rows", layer.size] for name in layer.outputs},
+                    "parameters": {name: list(shape) for name, shape in layer.parameters.items()},
+                }
+                for layer in self.graph.layers
+            ],
+            **describe_graph(self.graph),
+            "inputs": list(self.selection.inputs),
+            "targets": list(self.selection.targets),
+            "classes": None if self.encoding.classes is None else list(self.encoding.classes),
+            "regularizers": [describe_regularizer(i, r) for i, r in enumerate(self.regularizers)],
+            "rows": {"train": len(self.split.train), "valid": self.valid_rows},
+            "steps_per_epoch": self.steps_per_epoch,
+            "estimated_memory_bytes": self.estimated_bytes(),
+            "estimated_seconds": round(self.estimated_seconds(), 3),
+            "warnings": list(self.warnings),
+        }
+
+
+def plan_training(spec: TrainSpec, data: Data, validation_data: Data | None = None) -> TrainingPlan:
+    """Check a whole request against its data; raises EngineError with a pointer into the spec.
+
+    `validation_data` is the data set that `spec.validation` names, where it names one.
+    """
+    selection = select(profile(data), spec)
+    chosen = split(data.rows, spec, labels=_labels(data, selection))
+    encoding = fit(data, selection, chosen, spec)
+    graph = build_graph(
+        spec.network,
+        form=selection.form,
+        input_size=encoding.input_size,
+        output_size=encoding.output_size,
+    )
+    if graph.parameter_count > MAX_PARAMETERS:
+        raise SpecError(
+            f"the network has {graph.parameter_count} parameters; at most {MAX_PARAMETERS} are "
+            "accepted",
+            pointer="#/network/layers",
+        )
+    regularizers = resolve(spec, graph)
+    valid_rows = 0 if chosen.valid is None else len(chosen.valid)
+    if validation_data is not None:
+        valid_rows = validation_data.rows
+    if spec.patience is not None and not valid_rows:
+        raise SpecError(
+            "`patience` watches the validation loss; give `validation` rows, or leave it out",
+            pointer="#/patience",
+        )
+    _check_noise_precision(spec, selection)
+    return TrainingPlan(
+        spec=spec,
+        selection=selection,
+        split=chosen,
+        encoding=encoding,
+        graph=graph,
+        regularizers=regularizers,
+        valid_rows=valid_rows,
+        warnings=tuple(_warnings(spec, graph, regularizers, valid_rows)),
+    )
+
+
+def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
+    return data.column(selection.targets[0]) if selection.form == "classifier" else None
+
+
+def _check_noise_precision(spec: TrainSpec, selection: Selection) -> None:
+    given = spec.noise_precision
+    if given == "fit":
+        return
+    if selection.form == "classifier":
+        raise SpecError(
+            "a classifier has no noise precision; leave `noise_precision` out",
+            pointer="#/noise_precision",
+        )
+    if not isinstance(given, dict):
+        return
+    unknown = [name for name in given if name not in selection.targets]
+    missing = [name for name in selection.targets if name not in given]
+    if unknown or missing:
+        raise SpecError(
+            f"`noise_precision` by target names each of them: {', '.join(selection.targets)}; "
+            f"not among them: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}",
+            pointer="#/noise_precision",
+        )
+
+
+def _warnings(
+    spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer], valid_rows: int
+) -> list[str]:
+    warnings = unread_warnings(regularizers, graph)
+    if not valid_rows and graph.form != "classifier" and spec.noise_precision == "fit":
+        warnings.append(
+            "without validation rows no noise precision is fitted: aleatoric variance, predictive "
+            "quantiles and log-likelihood will be null"
+        )
+    if graph.last.out in {name for r in regularizers for name in r.matched} and np.any(
+        [r.weight > 0 for r in regularizers if graph.last.out in r.matched]
+    ):
+        warnings.append(
+            f"dropout acts on {graph.last.out!r}, the prediction itself; `*:out` includes it"
+        )
+    return warnings

@@ -1,0 +1,41 @@
+"""Bernoulli dropout on named outputs (Srivastava et al. 2014, with inverted scaling)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BernoulliDropout", "Site"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One place where masks act: a regularizer on one of the outputs that it matches."""
+
+    regularizer: int
+    """Index of the regularizer among those resolved."""
+    output: str
+    rate: float
+    address: tuple[int | str, ...]
+    """What its random stream is keyed by, after seed and purpose; never a position in a list."""
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / (1.0 - self.rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BernoulliDropout:
+    """Zero each element of every matching output with probability `weight`.
+
+    Survivors are scaled by 1 / (1 - weight), so that the expected output is unchanged.
+    """
+
+    pattern: str
+    weight: float
+    rng: int | None
+    matched: tuple[str, ...]
+    form: str = "bernoulli_dropout"
+
+    def log(self) -> str:
+        """Describe the regularizer as theanets logged it."""
+        return f"regularizer: BernoulliDropout({self.pattern}) ~ B({self.weight:g})"

@@ -1,0 +1,202 @@
+"""Monte-Carlo passes: masks drawn, layers evaluated, every sample a function of its address.
+
+What no mask reaches is computed once, whatever the number of passes; the rest in tiles of (pass,
+row) pairs. A tile always has the same number of rows, padded where need be, so that a product takes
+the same path through the BLAS and gives a row the same bits alone, among others or in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.graph import Graph
+from engine.names import PREDROP
+from engine.network import Network, evaluate, needed_layers
+from engine.regularizers import Regularizer, Site, sites_by_output
+from engine.streams import drop_mask, row_states, stream_key
+
+__all__ = ["Sampler", "readable_outputs"]
+
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+_CHUNK_BYTES = 32 << 20
+"""Samples held at once: all passes of as many rows as fit."""
+
+
+def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, int]:
+    """Return the width of every output that can be asked for, ``-predrop`` ones included."""
+    widths = dict(graph.outputs)
+    for name in sites_by_output(regularizers):
+        widths[name + PREDROP] = graph.outputs[name]
+    return widths
+
+
+class Sampler:
+    """Samples named outputs of one network under given regularizers, seed and kind of masks."""
+
+    def __init__(
+        self,
+        network: Network,
+        regularizers: Sequence[Regularizer],
+        *,
+        wanted: Sequence[str],
+        seed: int = 0,
+        masks: Literal["independent", "shared"] = "independent",
+    ) -> None:
+        self.network = network
+        self.wanted = tuple(wanted)
+        self._shares_masks = masks == "shared"
+        self._sites = sites_by_output(regularizers)
+        self._keys = {
+            site: stream_key(seed, f"predict {masks}", *site.address)
+            for sites in self._sites.values()
+            for site in sites
+        }
+        self._random = _random_outputs(network.graph, self._sites)
+        self.stochastic = tuple(name for name in self.wanted if name in self._random)
+        """The wanted outputs that some mask reaches."""
+        self._prefix = self._prefix_outputs()
+        self._tile = _tile_rows(network.graph)
+
+    def deterministic(self, x: Array) -> dict[str, Array]:
+        """Return the wanted outputs that no mask reaches, each (rows, width)."""
+        wanted = [name for name in self.wanted if name not in self._random]
+        return self._evaluate_rows(x, wanted)
+
+    def chunks(self, rows: int, num_samples: int) -> Iterator[slice]:
+        """Cut rows into pieces whose samples fit in memory together; their bits do not depend on it."""
+        widths = readable_widths(self.network.graph, self.stochastic)
+        size = max(1, _CHUNK_BYTES // max(1, 4 * num_samples * sum(widths)))
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))
+
+    def samples(self, x: Array, row_ids: Indices, passes: Indices) -> dict[str, Array]:
+        """Return samples of the wanted outputs that masks reach, each (passes, rows, width).
+
+        `x` is (rows, inputs) as the network reads it, `row_ids` the rows' positions in the random
+        streams, `passes` the numbers of the passes to draw.
+        """
+        graph = self.network.graph
+        known = self._evaluate_rows(x, self._prefix)
+        count = len(passes) * len(x)
+        drawn = {
+            name: np.empty((count, graph.outputs[name.removesuffix(PREDROP)]), dtype=np.float32)
+            for name in self.stochastic
+        }
+        for start in range(0, count, self._tile):
+            pairs = np.arange(start, min(start + self._tile, count))
+            which_pass, which_row = np.divmod(pairs, len(x))
+            values = self._evaluate_tile(
+                {name: value[which_row] for name, value in known.items()},
+                passes[which_pass],
+                row_ids[which_row],
+            )
+            for name, value in values.items():
+                drawn[name][start : start + len(pairs)] = value
+        return {name: value.reshape(len(passes), len(x), -1) for name, value in drawn.items()}
+
+    # -- the plan ----------------------------------------------------------------------------------
+
+    def _prefix_outputs(self) -> list[str]:
+        """Return the deterministic raw outputs from which the stochastic part starts."""
+        graph = self.network.graph
+        raw_known = [
+            name
+            for layer in graph.layers
+            if all(read not in self._random for read in layer.inputs)
+            for name in layer.outputs
+        ]
+        visited = needed_layers(graph, self.stochastic, raw_known)
+        return [
+            name + PREDROP if name in self._sites else name
+            for layer in visited
+            if layer.out in raw_known
+            for name in layer.outputs
+        ]
+
+    def _evaluate_rows(self, x: Array, wanted: Sequence[str]) -> dict[str, Array]:
+        """Evaluate outputs that no mask reaches for every row, in tiles; raw where a mask acts."""
+        graph = self.network.graph
+        plain = {name: name.removesuffix(PREDROP) for name in wanted}
+        results = {
+            name: np.empty((len(x), graph.outputs[raw]), dtype=np.float32)
+            for name, raw in plain.items()
+        }
+        if not results:
+            return results
+        for start in range(0, len(x), self._tile):
+            rows = x[start : start + self._tile]
+            known = {graph.first.out: self._to_tile(rows)}
+            with torch.inference_mode():
+                values = evaluate(
+                    graph, self.network.affines, known, wanted=tuple(set(plain.values()))
+                )
+            for name, raw in plain.items():
+                results[name][start : start + len(rows)] = values[raw][: len(rows)].cpu().numpy()
+        return results
+
+    # -- one tile ----------------------------------------------------------------------------------
+
+    def _evaluate_tile(
+        self, known: Mapping[str, Array], passes: Indices, rows: Indices
+    ) -> dict[str, Array]:
+        tensors = {
+            name.removesuffix(PREDROP): self._to_tile(value) for name, value in known.items()
+        }
+        with torch.inference_mode():
+            values = evaluate(
+                self.network.graph,
+                self.network.affines,
+                tensors,
+                sites=self._sites,
+                draw=lambda site: self._multiplier(site, passes, rows),
+                wanted=self.stochastic,
+            )
+        return {name: value[: len(passes)].cpu().numpy() for name, value in values.items()}
+
+    def _to_tile(self, rows: Array) -> torch.Tensor:
+        tile = np.zeros((self._tile, rows.shape[1]), dtype=np.float32)
+        tile[: len(rows)] = rows
+        return torch.from_numpy(tile).to(self.network.device)
+
+    def _multiplier(self, site: Site, passes: Indices, rows: Indices) -> torch.Tensor:
+        """Draw what the site's output is multiplied by: 0, or 1 / (1 - rate), (tile, width)."""
+        width = self.network.graph.outputs[site.output]
+        if self._shares_masks:
+            distinct, inverse = np.unique(passes, return_inverse=True)
+            states = row_states(self._keys[site], distinct, np.zeros_like(distinct))
+            drop = drop_mask(states, width, site.rate)[inverse]
+        else:
+            drop = drop_mask(row_states(self._keys[site], passes, rows), width, site.rate)
+        multiplier = np.zeros((self._tile, width), dtype=np.float32)
+        np.multiply(~drop, np.float32(site.scale), out=multiplier[: len(passes)])
+        return torch.from_numpy(multiplier).to(self.network.device)
+
+
+def readable_widths(graph: Graph, names: Sequence[str]) -> list[int]:
+    return [graph.outputs[name.removesuffix(PREDROP)] for name in names]
+
+
+def _random_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> frozenset[str]:
+    """Return every output, ``-predrop`` ones included, whose value differs between passes."""
+    random: set[str] = set()
+    for layer in graph.layers:
+        raw_is_random = any(name in random for name in layer.inputs)
+        for name in layer.outputs:
+            if raw_is_random:
+                random.add(name + PREDROP)
+            if raw_is_random or any(site.rate > 0 for site in sites.get(name, ())):
+                random.add(name)
+    return frozenset(random)
+
+
+def _tile_rows(graph: Graph) -> int:
+    """Return how many rows a tile has: a function of the network alone, and a multiple of 64."""
+    width = max(graph.outputs.values())
+    return 512 if width <= 128 else 128 if width <= 512 else 64

@@ -1,0 +1,96 @@
+"""Random streams: every number drawn is a pure function of its address.
+
+A stream is addressed by names and numbers (seed, purpose, output, pattern, …) hashed to a 64-bit
+key; an element of a dropout mask by its stream's key, its pass, its row and its column. Nothing is
+kept between draws, so a pass is the same alone or among others, and there is no state to save.
+
+Elements come from SplitMix64 (Steele, Lea & Flood 2014): one 64-bit word gives the leading 16 bits
+of four elements; where those equal the threshold's, 16 more decide, so that a rate is exact to
+2^-32. `STREAM_VERSION` names this scheme: the same version and seed give the same masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["STREAM_VERSION", "drop_mask", "generator", "row_states", "stream_key", "threshold"]
+
+STREAM_VERSION = 1
+
+Words = npt.NDArray[np.uint64]
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, SplitMix64's increment
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_ROW = np.uint64(0xD1B54A32D192ED03)  # another odd constant, so that passes and rows do not add up
+_TIE = np.uint64(0x5851F42D4C957F2D)
+_CHUNK_WORDS = 1 << 14  # 128 KiB of words: the mixing stays in the second-level cache
+
+
+def stream_key(*address: int | str) -> int:
+    """Hash an address to the 64-bit key of its stream; each part's type and length count."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in address:
+        encoded = str(part).encode()
+        digest.update(f"{type(part).__name__}:{len(encoded)}:".encode())
+        digest.update(encoded)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def generator(*address: int | str) -> np.random.Generator:
+    """Return a NumPy generator of its own for an address: initial weights, permutations, splits."""
+    return np.random.Generator(np.random.Philox(key=stream_key(*address)))
+
+
+def row_states(key: int, passes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Words:
+    """Return where the stream of each (pass, row) pair starts.
+
+    `passes` and `rows` have equal shapes, or shapes that broadcast; so has the result.
+    """
+    with np.errstate(over="ignore"):
+        by_pass = _mix((passes.astype(np.uint64) + np.uint64(1)) * _GAMMA + np.uint64(key))
+        by_row = _mix((rows.astype(np.uint64) + np.uint64(1)) * _ROW)
+        return _mix(by_pass + by_row)
+
+
+def threshold(rate: float) -> int:
+    """Return the 32-bit number below which a draw means "drop", for a `rate` in [0, 1)."""
+    return min(round(rate * 2**32), 2**32 - 1)
+
+
+def drop_mask(states: Words, width: int, rate: float) -> npt.NDArray[np.bool_]:
+    """Return which elements are dropped, (len(states), width), each with probability `rate`."""
+    drop = np.empty((len(states), width), dtype=np.bool_)
+    limit = threshold(rate)
+    high, low = np.uint16(limit >> 16), np.uint16(limit & 0xFFFF)
+    words = -(-width // 4)
+    with np.errstate(over="ignore"):
+        steps = np.arange(1, words + 1, dtype=np.uint64) * _GAMMA
+        chunk = max(1, _CHUNK_WORDS // words)
+        for first in range(0, len(states), chunk):
+            some = states[first : first + chunk]
+            drawn = _mix(some[:, None] + steps).astype("<u8", copy=False)
+            bits = drawn.view("<u2")[:, :width]
+            part = drop[first : first + chunk]
+            np.less(bits, high, out=part)
+            tied_rows, tied_columns = np.nonzero(bits == high)
+            if len(tied_rows) and low:
+                more = (some[tied_rows] ^ _TIE) + (tied_columns.astype(np.uint64) + 1) * _GAMMA
+                part[tied_rows, tied_columns] = (_mix(more) >> np.uint64(48)) < low
+    return drop
+
+
+def _mix(words: Words) -> Words:
+    """SplitMix64's finaliser; a bijection in which every input bit moves every output bit."""
+    z = np.array(words, dtype=np.uint64)
+    shifted = np.empty_like(z)
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+        np.right_shift(z, np.uint64(shift), out=shifted)
+        np.bitwise_xor(z, shifted, out=z)
+        np.multiply(z, factor, out=z)
+    np.right_shift(z, np.uint64(31), out=shifted)
+    np.bitwise_xor(z, shifted, out=z)
+    return z

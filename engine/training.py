@@ -1,0 +1,386 @@
+"""Training: an iterator of events that can be stopped at any of them and resumed to the bit.
+
+`Training` owns everything that changes while a network is trained. Iterating it yields `BlockEnd`
+after every few steps and `EpochEnd` after every epoch; stop iterating to stop training. Between two
+events `state()` returns all that is needed to go on in another process: masks, permutations and
+initial weights are functions of the seed (see `engine.streams`), so only what was learnt is saved.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from engine.errors import ArtifactError, DivergedError
+from engine.graph import Graph
+from engine.initializers import initial_parameters
+from engine.losses import loss_outputs, row_losses, weighted_mean
+from engine.metrics import deterministic_metrics
+from engine.network import evaluate, trainable_affines
+from engine.optimizers import Optimizer
+from engine.parameters import Parameters
+from engine.regularizers import Regularizer, WeightPenalty, sites_by_output
+from engine.spec import TrainSpec
+from engine.streams import drop_mask, generator, row_states, stream_key
+
+__all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
+
+_BLOCK_FLOPS = 5e8  # about 50 ms of products: checkpoints and cancels wait no longer for a block
+_STEP_FLOPS = 5e6  # what the overhead of one step is worth
+_EVALUATION_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Encoded rows, resident on the device."""
+
+    x: Tensor
+    """(rows, inputs), float32"""
+    y: Tensor
+    """(rows, outputs) float32, or class indices (rows,) int64"""
+    weights: Tensor | None = None
+    """(rows,), non-negative"""
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockEnd:
+    """Some steps of an epoch are done."""
+
+    epoch: int
+    rows_done: int
+    """Rows of this epoch trained on so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """An epoch is done and measured."""
+
+    epoch: int
+    train: dict[str, float]
+    """`loss`: the mean over the epoch's rows, with dropout and regularizer terms."""
+    valid: dict[str, float]
+    """Metrics of the deterministic pass over the validation rows; empty without any."""
+    regularizers: list[dict[str, Any]]
+    """For each regularizer its `index`, the mean weighted `loss` it added, and `rates` dropped."""
+    is_best: bool
+    """Whether the parameters of this epoch are the best so far, and kept."""
+
+
+@dataclass
+class _Sums:
+    """What accumulates within an epoch."""
+
+    rows: int = 0
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    elements: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Best:
+    """Early stopping's memory."""
+
+    epoch: int = 0
+    loss: float = math.inf
+    reference: float = math.inf
+    """The loss that the next one must undercut by `min_improvement` to count as better."""
+    waited: int = 0
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Training:
+    """One network in training, on one device."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        spec: TrainSpec,
+        regularizers: Sequence[Regularizer],
+        train: TrainingData,
+        valid: TrainingData | None = None,
+        *,
+        target_scale: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Prepare to train `graph`; `target_scale` takes encoded targets to original units."""
+        self.graph = graph
+        self.spec = spec
+        self.regularizers = tuple(regularizers)
+        self.target_scale = target_scale
+        self._train = train
+        self._valid = valid
+        device = train.x.device
+        self._parameters = Parameters(graph.parameters, device=device)
+        self._parameters.assign(initial_parameters(graph, seed=spec.seed))
+        self._best_flat = self._parameters.flat.clone()
+        self._affines = trainable_affines(graph, self._parameters)
+        self._optimizer = Optimizer(spec.optimizer, self._parameters)
+        self._sites = sites_by_output(self.regularizers)
+        self._all_sites = tuple(site for sites in self._sites.values() for site in sites)
+        self._keys = {
+            site.output + repr(site.address): stream_key(spec.seed, "train", *site.address)
+            for site in self._all_sites
+        }
+        self._penalties = [
+            (index, regularizer)
+            for index, regularizer in enumerate(self.regularizers)
+            if isinstance(regularizer, WeightPenalty)
+        ]
+        self._loss_outputs = loss_outputs(graph, self._sites)
+        self.epoch = 0
+        """Epochs completed."""
+        self._row = 0
+        self._sums = _Sums()
+        self._best = _Best()
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        if self.epoch >= self.spec.epochs:
+            return True
+        return self.spec.patience is not None and self._best.waited >= self.spec.patience
+
+    def __iter__(self) -> Iterator[BlockEnd | EpochEnd]:
+        """Train until finished, from wherever this run stands.
+
+        Raises DivergedError when the loss becomes NaN or infinite.
+        """
+        block_rows = self._block_rows()
+        while not self.is_finished:
+            epoch = self.epoch + 1
+            order = torch.from_numpy(
+                generator(self.spec.seed, "shuffle", epoch).permutation(self._train.rows)
+            ).to(self._train.x.device)
+            while self._row < self._train.rows:
+                stop = min(self._row + block_rows, self._train.rows)
+                self._train_block(order[self._row : stop], epoch)
+                self._row = stop
+                if stop < self._train.rows:
+                    yield BlockEnd(epoch=epoch, rows_done=stop)
+            yield self._end_epoch(epoch)
+
+    def _block_rows(self) -> int:
+        """Rows of a block: whole batches, worth about 50 ms of work."""
+        batch = self.spec.batch_size
+        step_flops = 3.0 * batch * self.graph.flops_per_row() + _STEP_FLOPS
+        return batch * max(1, int(_BLOCK_FLOPS / step_flops))
+
+    def _train_block(self, rows: Tensor, epoch: int) -> None:
+        """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
+        x, y = self._train.x[rows], self._train.y[rows]
+        weights = None if self._train.weights is None else self._train.weights[rows]
+        masks = self._draw_masks(epoch, len(rows))
+        for start in range(0, len(rows), self.spec.batch_size):
+            batch = slice(start, min(start + self.spec.batch_size, len(rows)))
+            loss = self._step(
+                x[batch],
+                y[batch],
+                None if weights is None else weights[batch],
+                {address: mask[batch] for address, mask in masks.items()},
+            )
+            count = batch.stop - batch.start
+            self._sums.rows += count
+            self._sums.loss += loss * count
+
+    def _draw_masks(self, epoch: int, count: int) -> dict[tuple[int | str, ...], Tensor]:
+        """Draw the block's multipliers for every site: 0, or 1 / (1 - rate)."""
+        positions = np.arange(self._row, self._row + count, dtype=np.int64)
+        masks: dict[tuple[int | str, ...], Tensor] = {}
+        for site in self._all_sites:
+            key = self._keys[site.output + repr(site.address)]
+            width = self.graph.outputs[site.output]
+            states = row_states(key, np.full_like(positions, epoch), positions)
+            drop = drop_mask(states, width, site.rate)
+            tally = f"{site.regularizer} {site.output}"
+            dropped = int(np.count_nonzero(drop))
+            self._sums.dropped[tally] = self._sums.dropped.get(tally, 0) + dropped
+            self._sums.elements[tally] = self._sums.elements.get(tally, 0) + drop.size
+            multiplier = np.where(drop, np.float32(0), np.float32(site.scale))
+            masks[site.address] = torch.from_numpy(multiplier).to(self._train.x.device)
+        return masks
+
+    def _step(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor | None,
+        masks: Mapping[tuple[int | str, ...], Tensor],
+    ) -> float:
+        self._parameters.gradient.zero_()
+        outputs = evaluate(
+            self.graph,
+            self._affines,
+            {self.graph.first.out: x},
+            sites=self._sites,
+            draw=lambda site: masks[site.address],
+            wanted=self._loss_outputs,
+        )
+        loss = weighted_mean(row_losses(self.graph, outputs, y), weights)
+        for index, penalty in self._penalties:
+            term = penalty.loss(self._parameters.views)
+            key = str(index)
+            self._sums.terms[key] = self._sums.terms.get(key, 0.0) + term.item() * len(x)
+            loss = loss + term
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the training loss became {value} in epoch {self.epoch + 1}; a smaller "
+                "`learning_rate`, a `gradient_clip` or smaller weights in `regularizers` would help",
+                pointer="#/optimizer/learning_rate",
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.spec.gradient_clip is not None:
+            norm = torch.linalg.vector_norm(self._parameters.gradient)
+            limit = self.spec.gradient_clip
+            self._parameters.gradient.mul_(limit / norm.clamp_min(limit))
+        self._optimizer.step()
+        return value
+
+    def _end_epoch(self, epoch: int) -> EpochEnd:
+        sums = self._sums
+        train = {"loss": sums.loss / sums.rows}
+        valid = {} if self._valid is None else self._measure(self._valid)
+        regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
+        self.epoch = epoch
+        self._row = 0
+        self._sums = _Sums()
+        is_best = self._keep_if_best(epoch, train, valid)
+        return EpochEnd(
+            epoch=epoch, train=train, valid=valid, regularizers=regularizers, is_best=is_best
+        )
+
+    def _log_of(self, index: int) -> dict[str, Any]:
+        sums = self._sums
+        rates = {
+            output: sums.dropped[tally] / sums.elements[tally]
+            for output in self.regularizers[index].matched
+            if (tally := f"{index} {output}") in sums.elements
+        }
+        loss = sums.terms.get(str(index), 0.0) / sums.rows
+        return {"index": index, "loss": loss, "rates": rates}
+
+    def _keep_if_best(self, epoch: int, train: dict[str, float], valid: dict[str, float]) -> bool:
+        best = self._best
+        # Without validation rows nothing says which epoch is best: the last one is kept.
+        loss = valid.get("loss", -math.inf)
+        if not math.isfinite(loss) and valid:
+            raise DivergedError(
+                f"the validation loss became {loss} in epoch {epoch}; a smaller "
+                "`learning_rate` or a `gradient_clip` would help",
+                pointer="#/optimizer/learning_rate",
+            )
+        is_best = loss < best.loss or not valid
+        if is_best:
+            best.epoch = epoch
+            best.loss = loss
+            best.record = {"train": train, "valid": valid}
+            self._best_flat.copy_(self._parameters.flat)
+        margin = self.spec.min_improvement * abs(best.reference)
+        if math.isinf(best.reference) or loss < best.reference - margin:
+            best.reference = loss
+            best.waited = 0
+        else:
+            best.waited += 1
+        return is_best
+
+    # -- measuring ---------------------------------------------------------------------------------
+
+    def _measure(self, data: TrainingData) -> dict[str, float]:
+        """Return the metrics of one deterministic pass."""
+        last = self.graph.last
+        wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, ()))))
+        pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        with torch.no_grad():
+            for x in data.x.split(_EVALUATION_ROWS):
+                values = evaluate(
+                    self.graph, self._affines, {self.graph.first.out: x}, wanted=wanted
+                )
+                for name, value in values.items():
+                    pieces[name].append(value)
+            outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
+            (read,) = loss_outputs(self.graph, ())
+            losses = row_losses(self.graph, {read: outputs[read]}, data.y)
+            metrics = {"loss": weighted_mean(losses, data.weights).item()}
+        metrics |= deterministic_metrics(
+            self.graph,
+            outputs[last.out].cpu().numpy(),
+            data.y.cpu().numpy(),
+            target_scale=self.target_scale,
+        )
+        return metrics
+
+    # -- what is kept ------------------------------------------------------------------------------
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose parameters are kept: the best on the validation rows, else the last."""
+        return self._best.epoch
+
+    @property
+    def kept_metrics(self) -> dict[str, Any]:
+        """`train` and `valid` metrics of the kept epoch."""
+        return self._best.record
+
+    def kept_parameters(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return a copy of the parameters of the kept epoch, by name."""
+        holder = Parameters(self.graph.parameters, device=self._best_flat.device)
+        holder.flat.copy_(self._best_flat)
+        return holder.to_numpy()
+
+    # -- exact resume ------------------------------------------------------------------------------
+
+    def state(self) -> bytes:
+        """Return everything that changes in training, as one safetensors file."""
+        tensors = {
+            "parameters": self._parameters.flat.detach().cpu(),
+            "best": self._best_flat.detach().cpu(),
+        }
+        for name, value in self._optimizer.state().items():
+            tensors[f"optimizer.{name}"] = value.cpu()
+        progress = {
+            "epoch": self.epoch,
+            "row": self._row,
+            "sums": vars(self._sums),
+            "best": vars(self._best),
+        }
+        return safetensors.torch.save(tensors, metadata={"training": json.dumps(progress)})
+
+    def restore(self, state: bytes) -> None:
+        """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
+        try:
+            tensors = safetensors.torch.load(state)
+            header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
+            progress = json.loads(header["__metadata__"]["training"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise ArtifactError("the checkpoint cannot be read") from error
+        flat = self._parameters.flat
+        if tensors["parameters"].shape != flat.shape or tensors["best"].shape != flat.shape:
+            raise ArtifactError("the checkpoint belongs to another network")
+        flat.copy_(tensors["parameters"])
+        self._best_flat.copy_(tensors["best"])
+        memory = {
+            name.removeprefix("optimizer."): value
+            for name, value in tensors.items()
+            if name.startswith("optimizer.")
+        }
+        self._optimizer.restore(memory)
+        self.epoch = progress["epoch"]
+        self._row = progress["row"]
+        self._sums = _Sums(**progress["sums"])
+        self._best = _Best(**progress["best"])
