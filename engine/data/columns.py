@@ -132,7 +132,8 @@ def _text(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     if longest > limits.max_text_bytes:
         raise DataError(
-            f"column {name!r} has a text of {longest} bytes; at most {limits.max_text_bytes} are taken"
+            f"column {name!r} has a text of {longest} bytes; "
+            f"at most {limits.max_text_bytes} are taken"
         )
     if pc.any(pc.match_substring(column, "\0")).as_py():
         raise DataError(f"column {name!r} has a null character in a text; this is not a text file")

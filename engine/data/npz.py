@@ -104,7 +104,8 @@ def _members(archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipfile.ZipI
         total += entry.file_size
         if total > limits.max_unpacked_bytes:
             raise DataError(
-                f"the arrays take more than {limits.max_unpacked_bytes} bytes once they are unpacked"
+                f"the arrays take more than {limits.max_unpacked_bytes} bytes "
+                "once they are unpacked"
             )
         members[name] = entry
     return members

@@ -60,8 +60,8 @@ def _moments(
         return low, 0.0 if count > 1 else None
     scale = max(abs(low), abs(high))
     scale = scale if scale > _LARGE else 1.0
-    mean = scale * math.fsum(float((piece / (scale * count)).sum()) if scale > 1 else
-                             float(piece.sum()) / count for piece in _pieces(column))  # fmt: skip
+    total = math.fsum(float((piece / scale).sum()) for piece in _pieces(column))
+    mean = total / count * scale
     mean = min(max(mean, low), high)
     unit = max(mean - low, high - mean)  # deviations in this unit neither overflow nor vanish
     if not 0 < unit < math.inf:

@@ -55,4 +55,6 @@ class Schema(Spec):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all columns (arrays), in order."""
-        return tuple(item.name for item in (*self.columns, *self.arrays))
+        if self.kind == "table":
+            return tuple(column.name for column in self.columns)
+        return tuple(array.name for array in self.arrays)

@@ -1,0 +1,187 @@
+"""Columns in their own units to the numbers that a network reads and writes, and back.
+
+What is learnt, is learnt on the training rows: means and standard deviations, and the classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.data import scaling
+from engine.data.dataset import Data
+from engine.data.labels import Label, fit_classes, number_labels
+from engine.data.records import FieldShape, read_records
+from engine.data.scaling import Scaled
+from engine.data.schema import Kind
+from engine.data.selection import Selection
+from engine.errors import DataError
+from engine.spec import Form, Spec
+
+__all__ = ["Encoding", "Label", "Scaled"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+class Encoding(Spec):
+    """How a model reads its inputs and what its outputs stand for."""
+
+    kind: Kind
+    """Whether the model was trained on the columns of a table or on arrays."""
+    form: Form
+    inputs: tuple[Scaled, ...]
+    """What the model reads, in the order in which a row of plain numbers has it."""
+    targets: tuple[Scaled, ...] = ()
+    """What a regressor (autoencoder) predicts; empty for a classifier."""
+    target: str | None = None
+    """The column (array) of a classifier's classes."""
+    classes: tuple[Label, ...] | None = None
+    """A classifier's classes in the order of its outputs; null for the other forms."""
+    sample_weight: str | None = None
+    """The column (array) that weighted the rows in training."""
+
+    @classmethod
+    def fit(cls, data: Data, selection: Selection, train_rows: Rows) -> Encoding:
+        """Learn the encoding of the selected columns on the training rows."""
+        form, names = selection.form, selection.targets
+        inputs = tuple(scaling.fit(data, name, train_rows, "inputs") for name in selection.inputs)
+        classifier = form == "classifier"
+        targets: tuple[Scaled, ...] = ()
+        if form == "autoencoder":
+            targets = inputs
+        elif form == "regressor":
+            targets = tuple(scaling.fit(data, name, train_rows, "targets") for name in names)
+        return cls(
+            kind=data.kind,
+            form=form,
+            inputs=inputs,
+            targets=targets,
+            target=names[0] if classifier else None,
+            classes=fit_classes(data, names[0], train_rows) if classifier else None,
+            sample_weight=selection.sample_weight,
+        )
+
+    @classmethod
+    def identity(cls, input_size: int, output_size: int, form: Form) -> Encoding:
+        """Return the encoding of an imported model: array `x` in, `y` out, both as they are.
+
+        A classifier's classes are 0, 1, 2, …
+        """
+        inputs = (Scaled(name="x", size=input_size),)
+        if form == "classifier":
+            classes = tuple(range(output_size))
+            return cls(kind="arrays", form=form, inputs=inputs, target="y", classes=classes)
+        target = "x" if form == "autoencoder" else "y"
+        targets = (Scaled(name=target, size=output_size),)
+        return cls(kind="arrays", form=form, inputs=inputs, targets=targets)
+
+    @property
+    def input_size(self) -> int:
+        return sum(field.size for field in self.inputs)
+
+    @property
+    def output_size(self) -> int:
+        if self.classes is not None:
+            return len(self.classes)
+        return sum(field.size for field in self.targets)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """One name for each number that the network reads."""
+        return tuple(name for field in self.inputs for name in field.names)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """One name for each number that a regressor predicts; the one target of a classifier."""
+        if self.target is not None:
+            return (self.target,)
+        return tuple(name for field in self.targets for name in field.names)
+
+    @property
+    def target_mean(self) -> Doubles:
+        """Of shape (outputs,): original = encoded * scale + mean; 0 for a classifier."""
+        return scaling.joined(self.targets, "mean") if self.targets else np.zeros(self.output_size)
+
+    @property
+    def target_scale(self) -> Doubles:
+        """Of shape (outputs,): original = encoded * scale + mean; 1 for a classifier."""
+        return scaling.joined(self.targets, "scale") if self.targets else np.ones(self.output_size)
+
+    def encode_inputs(self, data: Data, rows: Rows | None = None) -> Floats:
+        """Return rows of a stored data set as (rows, inputs), as the network reads them."""
+        scaling.require(data, [field.name for field in self.inputs], "inputs")
+        return scaling.standardise(data, self.inputs, rows, "inputs")
+
+    def encode_records(self, inputs: Any) -> Floats:
+        """Return the `inputs` of a request as (rows, inputs), as the network reads them.
+
+        Lists of numbers, objects, or one object of columns; errors point below `#/inputs`. Columns
+        that the model predicts or was weighted by may be there and are passed over.
+        """
+        shapes = tuple(
+            FieldShape(field.name, field.size, field.type == "boolean") for field in self.inputs
+        )
+        spare = {field.name for field in self.targets} | {self.target, self.sample_weight}
+        values = read_records(inputs, shapes, spare={name for name in spare if name is not None})
+        mean, scale = scaling.joined(self.inputs, "mean"), scaling.joined(self.inputs, "scale")
+        with np.errstate(over="ignore"):
+            encoded = ((values - mean) / scale).astype(np.float32)
+        if not np.isfinite(encoded).all():
+            row, at = np.argwhere(~np.isfinite(encoded))[0]
+            raise DataError(
+                f"{float(values[row, at])!r} for {self.input_names[at]!r} is too far from what the "
+                f"model was trained on (mean {mean[at]!r}, scale {scale[at]!r}) to be represented",
+                pointer=f"#/inputs/{row}",
+            )
+        return encoded
+
+    def encode_targets(self, data: Data, rows: Rows | None = None) -> Floats | Rows:
+        """Return what the network should say: (rows, outputs), or class numbers (rows,)."""
+        if self.classes is not None:
+            return self._class_numbers(data, rows)
+        scaling.require(data, [field.name for field in self.targets], "targets")
+        return scaling.standardise(data, self.targets, rows, "targets")
+
+    def encode_truth(self, data: Data, rows: Rows | None = None) -> Doubles | Rows:
+        """Return what was observed: (rows, outputs) in original units, or class numbers (rows,)."""
+        if self.classes is not None:
+            return self._class_numbers(data, rows)
+        scaling.require(data, [field.name for field in self.targets], "targets")
+        return scaling.read(data, self.targets, rows, "targets")
+
+    def encode_weights(self, data: Data, rows: Rows | None = None) -> Floats | None:
+        """Return the rows' weights (rows,), or None if the model has none."""
+        name = self.sample_weight
+        if name is None:
+            return None
+        pointer = "#/sample_weight"
+        if name not in data.names:
+            raise DataError(f"the data set has no {name!r} to weight its rows by", pointer=pointer)
+        values = scaling.read(data, (Scaled(name=name),), rows, "sample_weight")
+        with np.errstate(over="ignore"):
+            weights = values[:, 0].astype(np.float32)
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise DataError(f"weights in {name!r} must be finite and 0 or more", pointer=pointer)
+        if not weights.any():
+            raise DataError(f"all weights in {name!r} of these rows are 0", pointer=pointer)
+        return weights
+
+    def decode(self, encoded: npt.ArrayLike) -> Doubles:
+        """Return a regressor's outputs (…, outputs) in original units."""
+        return np.asarray(encoded, dtype=np.float64) * self.target_scale + self.target_mean
+
+    def labels(self, numbers: npt.ArrayLike) -> list[Label]:
+        """Return the classes that these class numbers stand for."""
+        classes = self.classes or ()
+        return [classes[number] for number in np.asarray(numbers, dtype=np.int64).tolist()]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the encoding as JSON: what is read, how it is scaled, what comes out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
+        return number_labels(data, self.target or "", rows, self.classes or ())

@@ -1,0 +1,269 @@
+"""Which columns (arrays) of a data set a training run reads, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from engine.data.schema import Array, Column, Kind, Schema
+from engine.errors import PatternError, SpecError
+from engine.spec import Form, TrainSpec
+
+__all__ = ["Selection", "select"]
+
+_MAX_GLOBS = 256
+_LISTED = 50
+_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Names of what is read, in the order in which features and outputs stand."""
+
+    kind: Kind
+    form: Form
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    """An autoencoder's targets are its inputs."""
+    sample_weight: str | None = None
+
+
+def select(schema: Schema, spec: TrainSpec) -> Selection:
+    """Resolve `inputs`, `targets`, `sample_weight` and the form against a data set.
+
+    Patterns keep the order in which they were given, and what each one matches that of the data
+    set; a column's own name always matches it, even where it reads as a glob of something else.
+    """
+    weight = _weight(schema, spec)
+    if spec.network.form == "autoencoder":
+        return _autoencoder(schema, spec, weight)
+    targets = _targets(schema, spec, weight)
+    inputs = _inputs(schema, spec, targets, weight)
+    form = _form(schema, spec, targets)
+    _check_inputs(schema, inputs)
+    _check_targets(schema, form, targets)
+    return Selection(
+        kind=schema.kind, form=form, inputs=inputs, targets=targets, sample_weight=weight
+    )
+
+
+def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selection:
+    if spec.targets is not None:
+        raise SpecError(
+            "an autoencoder's targets are its inputs; leave `targets` out", pointer="#/targets"
+        )
+    inputs = _inputs(schema, spec, (), weight)
+    _check_inputs(schema, inputs)
+    return Selection(
+        kind=schema.kind, form="autoencoder", inputs=inputs, targets=inputs, sample_weight=weight
+    )
+
+
+def _weight(schema: Schema, spec: TrainSpec) -> str | None:
+    name = spec.sample_weight
+    if name is None:
+        return None
+    pointer = "#/sample_weight"
+    what = _noun(schema)
+    if name not in schema.names:
+        raise SpecError(
+            f"there is no {what} {name!r}; these exist: {', '.join(_listed(schema.names))}",
+            pointer=pointer,
+        )
+    (item,) = _items(schema, [name])
+    if isinstance(item, Array):
+        if len(item.shape) != 1 or item.dtype == "text":
+            raise SpecError(f"array {name!r} must hold one number a row", pointer=pointer)
+        return name
+    if item.type not in ("number", "integer", "boolean"):
+        raise SpecError(f"column {name!r} holds {item.type}, not weights", pointer=pointer)
+    if item.nulls:
+        raise SpecError(f"column {name!r} has {item.nulls} missing values", pointer=pointer)
+    if item.min is not None and item.min < 0:
+        raise SpecError(f"weights are 0 or more; the least is {item.min!r}", pointer=pointer)
+    if item.max == 0:
+        raise SpecError(f"all weights in column {name!r} are 0", pointer=pointer)
+    return name
+
+
+def _targets(schema: Schema, spec: TrainSpec, weight: str | None) -> tuple[str, ...]:
+    if spec.targets is not None:
+        matched = _match(schema, spec.targets, "targets")
+        for index, (pattern, names) in enumerate(matched):
+            if weight in names and pattern == weight:
+                raise SpecError(
+                    f"{weight!r} is the sample weight; it cannot be a target too",
+                    pointer=f"#/targets/{index}",
+                )
+        targets = _union(names for _, names in matched)
+        targets = tuple(name for name in targets if name != weight)
+        if not targets:
+            raise SpecError("the patterns match the sample weight only", pointer="#/targets")
+        return targets
+    if schema.kind == "table":
+        return tuple(name for name in schema.names if name != weight)[-1:]
+    return (_default_array(schema, "y", "targets"),)
+
+
+def _inputs(
+    schema: Schema, spec: TrainSpec, targets: Sequence[str], weight: str | None
+) -> tuple[str, ...]:
+    taken = {*targets, weight}
+    if spec.inputs is None:
+        if schema.kind == "arrays":
+            return (_default_array(schema, "x", "inputs"),)
+        inputs = tuple(name for name in schema.names if name not in taken)
+        if not inputs:
+            raise SpecError("no column is left to be an input", pointer="#/inputs")
+        return inputs
+    matched = _match(schema, spec.inputs, "inputs")
+    for index, (pattern, names) in enumerate(matched):
+        left = [name for name in names if name not in taken]
+        if (pattern in taken and pattern in names) or not left:
+            role = "the sample weight" if weight in names else "a target"
+            raise SpecError(
+                f"{pattern!r} is {role}; it cannot be an input too"
+                if pattern in taken
+                else f"pattern {pattern!r} matches nothing but targets and the sample weight",
+                pointer=f"#/inputs/{index}",
+            )
+    return tuple(name for name in _union(names for _, names in matched) if name not in taken)
+
+
+def _default_array(schema: Schema, name: str, role: str) -> str:
+    if name not in schema.names:
+        raise SpecError(
+            f"`{role}` is array {name!r} unless given, and there is none; "
+            f"these exist: {', '.join(schema.names)}",
+            pointer=f"#/{role}",
+        )
+    return name
+
+
+def _match(schema: Schema, patterns: Sequence[str], role: str) -> list[tuple[str, tuple[str, ...]]]:
+    names = schema.names
+    known = set(names)
+    globs = 0
+    matched: list[tuple[str, tuple[str, ...]]] = []
+    for index, pattern in enumerate(patterns):
+        found: tuple[str, ...] = (pattern,) if pattern in known else ()
+        if any(character in "*?[" for character in pattern):
+            globs += 1
+            if globs > _MAX_GLOBS:
+                raise SpecError(
+                    f"more than {_MAX_GLOBS} globs; give names, or fewer globs",
+                    pointer=f"#/{role}/{index}",
+                )
+            found = tuple(n for n in names if n == pattern or fnmatchcase(n, pattern))
+        if not found:
+            raise PatternError(
+                pattern, kind=_noun(schema), exist=_listed(names), pointer=f"#/{role}/{index}"
+            )
+        matched.append((pattern, found))
+    return matched
+
+
+def _union(groups: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for names in groups for name in names))
+
+
+def _form(schema: Schema, spec: TrainSpec, targets: Sequence[str]) -> Form:
+    if spec.network.form is not None:
+        return spec.network.form
+    if len(targets) == 1 and _content(_items(schema, targets)[0]) in ("text", "boolean"):
+        return "classifier"
+    return "regressor"
+
+
+def _check_inputs(schema: Schema, names: Sequence[str]) -> None:
+    items = _items(schema, names)
+    bad = [item.name for item in items if _content(item) in ("text", "datetime")]
+    if bad:
+        raise SpecError(
+            f"{_noun(schema)}s {_some(bad)} hold text or times; inputs are numbers and booleans: "
+            "choose others by `inputs`, or send them as numbers",
+            pointer="#/inputs",
+        )
+    _check_nulls(items, "inputs")
+    for item in items:
+        if isinstance(item, Array) and len(item.shape) > 2:
+            raise SpecError(
+                f"array {item.name!r} has shape {list(item.shape)}; "
+                "inputs have one or two dimensions, (rows, features)",
+                pointer="#/inputs",
+            )
+
+
+def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
+    items = _items(schema, names)
+    _check_nulls(items, "targets")
+    times = [item.name for item in items if _content(item) == "datetime"]
+    if times:
+        raise SpecError(
+            f"columns {_some(times)} hold times; targets are numbers, or class labels",
+            pointer="#/targets",
+        )
+    dimensions = 1 if form == "classifier" else 2
+    for item in items:
+        if isinstance(item, Array) and len(item.shape) > dimensions:
+            raise SpecError(
+                f"array {item.name!r} has shape {list(item.shape)}; a {form}'s targets have "
+                + ("one dimension" if dimensions == 1 else "one or two dimensions"),
+                pointer="#/targets",
+            )
+    if form == "classifier":
+        if len(names) != 1:
+            raise SpecError(
+                f"a classifier has exactly one target; these are {len(names)}: {_some(names)}",
+                pointer="#/targets",
+            )
+        return
+    text = [item.name for item in items if _content(item) == "text"]
+    if text:
+        raise SpecError(
+            f"{_noun(schema)}s {_some(text)} hold text; a regressor's targets are numbers "
+            "(for class labels take one target and the form `classifier`)",
+            pointer="#/targets",
+        )
+
+
+def _check_nulls(items: Sequence[Column | Array], role: str) -> None:
+    bad = [item for item in items if isinstance(item, Column) and item.nulls]
+    if bad:
+        counts = ", ".join(f"{item.name!r} ({item.nulls})" for item in bad[:_SHOWN])
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise SpecError(
+            f"these columns have missing values: {counts}{more}; "
+            f"choose others by `{role}`, or fill them before you send the data",
+            pointer=f"#/{role}",
+        )
+
+
+def _items(schema: Schema, names: Sequence[str]) -> list[Column | Array]:
+    """Return the columns (arrays) of these names, in their order."""
+    known: dict[str, Column | Array] = {column.name: column for column in schema.columns}
+    known.update({array.name: array for array in schema.arrays})
+    return [known[name] for name in names]
+
+
+def _content(item: Column | Array) -> str:
+    if isinstance(item, Column):
+        return item.type
+    return {"text": "text", "bool": "boolean"}.get(item.dtype, "number")
+
+
+def _noun(schema: Schema) -> str:
+    return "column" if schema.kind == "table" else "array"
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    """Return names for a message: all, or the first of very many."""
+    if len(names) <= _LISTED:
+        return list(names)
+    return [*names[:_LISTED], f"… ({len(names) - _LISTED} more)"]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
