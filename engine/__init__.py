@@ -1,1 +1,3 @@
-"""Networks with patterned dropout, trained and sampled: arrays and specs in, values and events out."""
+"""Networks with patterned dropout: arrays and specs in, values and events out."""
+
+__version__ = "0.1.0"

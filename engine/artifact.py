@@ -138,7 +138,8 @@ def load_model(
     """Rebuild a model; raises ArtifactError where document and weights do not fit each other."""
     if document.get("format") != FORMAT:
         raise ArtifactError(
-            f"the model's document has format {document.get('format')!r}; this version reads {FORMAT}"
+            f"the model's document has format {document.get('format')!r}; "
+            f"this version reads {FORMAT}"
         )
     try:
         network_spec = NetworkSpec.model_validate(document["network"])

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import describe_graph, describe_regularizer, resolved_network
-from engine.data.encoding import Encoding, fit
-from engine.data.formats import Data
+from engine.data.dataset import Data
+from engine.data.encoding import Encoding
 from engine.data.profile import profile
 from engine.data.selection import Selection, select
 from engine.data.splits import Split, split
-from engine.errors import SpecError
+from engine.errors import DataError, SpecError
 from engine.graph import Graph, build_graph
 from engine.regularizers import Regularizer, resolve, unread_warnings
 from engine.spec import TrainSpec
@@ -97,7 +97,8 @@ def plan_training(spec: TrainSpec, data: Data, validation_data: Data | None = No
     """
     selection = select(profile(data), spec)
     chosen = split(data.rows, spec, labels=_labels(data, selection))
-    encoding = fit(data, selection, chosen, spec)
+    encoding = Encoding.fit(data, selection, chosen.train)
+    _check_validation(encoding, data, chosen, validation_data)
     graph = build_graph(
         spec.network,
         form=selection.form,
@@ -132,6 +133,24 @@ def plan_training(spec: TrainSpec, data: Data, validation_data: Data | None = No
     )
 
 
+def _check_validation(
+    encoding: Encoding, data: Data, chosen: Split, validation_data: Data | None
+) -> None:
+    """Refuse validation rows that the encoding learnt on the training rows cannot read."""
+    if validation_data is not None:
+        try:
+            encoding.encode_inputs(validation_data, np.arange(1))
+            encoding.encode_targets(validation_data)
+            encoding.encode_weights(validation_data)
+        except DataError as error:
+            raise DataError(
+                f"the validation data set does not fit: {error.detail}",
+                pointer="#/validation/dataset",
+            ) from error
+    elif chosen.valid is not None and encoding.classes is not None:
+        encoding.encode_targets(data, chosen.valid)
+
+
 def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
     return data.column(selection.targets[0]) if selection.form == "classifier" else None
 
@@ -152,7 +171,8 @@ def _check_noise_precision(spec: TrainSpec, selection: Selection) -> None:
     if unknown or missing:
         raise SpecError(
             f"`noise_precision` by target names each of them: {', '.join(selection.targets)}; "
-            f"not among them: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}",
+            f"not among them: {', '.join(unknown) or 'none'}; "
+            f"missing: {', '.join(missing) or 'none'}",
             pointer="#/noise_precision",
         )
 

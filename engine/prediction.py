@@ -32,7 +32,7 @@ from engine.statistics import (
     variation_ratio,
 )
 
-__all__ = ["PredictionPlan", "plan_prediction"]
+__all__ = ["PredictionPlan", "plan_prediction", "renormalised"]
 
 Array = npt.NDArray[Any]
 Tree = dict[str, Any]
@@ -147,7 +147,7 @@ class PredictionPlan:
         last = self.model.graph.last.out
         own = drawn[last]
         if self.model.graph.form == "classifier":
-            own = _renormalised(own)
+            own = renormalised(own)
         if self.num_samples is None:
             return self._single(own[0]) | {name: drawn[name][0] for name in self.extra}
         if self.model.graph.form == "classifier":
@@ -381,7 +381,7 @@ def _sample_warnings(spec: PredictSpec, statistics: Sequence[str]) -> list[str]:
     ]
 
 
-def _renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Make each pass's class probabilities add up to one; where all are dropped, uniform."""
     values = samples.astype(np.float64)
     totals = values.sum(axis=-1, keepdims=True)

@@ -70,7 +70,7 @@ class Sampler:
         return self._evaluate_rows(x, wanted)
 
     def chunks(self, rows: int, num_samples: int) -> Iterator[slice]:
-        """Cut rows into pieces whose samples fit in memory together; their bits do not depend on it."""
+        """Cut rows into pieces whose samples fit in memory together; no bit depends on the cut."""
         widths = readable_widths(self.network.graph, self.stochastic)
         size = max(1, _CHUNK_BYTES // max(1, 4 * num_samples * sum(widths)))
         for start in range(0, rows, size):

@@ -48,6 +48,7 @@ Size = Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 #: A shell-style glob, as `fnmatch.fnmatchcase` reads it.
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=1000)]
 #: A layer's name: a glob-free identifier, so that a name is also the pattern of itself.
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 
@@ -81,10 +82,10 @@ def _spelling(value: Any) -> Any:
 
 
 class LayerSpec(Spec):
-    """One layer. On the wire also a size, `null`, a form's name, or a list like ``[100, "tanh"]``."""
+    """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
     form: Annotated[LayerForm, BeforeValidator(_spelling)] | None = None
-    """What the layer computes; `ff` by default, `input` for the first, by the network for the last."""
+    """What it computes; `ff` by default, `input` for the first, by the network for the last."""
     size: Size | None = None
     """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
     activation: Annotated[Activation, BeforeValidator(_spelling)] | None = None
@@ -118,7 +119,7 @@ def _layer_from_list(elements: list[Any]) -> dict[str, Any]:
     for element in elements:
         if isinstance(element, str):
             word = _spelling(element)
-            # "softmax" is a form and an activation; alone in a list it means the form, as in theanets.
+            # "softmax" is a form and an activation; in a list it means the form, as in theanets.
             key = "form" if word in LAYER_FORMS else "activation"
         elif isinstance(element, int) and not isinstance(element, bool):
             word, key = element, "size"
@@ -252,7 +253,7 @@ class DropoutSpec(Spec):
     """Rate on the `out` of every layer between the first and the last."""
     output_dropout: Rate | None = None
     """Rate on the last layer's `out`."""
-    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | None = None
+    dropout: DropoutMap | None = None
     """Rates by pattern over output names: ``{"hid[23]:out": 0.1, "in:out": 0.01}``."""
     regularizers: Annotated[tuple[RegularizerSpec, ...], Field(max_length=1000)] | None = None
     """Explicit regularizers, applied after the keywords and the map, in the order given."""
@@ -291,9 +292,7 @@ class TrainSpec(DropoutSpec):
 class PassesSpec(DropoutSpec):
     """How a trained network is sampled: which outputs are dropped, how often, with which seed."""
 
-    dropout: Annotated[dict[Pattern, Rate], Field(max_length=1000)] | Literal["trained"] | None = (
-        None  # type: ignore[assignment]
-    )
+    dropout: DropoutMap | Literal["trained"] | None = None  # type: ignore[assignment]
     """Rates by pattern, or `trained` for those of training."""
     num_samples: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] | None = None
     """Number of Monte-Carlo passes; one pass without statistics when absent."""

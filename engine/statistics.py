@@ -30,7 +30,7 @@ _BLOCK = 256  # passes
 
 def pass_mean(samples: npt.NDArray[np.floating]) -> Values:
     """Return the mean over the passes, (passes, …) -> (…), in float64."""
-    total = np.zeros(samples.shape[1:])
+    total: Values = np.zeros(samples.shape[1:])
     for start in range(0, len(samples), _BLOCK):
         total += _pass_sum(samples[start : start + _BLOCK].astype(np.float64))
     return total / len(samples)
@@ -44,7 +44,7 @@ def mean_and_variance(samples: Samples) -> tuple[Values, Values | None]:
     mean = pass_mean(samples)
     if len(samples) < 2:
         return mean, None
-    squares = np.zeros(samples.shape[1:])
+    squares: Values = np.zeros(samples.shape[1:])
     for start in range(0, len(samples), _BLOCK):
         squares += _pass_sum((samples[start : start + _BLOCK] - mean) ** 2)
     return mean, squares / (len(samples) - 1)
@@ -61,7 +61,8 @@ def _pass_sum(block: Values) -> Values:
         if len(block) % 2:
             folded[0] += block[-1]
         block = folded
-    return block[0]
+    total: Values = block[0]
+    return total
 
 
 def pass_quantiles(samples: Samples, quantiles: Sequence[float]) -> list[Values]:
@@ -95,7 +96,7 @@ def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Va
         return np.full(samples.shape[1:], np.inf if quantile else -np.inf)
     shift = special.ndtri(quantile) * deviation
     low, high = samples.min(axis=0) + shift, samples.max(axis=0) + shift
-    x = (low + high) / 2
+    x: Values = (low + high) / 2
     settled = low >= high
     tolerance = 1e-9 * deviation
     for _ in range(60):
@@ -121,7 +122,8 @@ def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Va
 def entropy(probabilities: npt.NDArray[np.floating]) -> Values:
     """Return the entropy over the last axis, in nats; 0 log 0 is 0."""
     p = probabilities.astype(np.float64)
-    return special.entr(p).sum(axis=-1)  # type: ignore[no-any-return]
+    values: Values = special.entr(p).sum(axis=-1)
+    return values
 
 
 def variation_ratio(samples: Samples) -> Values:
@@ -130,7 +132,8 @@ def variation_ratio(samples: Samples) -> Values:
     votes = np.zeros((rows, classes), dtype=np.int64)
     chosen = samples.argmax(axis=2)
     np.add.at(votes, (np.broadcast_to(np.arange(rows), chosen.shape), chosen), 1)
-    return 1.0 - votes.max(axis=1) / passes
+    share: Values = 1.0 - votes.max(axis=1) / passes
+    return share
 
 
 def quantile_key(quantile: float) -> str:

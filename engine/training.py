@@ -156,6 +156,11 @@ class Training:
             return True
         return self.spec.patience is not None and self._best.waited >= self.spec.patience
 
+    @property
+    def rows_done(self) -> int:
+        """Rows trained on so far, counted anew in every epoch."""
+        return self.epoch * self._train.rows + self._row
+
     def __iter__(self) -> Iterator[BlockEnd | EpochEnd]:
         """Train until finished, from wherever this run stands.
 
@@ -241,7 +246,7 @@ class Training:
         if not math.isfinite(value):
             raise DivergedError(
                 f"the training loss became {value} in epoch {self.epoch + 1}; a smaller "
-                "`learning_rate`, a `gradient_clip` or smaller weights in `regularizers` would help",
+                "`learning_rate`, a `gradient_clip` or smaller regularizer weights would help",
                 pointer="#/optimizer/learning_rate",
             )
         loss.backward()  # type: ignore[no-untyped-call]
@@ -307,7 +312,7 @@ class Training:
         wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, ()))))
         pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
         with torch.no_grad():
-            for x in data.x.split(_EVALUATION_ROWS):
+            for x in torch.split(data.x, _EVALUATION_ROWS):
                 values = evaluate(
                     self.graph, self._affines, {self.graph.first.out: x}, wanted=wanted
                 )

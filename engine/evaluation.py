@@ -1,0 +1,104 @@
+"""What a trained network is worth on its validation rows: noise precision and log-likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.calibration import fit_noise_precision, mixture_log_likelihood
+from engine.data.encoding import Encoding
+from engine.losses import PROBABILITY_FLOOR
+from engine.network import Network
+from engine.prediction import renormalised
+from engine.regularizers import Regularizer, is_stochastic
+from engine.sampling import Sampler
+from engine.spec import TrainSpec
+from engine.statistics import pass_mean
+
+__all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
+
+NUM_SAMPLES = 100
+_MAX_SAMPLES = 20_000_000
+"""Numbers held at once: 100 passes of 200 000 rows of one target; later rows do not count."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Of 100 passes with the dropout of training, or of one pass without any."""
+
+    noise_precision: dict[str, float] | None
+    """By target, in original units^-2; None for a classifier."""
+    log_likelihood: float
+    """Mean over the rows (and the targets), in original units."""
+
+
+def evaluate_on_validation(
+    network: Network,
+    encoding: Encoding,
+    regularizers: Sequence[Regularizer],
+    spec: TrainSpec,
+    *,
+    x: npt.NDArray[np.float32],
+    y: Array,
+    row_ids: npt.NDArray[np.int64],
+) -> Generator[float, None, Evaluation]:
+    """Sample the validation rows, yielding the share that is done; return the evaluation.
+
+    `x` and `y` are encoded rows. A regressor's noise precision is the spec's, or fitted by maximum
+    likelihood of the mixture of passes; a classifier's likelihood is that of the mean probabilities.
+    """
+    graph = network.graph
+    passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
+    rows = min(len(x), max(1, _MAX_SAMPLES // (passes * graph.last.size)))
+    sampler = Sampler(network, regularizers, wanted=(graph.last.out,), seed=spec.seed)
+    numbers = np.arange(passes, dtype=np.int64)
+    pieces: list[Array] = []
+    for chunk in sampler.chunks(rows, passes):
+        for part in _parts(chunk):
+            if sampler.stochastic:
+                drawn = sampler.samples(x[part], row_ids[part], numbers)[graph.last.out]
+            else:
+                drawn = sampler.deterministic(x[part])[graph.last.out][None]
+            pieces.append(drawn)
+            yield part.stop / rows
+    samples = np.concatenate(pieces, axis=1)
+    if graph.form == "classifier":
+        mean = pass_mean(renormalised(samples))
+        likely = mean[np.arange(rows), y[:rows]]
+        logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
+        return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
+    return _regression(encoding, spec, encoding.decode(samples), encoding.decode(y[:rows]))
+
+
+def _parts(chunk: slice, size: int = 256) -> list[slice]:
+    """Cut a chunk of rows so that each part takes well under a second."""
+    return [
+        slice(start, min(start + size, chunk.stop))
+        for start in range(chunk.start, chunk.stop, size)
+    ]
+
+
+def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Array) -> Evaluation:
+    names = encoding.target_names
+    precision: dict[str, float] = {}
+    likelihoods: list[float] = []
+    for index, name in enumerate(names):
+        own, true = samples[:, :, index].astype(np.float64), truth[:, index].astype(np.float64)
+        if spec.noise_precision == "fit":
+            tau = fit_noise_precision(own, true)
+        else:
+            tau = given_precision(spec.noise_precision, name)
+        precision[name] = tau
+        likelihoods.append(float(mixture_log_likelihood(own, true, tau).mean()))
+    return Evaluation(noise_precision=precision, log_likelihood=float(np.mean(likelihoods)))
+
+
+def given_precision(given: str | float | Mapping[str, float], name: str) -> float:
+    """Return the precision that the caller gave for a target, alone or by its name."""
+    return float(given[name] if isinstance(given, Mapping) else given)

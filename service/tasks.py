@@ -1,0 +1,255 @@
+"""What a job runs: iterators of steps that the worker records, checkpoints and can stop anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import engine
+from engine.artifact import describe_regularizer, document_of, weights_of
+from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
+from engine.network import Network
+from engine.plan import TrainingPlan, plan_training
+from engine.spec import TrainSpec, ValidationSpec
+from engine.training import EpochEnd, Training, TrainingData
+from service.store.jobs import Job
+from service.store.models import NewModel
+from service.worker import Step, Task, TaskContext, TaskResult
+
+__all__ = ["TASKS", "train", "train_spec", "warm"]
+
+Array = npt.NDArray[Any]
+
+
+def train_spec(job_spec: Mapping[str, Any]) -> TrainSpec:
+    """Return the engine's part of a training job's spec."""
+    return TrainSpec.model_validate(
+        {name: job_spec[name] for name in TrainSpec.model_fields if name in job_spec}
+    )
+
+
+def train(job: Job, context: TaskContext) -> Iterator[Step]:
+    """Train a network on the job's data set, from its checkpoint if there is one."""
+    spec = train_spec(job.spec)
+    run = _TrainingRun(job, spec, context)
+    if context.checkpoint is None:
+        yield Step(events=run.opening_events())
+    else:
+        run.restore(context.checkpoint)
+    for event in run.training:
+        yield run.step(event if isinstance(event, EpochEnd) else None)
+    for done in run.evaluate():
+        yield Step(
+            progress=run.progress("evaluating", completed=round(100 * done), total=100, unit="%")
+        )
+    yield Step(
+        events=(("log", {"message": run.closing_message()}),),
+        progress=run.progress("training", completed=run.training.epoch),
+        metrics=run.metrics(),
+        snapshot=run.training.state,
+        result=run.result,
+    )
+
+
+class _TrainingRun:
+    """One attempt at a training job: its data on the device, and what is said of its progress."""
+
+    def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
+        self._job = job
+        self._spec = spec
+        data = context.data(job.spec["dataset"])
+        validation = spec.validation
+        other = (
+            context.data(validation.dataset)
+            if isinstance(validation, ValidationSpec) and validation.dataset is not None
+            else None
+        )
+        self.plan: TrainingPlan = plan_training(spec, data, other)
+        self._device = _device(spec.device)
+        encoding = self.plan.encoding
+        rows = self.plan.split.train
+        self._valid_rows = np.arange(other.rows) if other is not None else self.plan.split.valid
+        self._valid_data = other if other is not None else data
+        self._valid: tuple[Array, Array] | None = None
+        if self._valid_rows is not None and len(self._valid_rows):
+            self._valid = (
+                encoding.encode_inputs(self._valid_data, self._valid_rows),
+                encoding.encode_targets(self._valid_data, self._valid_rows),
+            )
+        self.training = Training(
+            self.plan.graph,
+            spec,
+            self.plan.regularizers,
+            self._on_device(
+                encoding.encode_inputs(data, rows),
+                encoding.encode_targets(data, rows),
+                encoding.encode_weights(data, rows),
+            ),
+            None
+            if self._valid is None
+            else self._on_device(
+                *self._valid, encoding.encode_weights(self._valid_data, self._valid_rows)
+            ),
+            target_scale=None if self.plan.graph.form == "classifier" else encoding.target_scale,
+        )
+        self._evaluation: Evaluation | None = None
+        self._started = time.monotonic()
+        self._rows_before = 0
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go on from an earlier attempt's checkpoint."""
+        self.training.restore(checkpoint)
+        self._rows_before = self.training.rows_done
+
+    def _on_device(self, x: Array, y: Array, weights: Array | None) -> TrainingData:
+        def tensor(values: Array) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+        return TrainingData(
+            x=tensor(x),
+            y=tensor(y),
+            weights=None if weights is None else tensor(weights),
+        )
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def opening_events(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Say what is about to be trained: the regularizer log, the rows, the plan's warnings."""
+        graph = self.plan.graph
+        shape = "-".join(str(layer.size) for layer in graph.layers)
+        rows = len(self.plan.split.train)
+        events: list[tuple[str, dict[str, Any]]] = [
+            (
+                "log",
+                {
+                    "message": f"network {shape}: {graph.parameter_count} parameters, {rows} "
+                    f"training and {self.plan.valid_rows} validation rows, on {self._device.type}"
+                },
+            )
+        ]
+        for index, regularizer in enumerate(self.plan.regularizers):
+            description = describe_regularizer(index, regularizer)
+            events.append(("log", {"message": description["log"], "regularizer": description}))
+        events.extend(("log", {"message": f"warning: {text}"}) for text in self.plan.warnings)
+        return tuple(events)
+
+    def closing_message(self) -> str:
+        training = self.training
+        early = " early" if training.epoch < self._spec.epochs else ""
+        return f"stopped{early} after epoch {training.epoch}; kept epoch {training.kept_epoch}"
+
+    def step(self, ended: EpochEnd | None) -> Step:
+        """Describe where training stands, after a block or at the end of an epoch."""
+        events: tuple[tuple[str, dict[str, Any]], ...] = ()
+        if ended is not None:
+            data = {
+                "epoch": ended.epoch,
+                "train": ended.train,
+                "valid": ended.valid,
+                "regularizers": ended.regularizers,
+                "best": ended.is_best,
+            }
+            events = (("epoch", data),)
+        return Step(
+            events=events,
+            progress=self.progress("training", completed=self.training.epoch),
+            metrics=self.training.kept_metrics or None,
+            snapshot=self.training.state,
+            result=self.result if self.training.epoch else None,
+        )
+
+    def progress(
+        self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"
+    ) -> dict[str, Any]:
+        """Return the job's progress; the rate is that of this attempt."""
+        done = self.training.rows_done
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = (done - self._rows_before) / elapsed
+        left = self._spec.epochs * len(self.plan.split.train) - done
+        training = phase == "training"
+        return {
+            "phase": phase,
+            "completed": completed,
+            "total": self._spec.epochs if total is None else total,
+            "unit": unit,
+            "rows_per_second": round(rate, 1) if training else None,
+            "eta_seconds": round(left / rate, 1) if training and rate > 0 else None,
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the kept parameters."""
+        metrics = {name: dict(values) for name, values in self.training.kept_metrics.items()}
+        if self._evaluation is not None:
+            metrics["valid"]["log_likelihood"] = self._evaluation.log_likelihood
+        return metrics
+
+    # -- what is left ------------------------------------------------------------------------------
+
+    def evaluate(self) -> Generator[float, None, None]:
+        """Measure the kept parameters on the validation rows, yielding the share that is done."""
+        if self._valid is None:
+            return
+        assert self._valid_rows is not None
+        self._evaluation = yield from evaluate_on_validation(
+            Network(self.plan.graph, self.training.kept_parameters(), device=self._device),
+            self.plan.encoding,
+            self.plan.regularizers,
+            self._spec,
+            x=self._valid[0],
+            y=self._valid[1],
+            row_ids=np.asarray(self._valid_rows, dtype=np.int64),
+        )
+
+    def _noise_precision(self) -> dict[str, float] | None:
+        if self._evaluation is not None:
+            return self._evaluation.noise_precision
+        given = self._spec.noise_precision
+        if given == "fit" or self.plan.graph.form == "classifier":
+            return None
+        names = self.plan.encoding.target_names
+        return {name: given_precision(given, name) for name in names}
+
+    def result(self) -> TaskResult:
+        """Return the model of the kept parameters, measured."""
+        if self._evaluation is None:
+            for _ in self.evaluate():
+                pass
+        metrics = self.metrics()
+        values = self.training.kept_parameters()
+        document = document_of(
+            self.plan.graph,
+            self.plan.encoding,
+            self.plan.regularizers,
+            spec=self._spec,
+            noise_precision=self._noise_precision(),
+            metrics=metrics,
+            kept_epoch=self.training.kept_epoch,
+            version=engine.__version__,
+        )
+        model = NewModel(name=self._job.name, document=document, weights=weights_of(values))
+        return TaskResult(metrics=metrics, model=model)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def warm() -> None:
+    """Pay for the first step before the first job: PyTorch loads much of itself on first use."""
+    from engine.graph import build_graph
+
+    spec = TrainSpec.model_validate({"network": {"layers": [2, 2, 1]}, "epochs": 1})
+    graph = build_graph(spec.network, form="regressor", input_size=2, output_size=1)
+    rows = TrainingData(x=torch.zeros(4, 2), y=torch.zeros(4, 1))
+    for _ in Training(graph, spec, (), rows, rows):
+        pass
+
+
+TASKS: Mapping[str, Callable[[Job, TaskContext], Iterator[Step]]] = {"train": train}
