@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections import Counter
@@ -51,7 +52,6 @@ def parse_csv(path: Path, limits: Limits) -> Data:
         table = _read(path, delimiter, limits, dict.fromkeys(clocks, pa.string()))
     if table.num_columns != len(names):
         raise DataError(f"the header names {len(names)} columns; the rows have {table.num_columns}")
-    _check_encoding(names, table)
     _check_quotes(shape, table)
     columns = [_without_empty(column) for column in table.columns]
     return make_table(names, columns, limits)
@@ -61,8 +61,6 @@ def _header(path: Path, limits: Limits) -> tuple[str, list[str]]:
     """Return the delimiter and the names in the first row that is not empty."""
     with path.open("rb") as file:
         head = file.read(limits.max_row_bytes + 4)
-    if b"\0" in head:
-        raise DataError("this is not a CSV file: it has null bytes; send UTF-8 text")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     if not start:
         raise DataError("the file is empty; a CSV file starts with a row of column names")
@@ -78,8 +76,6 @@ def _header(path: Path, limits: Limits) -> tuple[str, list[str]]:
         ) from error
     if len(start) > limits.max_row_bytes and "\n" not in text and "\r" not in text:
         raise DataError(f"the header is longer than {limits.max_row_bytes} bytes")
-    if any("\ufffd" in name for name in names):
-        raise DataError("the header is not UTF-8 text")
     return delimiter, [name.strip() for name in names]
 
 
@@ -96,13 +92,24 @@ def _sniff(line: str) -> str:
 
 
 def _survey(path: Path, delimiter: str) -> _Shape:
-    lines = delimiters = quotes = 1
+    """Count what bounds the number of values; refuse what is not UTF-8 text before it is parsed."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines = delimiters = 1
     quotes = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                line = lines + max(block.count(end, 0, error.start) for end in (b"\n", b"\r"))
+                raise DataError(f"the file is not UTF-8 text at line {line}") from error
+            if b"\0" in block:
+                raise DataError("this is not a CSV file: it has null bytes; send UTF-8 text")
             lines += max(block.count(b"\n"), block.count(b"\r"))
             delimiters += block.count(delimiter.encode())
             quotes += block.count(b'"')
+    if decoder.getstate()[0]:
+        raise DataError("the file breaks off within a character")
     return _Shape(lines=lines, delimiters=delimiters, quotes=quotes)
 
 
@@ -139,12 +146,6 @@ def _read(path: Path, delimiter: str, limits: Limits, types: dict[str, pa.DataTy
             "the file cannot be read as CSV: a quotation is not closed, or a row is longer than "
             f"{limits.max_row_bytes} bytes"
         ) from error
-
-
-def _check_encoding(names: list[str], table: pa.Table) -> None:
-    for name, column in zip(names, table.columns, strict=True):
-        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            raise DataError(f"column {name!r} has bytes that are not UTF-8 text")
 
 
 def _check_quotes(shape: _Shape, table: pa.Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -74,7 +75,9 @@ def parse(path: Path, media_type: str, *, limits: Limits | None = None) -> Data:
     except _BROKEN as error:
         raise DataError(_broken(name)) from error
     except OSError as error:
-        if error.errno is not None:  # the machine's fault, not the file's
+        # The file's own errors have no number, or come of an offset that it claims; the rest are
+        # the machine's.
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise DataError(_broken(name)) from error
 

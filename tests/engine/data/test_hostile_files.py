@@ -79,6 +79,7 @@ def test_a_mangled_file_is_a_data_error_or_a_sound_data_set(
 ) -> None:
     content = _seeds()[media_type]
     draw = random.Random(7)
+    messages: set[str] = set()
     path, stored = tmp_path / "upload", tmp_path / "stored"
     cut = [content[:length] for length in range(0, len(content), max(1, len(content) // 100))]
     for mangled in [*cut, *(_mangled(content, draw) for _ in range(500))]:
@@ -86,11 +87,13 @@ def test_a_mangled_file_is_a_data_error_or_a_sound_data_set(
         try:
             data = parse(path, media_type, limits=LIMITS)
         except DataError as error:
-            assert "/" not in error.detail.replace(media_type, "")  # no paths
+            messages.add(error.detail)
             continue
         profile(data).model_dump_json()
         save(data, stored)
         b"".join(write(data, WRITABLE[data.kind][0]))
+    assert messages
+    assert not any(str(tmp_path) in message for message in messages)
 
 
 def _peak_bytes(path: Path, media_type: str, limits: Limits) -> int:
@@ -162,7 +165,11 @@ def test_two_members_of_one_name_are_refused(parsed: Parse) -> None:
             member = zipfile.ZipInfo("x.npy")
             content = io.BytesIO()
             np.save(content, np.zeros(1))
-            with pytest.warns(UserWarning) if archive.namelist() else contextlib.nullcontext():
+            with (
+                pytest.warns(UserWarning, match="Duplicate")
+                if archive.namelist()
+                else contextlib.nullcontext()
+            ):
                 archive.writestr(member, content.getvalue())
     with pytest.raises(DataError, match="two arrays named 'x'"):
         parsed(file.getvalue(), "application/x-npz")
@@ -188,7 +195,7 @@ def test_a_header_of_a_million_columns_is_refused_at_once(parsed: Parse) -> None
 def test_a_row_without_end_is_refused(parsed: Parse) -> None:
     with pytest.raises(DataError, match="longer than 1000"):
         parsed(b"a,b\n1," + b"x" * 10_000 + b"\n", limits=Limits(max_row_bytes=1000))
-    with pytest.raises(DataError, match="longer than|too long"):
+    with pytest.raises(DataError, match=r"(longer than|too long)"):
         parsed(b"a" * 10_000, limits=Limits(max_row_bytes=1000))
 
 

@@ -90,8 +90,8 @@ def test_a_newline_within_quotes_belongs_to_the_value(parsed: Parse) -> None:
         (b"a,b\n1,2,3\n", "row 2 (the header is row 1) has 3 values"),
         (b"a,b\n1,inf\n2,3\n", "'b' is infinite at row 0"),
         (b"a,b\n1,2\n1,-Infinity\n", "'b' is infinite at row 1"),
-        (b"a,b\n1,\xff\xfe\n", "not UTF-8"),
-        (b"a,\xff\n1,2\n", "header is not UTF-8"),
+        (b"a,b\n1,\xff\xfe\n", "not UTF-8 text at line 2"),
+        (b"a,\xff\n1,2\n", "not UTF-8 text at line 1"),
         (b"a\0,b\n1,2\n", "null bytes"),
         (b"a,b\n1,x\0y\n", "null"),
         (b'a,b\n1,"x\n2,y\n', "not closed"),
@@ -188,7 +188,8 @@ def test_columnar_types_become_ours(parsed: Parse, media_type: str, encode: obje
 
     assert data.table is not None
     assert [data.type_of(name) for name in data.names] == [
-        "number", "integer", "number", "number", "datetime", "datetime", "text", "boolean", "integer",
+        "number", "integer", "number", "number",
+        "datetime", "datetime", "text", "boolean", "integer",
     ]  # fmt: skip
     assert data.table.column("half").to_pylist() == [1.5, None]
     assert data.table.column("huge").to_pylist() == [2.0**64, 0.0]
