@@ -1,0 +1,174 @@
+"""Blobs: immutable files under generated keys, published whole or not at all.
+
+A blob is written to a temporary file, flushed to the disk and renamed; the folder is flushed, too.
+Whoever sees a key sees all of its bytes, after a crash at any instant.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from service.errors import NotFound, StorageFull
+
+__all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key"]
+
+# Folder, then at most two names that begin with a letter or digit: no key leaves the root.
+_KEY = re.compile(r"(?:datasets|models|checkpoints)(?:/[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9]+)?){1,2}")
+
+
+def dataset_key(sha256: str, suffix: str) -> str:
+    """Where a data set's content lives: the same bytes, the same key. `suffix` such as `arrow`."""
+    return f"datasets/{sha256}.{suffix}"
+
+
+def model_key(model_id: str) -> str:
+    """A fresh key for a model's weights; unique, so that a fenced writer harms nobody."""
+    return f"models/{model_id}/{secrets.token_hex(8)}.safetensors"
+
+
+def checkpoint_key(job_id: str, attempt: int) -> str:
+    """A fresh key for a checkpoint of one attempt at a job."""
+    return f"checkpoints/{job_id}/{attempt}-{secrets.token_hex(8)}"
+
+
+class Blobs:
+    """Blobs in a folder of this machine.
+
+    A bucket is one more class with the same methods: nothing here says what a key is stored as.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._temporary = root / "temporary"
+        with _room():
+            self._temporary.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, writer: Callable[[BinaryIO], None]) -> int:
+        """Publish under `key` what `writer` writes; return its size in bytes."""
+        file = self.temporary()
+        try:
+            with _room(), file.open("xb") as stream:
+                writer(stream)
+            size = file.stat().st_size
+            self.adopt(file, key)
+        finally:
+            file.unlink(missing_ok=True)
+        return size
+
+    def put_bytes(self, key: str, content: bytes) -> int:
+        """Publish `content` under `key`; return its size in bytes."""
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(content)
+
+        return self.put(key, write)
+
+    def flush(self, file: Path) -> None:
+        """Have the disk hold a finished file of `temporary`, so that `adopt` is quick."""
+        with _room():
+            _flush(file)
+
+    def adopt(self, file: Path, key: str) -> None:
+        """Publish a finished file of `temporary`, which is gone afterwards."""
+        target = self._locate(key)
+        with _room():
+            _flush(file)
+            while True:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    file.replace(target)
+                except FileNotFoundError:
+                    # `delete` may have taken the folder, empty then, from under us.
+                    if not file.exists():
+                        raise
+                    continue
+                break
+            for folder in (target.parent, *target.parent.parents):
+                _flush(folder)
+                if folder == self.root:
+                    break
+
+    def temporary(self) -> Path:
+        """The path of a file to write at leisure and `adopt`; not created, swept if forgotten."""
+        return self._temporary / secrets.token_hex(16)
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob, to be read; NotFound where there is none."""
+        return self.path(key).open("rb")
+
+    def path(self, key: str) -> Path:
+        """The blob as a local, immutable file; NotFound where there is none."""
+        path = self._locate(key)
+        if not path.is_file():
+            raise NotFound("stored content is missing: it was deleted meanwhile")
+        return path
+
+    def exists(self, key: str) -> bool:
+        return self._locate(key).is_file()
+
+    def delete(self, key: str) -> None:
+        """Remove the blob; nothing happens where there is none."""
+        path = self._locate(key)
+        path.unlink(missing_ok=True)
+        if path.parent.parent != self.root:
+            try:
+                path.parent.rmdir()  # a model's or job's own folder, once it is empty
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+                    raise
+
+    def keys(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Every key under `folder` with its age in seconds."""
+        now = time.time()
+        for path in (self.root / folder).rglob("*"):
+            key = path.relative_to(self.root).as_posix()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            if _KEY.fullmatch(key) and path.is_file():
+                yield key, now - status.st_mtime
+
+    def sweep(self, *, older_than_s: float = 0.0) -> int:
+        """Remove temporary files that their writers left behind; return how many."""
+        swept = 0
+        for path in self._temporary.iterdir():
+            try:
+                if time.time() - path.stat().st_mtime >= older_than_s:
+                    path.unlink()
+                    swept += 1
+            except FileNotFoundError:
+                continue  # published or swept by its owner meanwhile
+        return swept
+
+    def _locate(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a key that this module makes: {key!r}")
+        return self.root / key
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull("the artifact folder's disk is full; nothing was stored") from error
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""Data sets: rows that describe them, contents shared by hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.errors import Conflict, NotFound
+from service.store import tables
+from service.store.blobs import Blobs
+from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
+from service.store.idempotency import Remember
+
+__all__ = ["Dataset", "Datasets", "NewDataset"]
+
+DATASETS = tables.datasets
+NEEDS = tables.job_datasets
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewDataset:
+    """A data set about to be stored."""
+
+    kind: str
+    rows: int
+    schema: dict[str, Any]
+    """`engine.data.Schema` as JSON."""
+    bytes: int
+    sha256: str
+    blob: str
+    """From `dataset_key`, by the hash of the stored content."""
+    name: str | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(NewDataset):
+    """A stored data set, immutable."""
+
+    id: str
+    created_at: datetime
+
+
+class Datasets:
+    """The data sets of the service.
+
+    Data sets of equal content share one blob. Whether it is still needed is decided, and acted
+    upon, only under the lock that every upload of that content takes as well:
+
+    - `create` publishes the file inside the transaction that adds the row, so no deletion can see
+      the file without the row. A crash in between leaves a file without a row, which `sweep` finds.
+    - `delete` commits the row's end first (a row without a file would be a lie), then, in a second
+      transaction, looks for other rows and removes the file if there are none.
+    """
+
+    def __init__(self, database: Database, clock: Clock, blobs: Blobs) -> None:
+        self._database = database
+        self._clock = clock
+        self._blobs = blobs
+
+    def create(
+        self, new: NewDataset, content: Path, *, remember: Remember[Dataset] | None = None
+    ) -> Dataset:
+        """Store a data set whose content is the file `content`, from `Blobs.temporary`.
+
+        The file is gone afterwards: published, or dropped where the same bytes are stored already.
+        """
+        plain_text(new.name, pointer="#/name")
+        self._blobs.flush(content)  # before the lock is taken: the file may be large
+        now = self._clock()
+        dataset = Dataset(id=new_id("ds"), created_at=now, **vars(new))
+        with self._database.write() as connection:
+            self._database.lock(connection, new.blob)
+            connection.execute(sa.insert(DATASETS).values(vars(dataset)))
+            if remember is not None:
+                remember.store(connection, dataset, now)
+            if self._blobs.exists(new.blob):
+                content.unlink()
+            else:
+                self._blobs.adopt(content, new.blob)
+        return dataset
+
+    def get(self, dataset_id: str, *, pointer: str = "#") -> Dataset:
+        with self._database.read() as connection:
+            query = sa.select(DATASETS).where(DATASETS.c.id == dataset_id)
+            row = connection.execute(query).one_or_none() if is_id(dataset_id, "ds") else None
+        if row is None:
+            raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
+        return Dataset(**row._mapping)
+
+    def list(self, *, limit: int = 100, after: str | None = None) -> Page[Dataset]:
+        """Newest first."""
+        with self._database.read() as connection:
+            query = sa.select(DATASETS)
+            page = newest_first(
+                connection, query, DATASETS.c.id, limit=limit, after=after, prefix="ds"
+            )
+        return Page([Dataset(**row._mapping) for row in page.data], page.has_more)
+
+    def delete(self, dataset_id: str) -> None:
+        """Remove a data set, and its content if no other has the same.
+
+        Conflict while a job that has not ended needs it.
+        """
+        with self._database.write() as connection:
+            query = sa.select(DATASETS.c.blob).where(DATASETS.c.id == dataset_id)
+            blob = connection.scalar(query.with_for_update()) if is_id(dataset_id, "ds") else None
+            if blob is None:
+                raise NotFound(f"no data set has the id {dataset_id[:80]!r}")
+            users = connection.scalars(
+                sa.select(NEEDS.c.job_id)
+                .where(NEEDS.c.dataset_id == dataset_id)
+                .order_by(NEEDS.c.job_id)
+                .limit(5)
+            ).all()
+            if users:
+                raise Conflict(
+                    f"data set {dataset_id} is needed by {', '.join(users)}; "
+                    "wait for the job to end or cancel it"
+                )
+            connection.execute(sa.delete(DATASETS).where(DATASETS.c.id == dataset_id))
+        self.drop_unused(blob)
+
+    def drop_unused(self, blob: str) -> bool:
+        """Remove a content that no data set has; return whether it was so."""
+        with self._database.write() as connection:
+            self._database.lock(connection, blob)
+            query = sa.select(DATASETS.c.id).where(DATASETS.c.blob == blob).limit(1)
+            if connection.scalar(query) is not None:
+                return False
+            self._blobs.delete(blob)
+            return True

@@ -1,0 +1,450 @@
+"""Jobs: what callers ask of them, and what workers do to them. See `lifecycle` for their states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.errors import Conflict, NotFound, QueueFull, QuotaExceeded
+from service.store import lifecycle, tables
+from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
+from service.store.idempotency import Remember
+from service.store.lifecycle import Checkpoint, ErrorKind, Event, Job, Status, job_error, job_of
+from service.store.models import NewModelRow, insert_model
+
+__all__ = [
+    "Checkpoint",
+    "ErrorKind",
+    "Event",
+    "Job",
+    "Jobs",
+    "NewJob",
+    "Recorded",
+    "Status",
+    "job_error",
+]
+
+JOBS = tables.jobs
+EVENTS = tables.events
+NEEDS = tables.job_datasets
+
+#: Events that only the store itself adds.
+OWN_EVENTS = frozenset({"queued", "started", "retried", "checkpoint", "cancelling", "finished"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job about to be queued; its spec is valid."""
+
+    kind: str
+    spec: dict[str, Any]
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    """Ids of the data sets that the job needs, each with the JSON pointer to where it is asked."""
+    name: str | None = None
+    tags: dict[str, Any] = field(default_factory=dict)
+    owner: str | None = None
+    resumed_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a worker learns when it records."""
+
+    cancelling: bool
+    """The job is to stop now and to be finished as cancelled."""
+    keep: bool
+    """Only with `cancelling`: finish it with the best so far as its model."""
+    replaced: str | None
+    """Key of the checkpoint that the new one replaced; its blob is nobody's now."""
+
+
+class Jobs:
+    """The jobs of the service; safe between threads and processes."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        lease_s: float = 30.0,
+        max_failures: int = 5,
+        max_waiting: int | None = None,
+        max_waiting_per_owner: int | None = None,
+    ) -> None:
+        """`max_waiting` bounds the queued jobs, of all together and of each owner."""
+        self._database = database
+        self._clock = clock
+        self._lease = timedelta(seconds=lease_s)
+        self._max_failures = max_failures
+        self._max_waiting = max_waiting
+        self._max_waiting_per_owner = max_waiting_per_owner
+
+    # What callers ask
+
+    def create(self, new: NewJob, *, remember: Remember[Job] | None = None) -> Job:
+        """Queue a job. NotFound for a data set that is not there; QueueFull, QuotaExceeded."""
+        plain_text(new.name, pointer="#/name")
+        now = self._clock()
+        fields = {key: value for key, value in vars(new).items() if key != "datasets"}
+        row = {
+            **fields,
+            "id": new_id("job"),
+            "status": Status.QUEUED,
+            "metrics": {},
+            "attempts": 0,
+            "failures": 0,
+            "cancel_keep": False,
+            "last_event": 0,
+            "created_at": now,
+        }
+        with self._database.write() as connection:
+            self._check_room(connection, new.owner)
+            inserted = connection.execute(sa.insert(JOBS).values(row).returning(JOBS)).one()
+            _need(connection, inserted.id, new.datasets)
+            job = lifecycle.write(connection, job_of(inserted), now, [("queued", {})])
+            if remember is not None:
+                remember.store(connection, job, now)
+        return job
+
+    def get(self, job_id: str) -> Job:
+        with self._database.read() as connection:
+            row = None
+            if is_id(job_id, "job"):
+                row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound(f"no job has the id {job_id[:80]!r}")
+        return job_of(row)
+
+    def list(
+        self,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        status: Status | None = None,
+        kind: str | None = None,
+    ) -> Page[Job]:
+        """Newest first."""
+        query = sa.select(JOBS)
+        if status is not None:
+            query = query.where(JOBS.c.status == status)
+        if kind is not None:
+            query = query.where(JOBS.c.kind == kind)
+        with self._database.read() as connection:
+            page = newest_first(
+                connection, query, JOBS.c.id, limit=limit, after=after, prefix="job"
+            )
+        return Page([job_of(row) for row in page.data], page.has_more)
+
+    def counts(self) -> dict[Status, int]:
+        """How many jobs there are in each state."""
+        query = sa.select(JOBS.c.status, sa.func.count()).group_by(JOBS.c.status)
+        with self._database.read() as connection:
+            found = {Status(status): count for status, count in connection.execute(query)}
+        return {status: found.get(status, 0) for status in Status}
+
+    def cancel(self, job_id: str, *, keep: bool = False) -> Job:
+        """Have the job end as cancelled: at once if it waits, else as soon as its worker can.
+
+        Asking again is harmless, and the latest `keep` counts; a job in the queue has nothing to
+        keep. Conflict if it succeeded or failed.
+        """
+        now = self._clock()
+        with self._database.write() as connection:
+            job = lifecycle.locked_job(connection, job_id)
+            if job.status is Status.QUEUED:
+                return lifecycle.end(connection, job, Status.CANCELLED, now)
+            if job.status is Status.RUNNING or (
+                job.status is Status.CANCELLING and job.cancel_keep != keep
+            ):
+                return lifecycle.write(
+                    connection,
+                    job,
+                    now,
+                    [("cancelling", {"keep": keep})],
+                    status=Status.CANCELLING,
+                    cancel_keep=keep,
+                )
+            if job.status in (Status.SUCCEEDED, Status.FAILED):
+                raise Conflict(f"job {job_id} has {job.status} already and cannot be cancelled")
+            return job
+
+    def delete(self, job_id: str) -> Job:
+        """Remove a job that has ended, with its events, and return what it was.
+
+        Its model stays; its checkpoint's blob is then nobody's. Conflict before it has ended.
+        """
+        with self._database.write() as connection:
+            job = lifecycle.locked_job(connection, job_id)
+            if not job.terminal:
+                raise Conflict(f"job {job_id} is {job.status}; cancel it or wait for its end first")
+            connection.execute(sa.delete(JOBS).where(JOBS.c.id == job_id))
+        return job
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[Event]:
+        """The events with ids above `after`, oldest first; NotFound if there is no such job."""
+        query = (
+            sa.select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.at, EVENTS.c.data)
+            .where(EVENTS.c.job_id == job_id, EVENTS.c.id > after)
+            .order_by(EVENTS.c.id)
+            .limit(limit + 1)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all() if is_id(job_id, "job") else []
+            if not rows and not _exists(connection, job_id):
+                raise NotFound(f"no job has the id {job_id[:80]!r}")
+        return Page([Event(*row) for row in rows[:limit]], len(rows) > limit)
+
+    def epochs(self, job_id: str) -> Sequence[Event]:
+        """The `epoch` events that the job's present state rests on, oldest first, each epoch once.
+
+        What an attempt did after the checkpoint from which the next one went on is left out.
+        """
+        query = (
+            sa.select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.at, EVENTS.c.data)
+            .where(EVENTS.c.job_id == job_id, EVENTS.c.type.in_(["epoch", "retried"]))
+            .order_by(EVENTS.c.id)
+        )
+        with self._database.read() as connection:
+            if not _exists(connection, job_id):
+                raise NotFound(f"no job has the id {job_id[:80]!r}")
+            rows = connection.execute(query).all()
+        return _line_of_epochs(Event(*row) for row in rows)
+
+    # What workers and their supervisors do
+
+    def claim(self, worker: str) -> Job | None:
+        """Give the oldest job that waits, or whose lease ran out, to `worker`; None if none does.
+
+        `worker` names one process, never another later. One that claims has let go of what it
+        had: a job still held by it counts as ended without a result.
+        """
+        if not self._something_to_do(worker):
+            return None  # without waiting for the writers, which idle workers would keep doing
+        now = self._clock()
+        with self._database.write() as connection:
+            self._died(connection, worker, "infrastructure", "its worker dropped it", now)
+            for expired in self._expired(connection, now):
+                lifecycle.requeue(connection, expired, now, reason="lease_expired")
+            query = sa.select(JOBS).where(JOBS.c.status == Status.QUEUED).order_by(JOBS.c.id)
+            row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).one_or_none()
+            return None if row is None else self._start(connection, job_of(row), worker, now)
+
+    def renew(self, worker: str) -> bool:
+        """Extend the lease on the job that `worker` has; False if it has none."""
+        change = sa.update(JOBS).where(JOBS.c.worker == worker)
+        with self._database.write() as connection:
+            expires = self._clock() + self._lease
+            return connection.execute(change.values(lease_expires_at=expires)).rowcount > 0
+
+    def record(
+        self,
+        job: Job,
+        *,
+        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        progress: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Recorded:
+        """Store what an attempt has done, all of it or, with LeaseLost, nothing.
+
+        `progress` and `metrics` replace the former; the `checkpoint` event is added here. Events up
+        to a checkpoint's epoch are to be recorded with it or before.
+        """
+        _refuse_own(events)
+        values: dict[str, Any] = {}
+        if progress is not None:
+            values["progress"] = progress
+        if metrics is not None:
+            values["metrics"] = metrics
+        if checkpoint is not None:
+            events = [*events, ("checkpoint", {"epoch": checkpoint.epoch})]
+            values["checkpoint_key"] = checkpoint.key
+            values["checkpoint_epoch"] = checkpoint.epoch
+            values["checkpoint_attempt"] = job.attempts
+        with self._database.write() as connection:
+            held = lifecycle.held_job(connection, job)
+            if events or values:
+                lifecycle.write(connection, held, self._clock(), events, **values)
+        replaced = held.checkpoint if checkpoint is not None else None
+        return Recorded(
+            cancelling=held.status is Status.CANCELLING,
+            keep=held.status is Status.CANCELLING and held.cancel_keep,
+            replaced=None if replaced is None else replaced.key,
+        )
+
+    def finish(
+        self,
+        job: Job,
+        status: Status,
+        *,
+        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        progress: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        result: Mapping[str, Any] | None = None,
+        model: NewModelRow | None = None,
+    ) -> Job:
+        """End an attempt and its job: last events, model and final event, or, with LeaseLost, none.
+
+        `error` (see `job_error`) goes with `failed` and only with it; a model goes with
+        `succeeded`, or with `cancelled` where it is to be kept, and is then the result.
+        """
+        _refuse_own(events)
+        if (status is Status.FAILED) != (error is not None) or not status.terminal:
+            raise ValueError(f"a job cannot end as {status} with error={error!r}")
+        if status is Status.FAILED and (model is not None or result is not None):
+            raise ValueError("a failed job has no result")
+        now = self._clock()
+        values: dict[str, Any] = {"result": result}
+        if progress is not None:
+            values["progress"] = progress
+        if metrics is not None:
+            values["metrics"] = metrics
+        if model is not None:
+            values |= {"model": model.id, "result": result or {"model": model.id}}
+        with self._database.write() as connection:
+            held = lifecycle.held_job(connection, job)
+            if model is not None:
+                insert_model(connection, model, job_id=job.id, now=now)
+            return lifecycle.end(
+                connection, held, status, now, events=events, error=error, **values
+            )
+
+    def release(self, job: Job, *, reason: str = "stopped") -> Job:
+        """Give the job back to the queue, or end it if it was to be cancelled; counts as nothing.
+
+        For a stop of the service. LeaseLost if it is no longer this worker's.
+        """
+        with self._database.write() as connection:
+            held = lifecycle.held_job(connection, job)
+            return lifecycle.requeue(connection, held, self._clock(), reason=reason)
+
+    def worker_died(self, worker: str, kind: ErrorKind, detail: str) -> Job | None:
+        """Decide on the job of a worker that is certainly gone; None if it had none.
+
+        The attempt counts as failed unless it left a new checkpoint. Below the cap the job waits
+        again, at the cap it has failed, with `kind` and `detail` (our own text) as its error.
+        """
+        with self._database.write() as connection:
+            return self._died(connection, worker, kind, detail, self._clock())
+
+    def void_leases(self) -> Sequence[Job]:
+        """Take every job from its worker, for a server that starts and knows that it is alone.
+
+        Stops and kills of the service count as nothing. Returns the jobs as they are then.
+        """
+        with self._database.write() as connection:
+            now = self._clock()
+            query = sa.select(JOBS).where(JOBS.c.worker.is_not(None)).order_by(JOBS.c.id)
+            rows = connection.execute(query.with_for_update()).all()
+            return [
+                lifecycle.requeue(connection, job_of(row), now, reason="service_restarted")
+                for row in rows
+            ]
+
+    def _check_room(self, connection: sa.Connection, owner: str | None) -> None:
+        waiting = sa.select(sa.func.count()).where(JOBS.c.status == Status.QUEUED)
+        if self._max_waiting is not None:
+            count = connection.scalar(waiting) or 0
+            if count >= self._max_waiting:
+                raise QueueFull(
+                    f"{count} jobs wait already, the most this server takes", retry_after_s=30
+                )
+        if self._max_waiting_per_owner is not None and owner is not None:
+            count = connection.scalar(waiting.where(JOBS.c.owner == owner)) or 0
+            if count >= self._max_waiting_per_owner:
+                raise QuotaExceeded(
+                    f"{count} jobs of this key wait already, the most one key may have",
+                    retry_after_s=30,
+                )
+
+    def _something_to_do(self, worker: str) -> bool:
+        query = sa.select(JOBS.c.id).where(
+            sa.or_(
+                JOBS.c.status == Status.QUEUED,
+                JOBS.c.lease_expires_at < self._clock(),
+                JOBS.c.worker == worker,
+            )
+        )
+        with self._database.read() as connection:
+            return connection.scalar(query.limit(1)) is not None
+
+    def _expired(self, connection: sa.Connection, now: datetime) -> Sequence[Job]:
+        query = sa.select(JOBS).where(JOBS.c.lease_expires_at < now).order_by(JOBS.c.id)
+        rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+        return [job_of(row) for row in rows]
+
+    def _start(self, connection: sa.Connection, job: Job, worker: str, now: datetime) -> Job:
+        attempt = job.attempts + 1
+        if attempt == 1:
+            event: tuple[str, dict[str, Any]] = ("started", {"attempt": 1})
+        else:
+            from_epoch = 0 if job.checkpoint is None else job.checkpoint.epoch
+            data = {"attempt": attempt, "reason": job.retry_reason, "from_epoch": from_epoch}
+            event = ("retried", data)
+        return lifecycle.write(
+            connection,
+            job,
+            now,
+            [event],
+            status=Status.RUNNING,
+            attempts=attempt,
+            worker=worker,
+            lease_expires_at=now + self._lease,
+            started_at=job.started_at or now,
+        )
+
+    def _died(
+        self, connection: sa.Connection, worker: str, kind: ErrorKind, detail: str, now: datetime
+    ) -> Job | None:
+        query = sa.select(JOBS).where(JOBS.c.worker == worker).with_for_update()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        job = job_of(row)
+        # A job that gets on, however slowly, shall be let to: only attempts without any lasting
+        # step count.
+        failures = job.failures + (job.checkpoint_attempt != job.attempts)
+        if job.status is Status.RUNNING and failures >= self._max_failures:
+            error = job_error(kind, f"{detail} (given up after {job.attempts} attempts)")
+            return lifecycle.end(
+                connection, job, Status.FAILED, now, error=error, failures=failures
+            )
+        return lifecycle.requeue(connection, job, now, reason="worker_died", failures=failures)
+
+
+def _need(connection: sa.Connection, job_id: str, datasets: Mapping[str, str]) -> None:
+    """Have the data sets stay until the job has ended."""
+    for dataset_id, pointer in datasets.items():
+        # On PostgreSQL the lock makes a deletion wait, and then see the job.
+        query = sa.select(tables.datasets.c.id).where(tables.datasets.c.id == dataset_id)
+        found = connection.scalar(query.with_for_update(read=True, key_share=True))
+        if not is_id(dataset_id, "ds") or found is None:
+            raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
+        connection.execute(sa.insert(NEEDS).values(job_id=job_id, dataset_id=dataset_id))
+
+
+def _exists(connection: sa.Connection, job_id: str) -> bool:
+    query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id)
+    return is_id(job_id, "job") and connection.scalar(query) is not None
+
+
+def _refuse_own(events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    for kind, _ in events:
+        if kind in OWN_EVENTS:
+            raise ValueError(f"{kind!r} events are the store's own")
+
+
+def _line_of_epochs(events: Iterable[Event]) -> list[Event]:
+    line: dict[int, Event] = {}
+    for event in events:
+        if event.type == "retried":
+            kept = event.data["from_epoch"]
+            line = {epoch: seen for epoch, seen in line.items() if epoch <= kept}
+        else:
+            line[event.data["epoch"]] = event
+    return [line[epoch] for epoch in sorted(line)]

@@ -1,0 +1,230 @@
+"""The life of a job: its values, and the transitions between its states.
+
+    queued ──claim──▶ running ──finish──▶ succeeded | failed | cancelled
+      ▲  │               │  │
+      │  └──cancel──┐    │  └──cancel──▶ cancelling ──finish──▶ cancelled (succeeded | failed, if
+      │             ▼    │                   │                  it ended before it was told)
+      └──requeue─────────┘                   └──requeue──▶ cancelled: what was to be cancelled
+                 cancelled                                 never runs again
+
+Every transition works within its caller's transaction and adds its event there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from service.errors import LeaseLost, NotFound
+from service.store import tables
+from service.store.database import is_id
+
+__all__ = [
+    "Checkpoint",
+    "ErrorKind",
+    "Event",
+    "Job",
+    "Status",
+    "end",
+    "held_job",
+    "job_error",
+    "job_of",
+    "locked_job",
+    "requeue",
+    "write",
+]
+
+JOBS = tables.jobs
+EVENTS = tables.events
+
+ErrorKind = Literal["user", "memory", "timeout", "infrastructure"]
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  # waits for a worker, for the first time or again
+    RUNNING = "running"  # a worker has it and a lease
+    CANCELLING = "cancelling"  # a worker has it, and is told to stop
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def active(self) -> bool:
+        """A worker has the job."""
+        return self in (Status.RUNNING, Status.CANCELLING)
+
+    @property
+    def terminal(self) -> bool:
+        """Nothing will happen to the job any more."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A blob from which a job can go on after `epoch` whole epochs."""
+
+    key: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; ids count from 1 without gaps."""
+
+    id: int
+    type: str
+    at: datetime
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as it was when it was read."""
+
+    id: str
+    owner: str | None
+    kind: str
+    name: str | None
+    tags: dict[str, Any]
+    spec: dict[str, Any]
+    resumed_from: str | None
+    status: Status
+    progress: dict[str, Any] | None
+    metrics: dict[str, Any]
+    model: str | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    attempts: int
+    """Claims so far; with `id` and `worker` the token that fences a worker's writes."""
+    failures: int
+    """Attempts that ended by themselves and left no new checkpoint."""
+    retry_reason: str | None
+    worker: str | None
+    lease_expires_at: datetime | None
+    cancel_keep: bool
+    """The best so far becomes a model when the job is cancelled."""
+    checkpoint: Checkpoint | None
+    checkpoint_attempt: int | None
+    last_event: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status.terminal
+
+
+def job_of(row: sa.Row[Any]) -> Job:
+    """The job that a row of the table describes."""
+    fields = dict(row._mapping)
+    key, epoch = fields.pop("checkpoint_key"), fields.pop("checkpoint_epoch")
+    fields["checkpoint"] = None if key is None else Checkpoint(key, epoch)
+    fields["status"] = Status(fields["status"])
+    return Job(**fields)
+
+
+def job_error(kind: ErrorKind, detail: str) -> dict[str, Any]:
+    """The `error` of a failed job; `detail` is shown to the caller, so it is our own text."""
+    return {
+        "type": "urn:bernoulli:problem:job-failed",
+        "title": "Job failed",
+        "kind": kind,
+        "detail": detail,
+    }
+
+
+def locked_job(connection: sa.Connection, job_id: str) -> Job:
+    """The job, which nobody else can change before this transaction ends."""
+    query = sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update()
+    row = connection.execute(query).one_or_none() if is_id(job_id, "job") else None
+    if row is None:
+        raise NotFound(f"no job has the id {job_id[:80]!r}")
+    return job_of(row)
+
+
+def held_job(connection: sa.Connection, claimed: Job) -> Job:
+    """As `locked_job`, once it is certain that the claim which gave `claimed` still holds."""
+    query = sa.select(JOBS).where(JOBS.c.id == claimed.id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    job = None if row is None else job_of(row)
+    if (
+        job is None
+        or job.worker is None  # ended, or waiting again
+        or (job.attempts, job.worker) != (claimed.attempts, claimed.worker)
+    ):
+        raise LeaseLost(f"attempt {claimed.attempts} at {claimed.id} is no longer its worker's")
+    return job
+
+
+def write(
+    connection: sa.Connection,
+    job: Job,
+    now: datetime,
+    events: Iterable[tuple[str, Mapping[str, Any]]],
+    **values: Any,
+) -> Job:
+    """Change the job's columns and add events; return the job as it is then."""
+    rows = [
+        {"job_id": job.id, "id": number, "type": kind, "at": now, "data": dict(data)}
+        for number, (kind, data) in enumerate(events, job.last_event + 1)
+    ]
+    values["last_event"] = job.last_event + len(rows)
+    change = sa.update(JOBS).where(JOBS.c.id == job.id).values(values).returning(JOBS)
+    changed = job_of(connection.execute(change).one())
+    if rows:
+        connection.execute(sa.insert(EVENTS), rows)
+    return changed
+
+
+def end(
+    connection: sa.Connection,
+    job: Job,
+    status: Status,
+    now: datetime,
+    *,
+    events: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    error: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Job:
+    """Any state but the terminal ones -> a terminal one, with the final event."""
+    last = {"status": status, "model": values.get("model"), "error": error}
+    connection.execute(sa.delete(tables.job_datasets).where(tables.job_datasets.c.job_id == job.id))
+    return write(
+        connection,
+        job,
+        now,
+        [*events, ("finished", last)],
+        status=status,
+        error=error,
+        worker=None,
+        lease_expires_at=None,
+        finished_at=now,
+        **values,
+    )
+
+
+def requeue(
+    connection: sa.Connection, job: Job, now: datetime, *, reason: str, failures: int | None = None
+) -> Job:
+    """Running -> queued, to be `retried` by its next claim; cancelling -> cancelled."""
+    if job.status is Status.CANCELLING:
+        return end(connection, job, Status.CANCELLED, now)
+    return write(
+        connection,
+        job,
+        now,
+        (),
+        status=Status.QUEUED,
+        worker=None,
+        lease_expires_at=None,
+        retry_reason=reason,
+        failures=job.failures if failures is None else failures,
+    )
