@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,15 +68,15 @@ def resolved_network(graph: Graph) -> NetworkSpec:
         LayerSpec(size=layer.size, name=layer.name, form="input")
         if layer.form == "input"
         else LayerSpec(
-            form=layer.form,  # type: ignore[arg-type]
+            form=layer.form,
             size=layer.size,
-            activation=layer.activation,  # type: ignore[arg-type]
+            activation=layer.activation,
             name=layer.name,
             partner=layer.partner,
         )
         for layer in graph.layers
     )
-    return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)  # type: ignore[arg-type]
+    return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
 
 
 def describe_graph(graph: Graph) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def document_of(
     graph: Graph,
     encoding: Encoding,
     regularizers: Sequence[Regularizer],
+    weights: bytes,
     *,
     spec: TrainSpec | None,
     noise_precision: Mapping[str, float] | None,
@@ -117,13 +119,14 @@ def document_of(
     kept_epoch: int | None,
     version: str,
 ) -> dict[str, Any]:
-    """Return the JSON document that stands beside the weights."""
+    """Return the JSON document that stands beside the `weights` file."""
     return {
         "format": FORMAT,
         "version": version,
         "spec": None if spec is None else spec.model_dump(mode="json"),
         "network": resolved_network(graph).model_dump(mode="json"),
         **describe_graph(graph),
+        "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "encoding": encoding.model_dump(mode="json"),
         "regularizers": [describe_regularizer(i, r) for i, r in enumerate(regularizers)],
         "noise_precision": None if noise_precision is None else dict(noise_precision),
@@ -141,6 +144,8 @@ def load_model(
             f"the model's document has format {document.get('format')!r}; "
             f"this version reads {FORMAT}"
         )
+    if hashlib.sha256(weights).hexdigest() != document["weights"]["sha256"]:
+        raise ArtifactError("the stored weights are not those of the model: their hash differs")
     try:
         network_spec = NetworkSpec.model_validate(document["network"])
         encoding = Encoding.model_validate(document["encoding"])
@@ -193,17 +198,19 @@ def import_model(
         )
     values = _checked(graph, _read(weights))
     encoding = Encoding.identity(graph.first.size, graph.last.size, form)
+    stored = weights_of(values)
     document = document_of(
         graph,
         encoding,
         (),
+        stored,
         spec=None,
         noise_precision=None,
         metrics={},
         kept_epoch=None,
         version=version,
     )
-    return document, weights_of(values)
+    return document, stored
 
 
 def _read(weights: bytes) -> dict[str, npt.NDArray[Any]]:

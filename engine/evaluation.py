@@ -78,10 +78,8 @@ def evaluate_on_validation(
 
 def _parts(chunk: slice, size: int = 256) -> list[slice]:
     """Cut a chunk of rows so that each part takes well under a second."""
-    return [
-        slice(start, min(start + size, chunk.stop))
-        for start in range(chunk.start, chunk.stop, size)
-    ]
+    starts = range(chunk.start, chunk.stop, size)
+    return [slice(start, min(start + size, chunk.stop)) for start in starts]
 
 
 def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Array) -> Evaluation:

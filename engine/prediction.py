@@ -388,7 +388,8 @@ def renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     uniform = 1.0 / samples.shape[-1]
     shares = np.divide(values, totals, out=np.full_like(values, uniform), where=totals > 0)
     # In float32, so that sums over equal passes are exact and their variance is exactly zero.
-    return shares.astype(np.float32)
+    single: npt.NDArray[np.float32] = shares.astype(np.float32)
+    return single
 
 
 def _joined(pieces: Sequence[Tree]) -> Tree:

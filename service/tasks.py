@@ -1,4 +1,4 @@
-"""What a job runs: iterators of steps that the worker records, checkpoints and can stop anywhere."""
+"""What a job runs: iterators of steps that the worker records and can stop anywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.spec import TrainSpec, ValidationSpec
 from engine.training import EpochEnd, Training, TrainingData
 from service.store.jobs import Job
 from service.store.models import NewModel
-from service.worker import Step, Task, TaskContext, TaskResult
+from service.worker import Step, TaskContext, TaskResult
 
 __all__ = ["TASKS", "train", "train_spec", "warm"]
 
@@ -220,18 +220,19 @@ class _TrainingRun:
             for _ in self.evaluate():
                 pass
         metrics = self.metrics()
-        values = self.training.kept_parameters()
+        weights = weights_of(self.training.kept_parameters())
         document = document_of(
             self.plan.graph,
             self.plan.encoding,
             self.plan.regularizers,
+            weights,
             spec=self._spec,
             noise_precision=self._noise_precision(),
             metrics=metrics,
             kept_epoch=self.training.kept_epoch,
             version=engine.__version__,
         )
-        model = NewModel(name=self._job.name, document=document, weights=weights_of(values))
+        model = NewModel(name=self._job.name, document=document, weights=weights)
         return TaskResult(metrics=metrics, model=model)
 
 

@@ -40,8 +40,8 @@ def parse_csv(path: Path, limits: Limits) -> Data:
     are NA, NaN and null.
     """
     delimiter, names = _header(path, limits)
-    check_names(names, limits)
     shape = _survey(path, delimiter)
+    check_names(names, limits)
     cells = min(shape.lines * len(names), shape.delimiters + shape.lines)
     if cells > limits.max_cells:
         raise DataError(f"about {cells} values are too many; at most {limits.max_cells} are taken")

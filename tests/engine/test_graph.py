@@ -89,9 +89,11 @@ def test_a_partner_may_be_named() -> None:
         ({"layers": [None, 4, 3, {"form": "tied", "partner": "hid1"}, None]},
          "#/network/layers/3", "reads 4"),
         ({"layers": [None, {"size": 4, "name": "in"}, None]}, "#/network/layers/1/name", "'in'"),
-        ({"layers": [None, {"size": 4, "form": "input"}, None]}, "#/network/layers/1/form", "first"),
+        ({"layers": [None, [4, "input"], None]}, "#/network/layers/1/form", "first"),
         ({"layers": [[13, "relu"], None]}, "#/network/layers/0/activation", "input"),
-        ({"layers": [None, {"size": 4, "partner": "x"}, None]}, "#/network/layers/1/partner", "tied"),
+        ({"layers": [1, {"size": 4, "partner": "x"}]}, "#/network/layers/0/size", "13"),
+        ({"layers": [None, {"size": 4, "partner": "x"}, 1]},
+         "#/network/layers/1/partner", "tied"),
         ({"layers": [None, None], "loss": "xe"}, "#/network/loss", "mse"),
     ],
 )  # fmt: skip

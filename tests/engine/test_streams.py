@@ -72,7 +72,7 @@ def test_rate_zero_drops_nothing() -> None:
 
 
 def test_elements_are_uncorrelated_between_neighbours() -> None:
-    """Between columns, rows, passes and sites; the correlations of 1e6 pairs stay in their noise."""
+    """Between columns, rows, passes and sites, over a million pairs each."""
     passes, rows, width = 100, 100, 101
     rate = 0.3
 

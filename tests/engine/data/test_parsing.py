@@ -116,6 +116,7 @@ def test_records_may_come_as_json_or_ndjson(parsed: Parse) -> None:
     tables = [parsed(lines, NDJSON).table, parsed(listed, JSON).table, parsed(columns, JSON).table]
 
     assert tables[0] == tables[1] == tables[2]
+    assert tables[0] is not None
     assert tables[0].to_pydict() == {"a": [1.0, 2.5], "b": ["x", None], "c": [None, True]}
 
 

@@ -1,0 +1,274 @@
+"""Networks in memory, and the predictions made with them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from engine import artifact
+from engine.data import formats
+from engine.errors import ArtifactError, DataError
+from engine.prediction import PredictionPlan, plan_prediction
+from engine.regularizers import is_stochastic
+from engine.spec import MAX_SEED, Index, PredictSpec, Spec
+from engine.streams import STREAM_VERSION
+from service.errors import Corrupt, QueueFull, TooLarge
+from service.store.blobs import Blobs
+from service.store.datasets import Datasets
+from service.store.models import Model, Models
+
+__all__ = ["LoadedModels", "PredictRequest", "Predictor"]
+
+MAX_FLOPS = 2e12
+"""About a minute on one core; 1e6 rows x passes of a small network are a hundredth of it."""
+MAX_SAMPLES = 100_000_000
+MAX_ANSWER = 20_000_000
+"""Numbers in one answer."""
+
+
+class StoredRows(Spec):
+    """Rows of a stored data set, as inputs of a prediction."""
+
+    dataset: Annotated[str, Field(max_length=64, examples=["ds_01k0000000000000000000000"])]
+    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    """Row numbers, counted from 0; all rows by default."""
+
+
+class PredictRequest(PredictSpec):
+    """What to predict, with which model, and what to report of it."""
+
+    model: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id or alias of the model."""
+    inputs: Annotated[
+        list[Any] | dict[str, Any],
+        Field(examples=[[[0.1, 0.2]], [{"age": 40, "bmi": 23.1}], {"age": [40], "bmi": [23.1]}]),
+    ]
+    """Rows as lists or objects, one object of columns, or rows of a stored data set."""
+    budget_ms: None = None
+    """Not available in this version: leave it out."""
+    tolerance: None = None
+    """Not available in this version: leave it out."""
+
+    def spec(self) -> PredictSpec:
+        """Return the engine's part of the request."""
+        return PredictSpec.model_construct(
+            **{name: getattr(self, name) for name in PredictSpec.model_fields}
+        )
+
+
+class LoadedModels:
+    """The most recently used models, up to a number of bytes; each is loaded once at a time."""
+
+    def __init__(self, blobs: Blobs, *, max_bytes: int) -> None:
+        self._blobs = blobs
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, Future[artifact.Model]] = OrderedDict()
+
+    def get(self, stored: Model) -> artifact.Model:
+        """Return the model, loading it if need be; others are answered in the meantime."""
+        with self._lock:
+            future = self._models.get(stored.id)
+            loads = future is None
+            if future is None:
+                future = self._models[stored.id] = Future()
+            self._models.move_to_end(stored.id)
+        if loads:
+            try:
+                future.set_result(self._load(stored))
+            except BaseException as error:
+                self.forget(stored.id)
+                future.set_exception(error)
+                raise
+            self._evict(keep=stored.id)
+        return future.result()
+
+    def forget(self, model_id: str) -> None:
+        """Drop a model that was deleted."""
+        with self._lock:
+            self._models.pop(model_id, None)
+
+    def loaded(self) -> tuple[int, int]:
+        """Return how many models are loaded, and their bytes."""
+        with self._lock:
+            ready = [f.result() for f in self._models.values() if f.done() and not f.exception()]
+        return len(ready), sum(model.network.bytes for model in ready)
+
+    def _load(self, stored: Model) -> artifact.Model:
+        try:
+            with self._blobs.open(stored.weights) as stream:
+                weights = stream.read()
+            return artifact.load_model(stored.document, weights)
+        except (ArtifactError, FileNotFoundError) as error:
+            raise Corrupt(
+                f"model {stored.id} cannot be loaded: its stored weights are damaged or missing; "
+                "train or import it again"
+            ) from error
+
+    def _evict(self, *, keep: str) -> None:
+        with self._lock:
+            ready = {
+                name: future.result().network.bytes
+                for name, future in self._models.items()
+                if future.done() and not future.exception()
+            }
+            excess = sum(ready.values()) - self._max_bytes
+            for name, size in ready.items():
+                if excess <= 0:
+                    break
+                if name != keep:
+                    del self._models[name]
+                    excess -= size
+
+
+class Predictor:
+    """Answers prediction requests, a bounded number of them at once."""
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        datasets: Datasets,
+        blobs: Blobs,
+        max_bytes: int,
+        max_running: int,
+        max_waiting: int,
+    ) -> None:
+        self.loaded = LoadedModels(blobs, max_bytes=max_bytes)
+        self._models = models
+        self._datasets = datasets
+        self._blobs = blobs
+        self._max_waiting = max_waiting
+        self._running = threading.BoundedSemaphore(max_running)
+        self._lock = threading.Lock()
+        self._waiting = 0
+
+    def predict(self, request: PredictRequest) -> dict[str, Any]:
+        """Answer a request; raises NotFound, EngineError, TooLarge or QueueFull."""
+        stored = self._models.resolve(request.model)
+        model = self.loaded.get(stored)
+        seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
+        plan = plan_prediction(model, request.spec(), seed=seed)
+        with self._turn():
+            x, row_ids = self._rows(model, plan, request.inputs)
+            _check_size(plan, len(x))
+            outputs = plan.run(x, row_ids)
+        random = is_stochastic(plan.regularizers)
+        return {
+            "model": stored.id,
+            "outputs": _plain(outputs),
+            "dropout": plan.dropout(),
+            "num_samples": plan.num_samples,
+            "seed": seed if random or request.seed is not None else None,
+            "masks": plan.spec.masks,
+            "row_offset": plan.spec.row_offset,
+            "stopped_by": None if plan.num_samples is None else "num_samples",
+            "stream": STREAM_VERSION,
+            "warnings": plan.warnings,
+        }
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for one of the few turns to compute, in a queue of bounded length."""
+        with self._lock:
+            if self._waiting >= self._max_waiting:
+                raise QueueFull(
+                    f"{self._waiting} predictions are waiting already; try again shortly",
+                    retry_after_s=1,
+                )
+            self._waiting += 1
+        try:
+            self._running.acquire()
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._running.release()
+
+    def _rows(
+        self, model: artifact.Model, plan: PredictionPlan, inputs: Any
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return the encoded rows and their positions in the random streams."""
+        if isinstance(inputs, Mapping) and isinstance(inputs.get("dataset"), str):
+            return self._stored_rows(model, plan, inputs)
+        x = model.encoding.encode_records(inputs)
+        return x, np.arange(len(x), dtype=np.int64)
+
+    def _stored_rows(
+        self, model: artifact.Model, plan: PredictionPlan, inputs: Mapping[str, Any]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        unknown = set(inputs) - {"dataset", "rows"}
+        if unknown:
+            raise DataError(
+                f"`inputs` from a data set take `dataset` and `rows`, not {sorted(unknown)[0]!r}",
+                pointer="#/inputs",
+            )
+        dataset = self._datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
+        data = formats.load(self._blobs.path(dataset.blob), dataset.kind)
+        rows = inputs.get("rows")
+        if rows is None:
+            row_ids = np.arange(data.rows, dtype=np.int64)
+        else:
+            row_ids = _row_numbers(rows, data.rows)
+        _check_size(plan, len(row_ids))
+        try:
+            return model.encoding.encode_inputs(data, row_ids), row_ids
+        except DataError as error:
+            raise DataError(error.detail, pointer="#/inputs/dataset") from error
+
+
+def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:
+    if not isinstance(rows, list) or not rows:
+        raise DataError(
+            "`rows` is a non-empty list of row numbers, counted from 0", pointer="#/inputs/rows"
+        )
+    for index, row in enumerate(rows):
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < count:
+            raise DataError(
+                f"a row number is an integer from 0 to {count - 1}, got {row!r:.50}",
+                pointer=f"#/inputs/rows/{index}",
+            )
+    return np.array(rows, dtype=np.int64)
+
+
+def _check_size(plan: PredictionPlan, rows: int) -> None:
+    """Refuse what is too large for an online answer, naming the limit."""
+    flops, samples = plan.cost(rows)
+    work = f"{rows} rows x {plan.passes} passes"
+    advice = "ask for fewer rows or passes at a time (`row_offset` keeps the random streams)"
+    if flops > MAX_FLOPS or samples > MAX_SAMPLES:
+        share = max(flops / MAX_FLOPS, samples / MAX_SAMPLES)
+        raise TooLarge(
+            f"{work} are too much for an online answer, {share:.3g} times the limit of "
+            f"{MAX_FLOPS:g} operations and {MAX_SAMPLES} samples of this network; {advice}"
+        )
+    numbers = plan.answer_size(rows)
+    if numbers > MAX_ANSWER:
+        raise TooLarge(
+            f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
+            f"{advice}, or for fewer `statistics` and `outputs`"
+        )
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Make arrays ready for JSON: float64, C-contiguous; labels as lists."""
+    plain: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            plain[name] = _plain(value)
+        elif value.dtype == object:
+            plain[name] = value.tolist()
+        else:
+            plain[name] = np.ascontiguousarray(value, dtype=np.float64)
+    return plain
