@@ -128,14 +128,16 @@ class Blobs:
     def keys(self, folder: str) -> Iterator[tuple[str, float]]:
         """Every key under `folder` with its age in seconds."""
         now = time.time()
-        for path in (self.root / folder).rglob("*"):
-            key = path.relative_to(self.root).as_posix()
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue
-            if _KEY.fullmatch(key) and path.is_file():
-                yield key, now - status.st_mtime
+        for parent, _, names in os.walk(self.root / folder):
+            for name in names:
+                path = Path(parent, name)
+                key = path.relative_to(self.root).as_posix()
+                try:
+                    age_s = now - path.stat().st_mtime
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                if _KEY.fullmatch(key):
+                    yield key, age_s
 
     def sweep(self, *, older_than_s: float = 0.0) -> int:
         """Remove temporary files that their writers left behind; return how many."""

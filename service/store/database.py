@@ -16,14 +16,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from service.errors import Invalid, StorageFull, Unavailable
+from service.errors import Conflict, Invalid, StorageFull, Unavailable
 
-__all__ = ["Clock", "Database", "Page", "is_id", "new_id", "newest_first", "plain_text"]
+__all__ = [
+    "Clock",
+    "Database",
+    "Page",
+    "is_id",
+    "new_id",
+    "newest_first",
+    "plain_text",
+    "sqlite_url",
+]
 
 T = TypeVar("T")
 
@@ -49,12 +59,12 @@ class Page(Generic[T]):
 
 
 class Database:
-    """One SQLAlchemy URL, `sqlite:///FILE` or `postgresql+psycopg://…`; call `migrate` first.
+    """One SQLAlchemy URL, from `sqlite_url` or `postgresql+psycopg://…`; call `migrate` first.
 
     Safe to share between threads; every process opens its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         self.engine = sa.create_engine(url, pool_size=8, max_overflow=56, pool_timeout=60)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         # SQLite's own wait for its one writer is a sleep that grows to 100 ms; threads of one
@@ -67,8 +77,14 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema up to date; quick when it already is."""
-        if self.revision() == HEAD:
+        revision = self.revision()
+        if revision == HEAD:
             return
+        if revision is not None and revision > HEAD:  # revisions are numbered
+            raise Conflict(
+                f"the database has the schema {revision} of a newer version of this service, which "
+                f"knows schemas up to {HEAD}; start that version"
+            )
         from service.store.migrations import upgrade  # Alembic takes 0.2 s to import
 
         with self.write() as connection:
@@ -111,8 +127,17 @@ class Database:
         if not self.is_sqlite:
             yield
             return
-        with self._writing:
+        if not self._writing.acquire(timeout=2 * BUSY_TIMEOUT_MS / 1000):
+            raise _slow()
+        try:
             yield
+        finally:
+            self._writing.release()
+
+
+def sqlite_url(file: Path) -> sa.URL:
+    """The URL of a database file, whatever characters its path has."""
+    return sa.URL.create("sqlite", database=str(file))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -141,8 +166,12 @@ def _own_errors() -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL or state == "53100":
             raise StorageFull("the database's disk is full; nothing was changed") from error
         if code == sqlite3.SQLITE_BUSY or (state and isinstance(error, OperationalError)):
-            raise Unavailable("the database does not answer in time", retry_after_s=5) from error
+            raise _slow() from error
         raise
+
+
+def _slow() -> Unavailable:
+    return Unavailable("the database does not answer in time", retry_after_s=5)
 
 
 _id_lock = threading.Lock()

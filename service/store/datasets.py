@@ -15,7 +15,7 @@ from service.store.blobs import Blobs
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
 
-__all__ = ["Dataset", "Datasets", "NewDataset"]
+__all__ = ["Dataset", "Datasets", "NewDataset", "drop_unused"]
 
 DATASETS = tables.datasets
 NEEDS = tables.job_datasets
@@ -123,14 +123,15 @@ class Datasets:
                     "wait for the job to end or cancel it"
                 )
             connection.execute(sa.delete(DATASETS).where(DATASETS.c.id == dataset_id))
-        self.drop_unused(blob)
+        drop_unused(self._database, self._blobs, blob)
 
-    def drop_unused(self, blob: str) -> bool:
-        """Remove a content that no data set has; return whether it was so."""
-        with self._database.write() as connection:
-            self._database.lock(connection, blob)
-            query = sa.select(DATASETS.c.id).where(DATASETS.c.blob == blob).limit(1)
-            if connection.scalar(query) is not None:
-                return False
-            self._blobs.delete(blob)
-            return True
+
+def drop_unused(database: Database, blobs: Blobs, blob: str) -> bool:
+    """Remove a content that no data set has; return whether it was so."""
+    with database.write() as connection:
+        database.lock(connection, blob)
+        query = sa.select(DATASETS.c.id).where(DATASETS.c.blob == blob).limit(1)
+        if connection.scalar(query) is not None:
+            return False
+        blobs.delete(blob)
+        return True

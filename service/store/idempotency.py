@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Invalid
 from service.store import tables
@@ -55,14 +56,10 @@ class Remember(Generic[T]):
 
     idempotency: Idempotency
     answer: Callable[[T], Answer]
+    """Called within the transaction: it must not use the store."""
 
     def store(self, connection: sa.Connection, created: T, now: datetime) -> None:
         """Store the answer for `created`; IdempotencyInFlight if another request was faster."""
-        row = _find(connection, self.idempotency)
-        if row is not None:
-            # Not `InFlight`'s case: another server process has created in the meantime. This
-            # transaction is undone, and the caller's next try reads the stored answer.
-            raise _in_flight(self.idempotency)
         answer = self.answer(created)
         values = {
             "owner": self.idempotency.owner or "",
@@ -73,7 +70,12 @@ class Remember(Generic[T]):
             "body": answer.body,
             "created_at": now,
         }
-        connection.execute(sa.insert(KEYS).values(values))
+        try:
+            connection.execute(sa.insert(KEYS).values(values))
+        except IntegrityError as error:
+            # Not `InFlight`'s case: another process has answered since the look-up. This
+            # transaction is undone, and the caller's next try reads the stored answer.
+            raise _in_flight(self.idempotency) from error
 
 
 class IdempotencyKeys:

@@ -10,8 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import Conflict, NotFound, QueueFull, QuotaExceeded
-from service.store import lifecycle, tables
+from service.store import claims, lifecycle, tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
+from service.store.events import read_epochs, read_events
 from service.store.idempotency import Remember
 from service.store.lifecycle import Checkpoint, ErrorKind, Event, Job, Status, job_error, job_of
 from service.store.models import NewModelRow, insert_model
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 JOBS = tables.jobs
-EVENTS = tables.events
 NEEDS = tables.job_datasets
 
 #: Events that only the store itself adds.
@@ -149,8 +149,8 @@ class Jobs:
     def cancel(self, job_id: str, *, keep: bool = False) -> Job:
         """Have the job end as cancelled: at once if it waits, else as soon as its worker can.
 
-        Asking again is harmless, and the latest `keep` counts; a job in the queue has nothing to
-        keep. Conflict if it succeeded or failed.
+        Asking again is harmless and may add `keep`, not withdraw it; a job in the queue has nothing
+        to keep. Conflict if it succeeded or failed.
         """
         now = self._clock()
         with self._database.write() as connection:
@@ -158,7 +158,7 @@ class Jobs:
             if job.status is Status.QUEUED:
                 return lifecycle.end(connection, job, Status.CANCELLED, now)
             if job.status is Status.RUNNING or (
-                job.status is Status.CANCELLING and job.cancel_keep != keep
+                job.status is Status.CANCELLING and keep and not job.cancel_keep
             ):
                 return lifecycle.write(
                     connection,
@@ -186,33 +186,18 @@ class Jobs:
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[Event]:
         """The events with ids above `after`, oldest first; NotFound if there is no such job."""
-        query = (
-            sa.select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.at, EVENTS.c.data)
-            .where(EVENTS.c.job_id == job_id, EVENTS.c.id > after)
-            .order_by(EVENTS.c.id)
-            .limit(limit + 1)
-        )
         with self._database.read() as connection:
-            rows = connection.execute(query).all() if is_id(job_id, "job") else []
-            if not rows and not _exists(connection, job_id):
-                raise NotFound(f"no job has the id {job_id[:80]!r}")
-        return Page([Event(*row) for row in rows[:limit]], len(rows) > limit)
+            _require(connection, job_id)
+            return read_events(connection, job_id, after=after, limit=limit)
 
     def epochs(self, job_id: str) -> Sequence[Event]:
         """The `epoch` events that the job's present state rests on, oldest first, each epoch once.
 
         What an attempt did after the checkpoint from which the next one went on is left out.
         """
-        query = (
-            sa.select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.at, EVENTS.c.data)
-            .where(EVENTS.c.job_id == job_id, EVENTS.c.type.in_(["epoch", "retried"]))
-            .order_by(EVENTS.c.id)
-        )
         with self._database.read() as connection:
-            if not _exists(connection, job_id):
-                raise NotFound(f"no job has the id {job_id[:80]!r}")
-            rows = connection.execute(query).all()
-        return _line_of_epochs(Event(*row) for row in rows)
+            _require(connection, job_id)
+            return read_epochs(connection, job_id)
 
     # What workers and their supervisors do
 
@@ -222,16 +207,15 @@ class Jobs:
         `worker` names one process, never another later. One that claims has let go of what it
         had: a job still held by it counts as ended without a result.
         """
-        if not self._something_to_do(worker):
-            return None  # without waiting for the writers, which idle workers would keep doing
-        now = self._clock()
+        runnable = sa.select(JOBS.c.id).where(claims.is_runnable(worker, self._clock())).limit(1)
+        with self._database.read() as connection:
+            if connection.scalar(runnable) is None:
+                return None  # idle workers shall not keep those who write waiting
         with self._database.write() as connection:
-            self._died(connection, worker, "infrastructure", "its worker dropped it", now)
-            for expired in self._expired(connection, now):
-                lifecycle.requeue(connection, expired, now, reason="lease_expired")
-            query = sa.select(JOBS).where(JOBS.c.status == Status.QUEUED).order_by(JOBS.c.id)
-            row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).one_or_none()
-            return None if row is None else self._start(connection, job_of(row), worker, now)
+            now = self._clock()
+            self._part(connection, worker, "infrastructure", "its worker dropped it", now)
+            claims.take_back_expired(connection, now)
+            return claims.take_oldest(connection, worker, now, self._lease)
 
     def renew(self, worker: str) -> bool:
         """Extend the lease on the job that `worker` has; False if it has none."""
@@ -308,6 +292,8 @@ class Jobs:
             values |= {"model": model.id, "result": result or {"model": model.id}}
         with self._database.write() as connection:
             held = lifecycle.held_job(connection, job)
+            if status is Status.CANCELLED and held.status is not Status.CANCELLING:
+                raise ValueError(f"nobody has asked to cancel {job.id}")
             if model is not None:
                 insert_model(connection, model, job_id=job.id, now=now)
             return lifecycle.end(
@@ -330,7 +316,7 @@ class Jobs:
         again, at the cap it has failed, with `kind` and `detail` (our own text) as its error.
         """
         with self._database.write() as connection:
-            return self._died(connection, worker, kind, detail, self._clock())
+            return self._part(connection, worker, kind, detail, self._clock())
 
     def void_leases(self) -> Sequence[Job]:
         """Take every job from its worker, for a server that starts and knows that it is alone.
@@ -338,13 +324,9 @@ class Jobs:
         Stops and kills of the service count as nothing. Returns the jobs as they are then.
         """
         with self._database.write() as connection:
-            now = self._clock()
-            query = sa.select(JOBS).where(JOBS.c.worker.is_not(None)).order_by(JOBS.c.id)
-            rows = connection.execute(query.with_for_update()).all()
-            return [
-                lifecycle.requeue(connection, job_of(row), now, reason="service_restarted")
-                for row in rows
-            ]
+            return claims.take_back(
+                connection, sa.true(), self._clock(), reason="service_restarted"
+            )
 
     def _check_room(self, connection: sa.Connection, owner: str | None) -> None:
         waiting = sa.select(sa.func.count()).where(JOBS.c.status == Status.QUEUED)
@@ -362,59 +344,12 @@ class Jobs:
                     retry_after_s=30,
                 )
 
-    def _something_to_do(self, worker: str) -> bool:
-        query = sa.select(JOBS.c.id).where(
-            sa.or_(
-                JOBS.c.status == Status.QUEUED,
-                JOBS.c.lease_expires_at < self._clock(),
-                JOBS.c.worker == worker,
-            )
-        )
-        with self._database.read() as connection:
-            return connection.scalar(query.limit(1)) is not None
-
-    def _expired(self, connection: sa.Connection, now: datetime) -> Sequence[Job]:
-        query = sa.select(JOBS).where(JOBS.c.lease_expires_at < now).order_by(JOBS.c.id)
-        rows = connection.execute(query.with_for_update(skip_locked=True)).all()
-        return [job_of(row) for row in rows]
-
-    def _start(self, connection: sa.Connection, job: Job, worker: str, now: datetime) -> Job:
-        attempt = job.attempts + 1
-        if attempt == 1:
-            event: tuple[str, dict[str, Any]] = ("started", {"attempt": 1})
-        else:
-            from_epoch = 0 if job.checkpoint is None else job.checkpoint.epoch
-            data = {"attempt": attempt, "reason": job.retry_reason, "from_epoch": from_epoch}
-            event = ("retried", data)
-        return lifecycle.write(
-            connection,
-            job,
-            now,
-            [event],
-            status=Status.RUNNING,
-            attempts=attempt,
-            worker=worker,
-            lease_expires_at=now + self._lease,
-            started_at=job.started_at or now,
-        )
-
-    def _died(
+    def _part(
         self, connection: sa.Connection, worker: str, kind: ErrorKind, detail: str, now: datetime
     ) -> Job | None:
-        query = sa.select(JOBS).where(JOBS.c.worker == worker).with_for_update()
-        row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        job = job_of(row)
-        # A job that gets on, however slowly, shall be let to: only attempts without any lasting
-        # step count.
-        failures = job.failures + (job.checkpoint_attempt != job.attempts)
-        if job.status is Status.RUNNING and failures >= self._max_failures:
-            error = job_error(kind, f"{detail} (given up after {job.attempts} attempts)")
-            return lifecycle.end(
-                connection, job, Status.FAILED, now, error=error, failures=failures
-            )
-        return lifecycle.requeue(connection, job, now, reason="worker_died", failures=failures)
+        return claims.part(
+            connection, worker, now, kind=kind, detail=detail, max_failures=self._max_failures
+        )
 
 
 def _need(connection: sa.Connection, job_id: str, datasets: Mapping[str, str]) -> None:
@@ -428,23 +363,13 @@ def _need(connection: sa.Connection, job_id: str, datasets: Mapping[str, str]) -
         connection.execute(sa.insert(NEEDS).values(job_id=job_id, dataset_id=dataset_id))
 
 
-def _exists(connection: sa.Connection, job_id: str) -> bool:
+def _require(connection: sa.Connection, job_id: str) -> None:
     query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id)
-    return is_id(job_id, "job") and connection.scalar(query) is not None
+    if not is_id(job_id, "job") or connection.scalar(query) is None:
+        raise NotFound(f"no job has the id {job_id[:80]!r}")
 
 
 def _refuse_own(events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     for kind, _ in events:
         if kind in OWN_EVENTS:
             raise ValueError(f"{kind!r} events are the store's own")
-
-
-def _line_of_epochs(events: Iterable[Event]) -> list[Event]:
-    line: dict[int, Event] = {}
-    for event in events:
-        if event.type == "retried":
-            kept = event.data["from_epoch"]
-            line = {epoch: seen for epoch, seen in line.items() if epoch <= kept}
-        else:
-            line[event.data["epoch"]] = event
-    return [line[epoch] for epoch in sorted(line)]

@@ -1,0 +1,42 @@
+"""Finding blobs that no row refers to: what a crash leaves between a file and its row."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from service.store import tables
+from service.store.blobs import Blobs
+from service.store.database import Database
+from service.store.datasets import drop_unused
+
+__all__ = ["sweep"]
+
+
+def sweep(database: Database, blobs: Blobs, *, older_than_s: float = 0.0) -> int:
+    """Remove forgotten temporary files and blobs without a row; return how many.
+
+    With `older_than_s` at 0 only for a server that starts and knows that it is alone: a running
+    worker publishes a blob some time before its row.
+    """
+    swept = blobs.sweep(older_than_s=older_than_s)
+    # Listed before the rows are read: a blob of the list without a row then has none to come,
+    # or is younger than any work in hand.
+    found = [
+        key
+        for folder in ("datasets", "models", "checkpoints")
+        for key, age_s in blobs.keys(folder)
+        if age_s >= older_than_s
+    ]
+    for key in sorted(set(found) - _referred(database)):
+        if not key.startswith("datasets/"):
+            blobs.delete(key)
+            swept += 1
+        elif drop_unused(database, blobs, key):
+            swept += 1
+    return swept
+
+
+def _referred(database: Database) -> set[str]:
+    columns = (tables.datasets.c.blob, tables.models.c.weights, tables.jobs.c.checkpoint_key)
+    with database.read() as connection:
+        return {key for column in columns for key in connection.scalars(sa.select(column)) if key}
