@@ -128,8 +128,7 @@ class Encoding(Spec):
         spare = {field.name for field in self.targets} | {self.target, self.sample_weight}
         values = read_records(inputs, shapes, spare={name for name in spare if name is not None})
         mean, scale = scaling.joined(self.inputs, "mean"), scaling.joined(self.inputs, "scale")
-        with np.errstate(over="ignore"):
-            encoded = ((values - mean) / scale).astype(np.float32)
+        encoded = scaling.encode(values, mean, scale)
         if not np.isfinite(encoded).all():
             row, at = np.argwhere(~np.isfinite(encoded))[0]
             raise DataError(

@@ -13,7 +13,7 @@ from engine.data.dataset import Data
 from engine.errors import DataError
 from engine.spec import Spec
 
-__all__ = ["Scaled", "fit", "joined", "read", "require", "standardise"]
+__all__ = ["Scaled", "encode", "fit", "joined", "read", "require", "standardise"]
 
 # Numbers held at a time in double precision, while an array is read.
 _BLOCK = 2**22
@@ -56,8 +56,9 @@ def fit(data: Data, name: str, rows: Rows, role: str) -> Scaled:
     for block in _blocks(data, name, rows, role):
         squares += np.square((block / 2 - mean / 2) / unit).sum(axis=0)
     deviation = np.sqrt(squares / len(rows)) * unit * 2
-    # Exactly: a rounded mean of equal values would leave a deviation of 1e-17.
-    constant = (low == high) | (deviation == 0)
+    # Compared, since a rounded mean of equal values would leave a deviation of 1e-17. A deviation
+    # below the normal numbers has too few digits to divide by.
+    constant = (low == high) | (deviation < np.finfo(np.float64).tiny * 2)
     mean, scale = np.where(constant, low, mean), np.where(constant, 1.0, deviation)
     kind = data.type_of(name)
     return Scaled(
@@ -92,8 +93,7 @@ def standardise(data: Data, fields: Sequence[Scaled], rows: Rows | None, role: s
         start = 0
         for block in _blocks(data, field.name, rows, role):
             _check_size(field, block, role)
-            with np.errstate(over="ignore"):
-                values = ((block - mean) / scale).astype(np.float32)
+            values = encode(block, mean, scale)
             if not np.isfinite(values).all():
                 raise DataError(
                     f"{field.name!r} has values too far from those of the training rows to be "
@@ -104,6 +104,13 @@ def standardise(data: Data, fields: Sequence[Scaled], rows: Rows | None, role: s
             start += len(block)
         at += field.size
     return encoded
+
+
+def encode(values: Doubles, mean: Doubles, scale: Doubles) -> Floats:
+    """Return (values - mean) / scale; infinite where 32 bits do not reach."""
+    with np.errstate(over="ignore"):
+        # Halves, which are exact: the difference of two numbers may be beyond every number.
+        return ((values / 2 - mean / 2) / (scale / 2)).astype(np.float32)
 
 
 def read(data: Data, fields: Sequence[Scaled], rows: Rows | None, role: str) -> Doubles:
