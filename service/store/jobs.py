@@ -357,8 +357,8 @@ def _need(connection: sa.Connection, job_id: str, datasets: Mapping[str, str]) -
     for dataset_id, pointer in datasets.items():
         # On PostgreSQL the lock makes a deletion wait, and then see the job.
         query = sa.select(tables.datasets.c.id).where(tables.datasets.c.id == dataset_id)
-        found = connection.scalar(query.with_for_update(read=True, key_share=True))
-        if not is_id(dataset_id, "ds") or found is None:
+        lock = query.with_for_update(read=True, key_share=True)
+        if not is_id(dataset_id, "ds") or connection.scalar(lock) is None:
             raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
         connection.execute(sa.insert(NEEDS).values(job_id=job_id, dataset_id=dataset_id))
 

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from service.errors import NotFound, StorageFull
+from service.store.blobs import Blobs, checkpoint_key, dataset_key, model_key
+from service.store.database import new_id
+
+KEY = dataset_key("ab" * 32, "arrow")
+
+
+def files(blobs: Blobs) -> set[str]:
+    return {p.relative_to(blobs.root).as_posix() for p in blobs.root.rglob("*") if p.is_file()}
+
+
+def test_a_blob_is_read_as_it_was_written(blobs: Blobs) -> None:
+    assert blobs.put_bytes(KEY, b"content") == 7
+
+    with blobs.open(KEY) as stream:
+        assert stream.read() == b"content"
+    assert blobs.path(KEY).read_bytes() == b"content"
+    assert blobs.exists(KEY)
+    assert files(blobs) == {KEY}
+
+
+def test_a_writer_that_fails_publishes_nothing(blobs: Blobs) -> None:
+    def write(stream: BinaryIO) -> None:
+        stream.write(b"half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        blobs.put(KEY, write)
+
+    assert files(blobs) == set()
+
+
+def test_a_full_disk_is_named_and_publishes_nothing(blobs: Blobs) -> None:
+    def write(stream: BinaryIO) -> None:
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageFull):
+        blobs.put(KEY, write)
+
+    assert files(blobs) == set()
+
+
+def test_other_errors_of_the_disk_are_not_called_a_full_one(blobs: Blobs) -> None:
+    def write(_stream: BinaryIO) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        blobs.put(KEY, write)
+
+
+def test_a_finished_file_is_adopted_whole(blobs: Blobs) -> None:
+    file = blobs.temporary()
+    file.write_bytes(b"content")
+    blobs.flush(file)
+    blobs.adopt(file, KEY)
+
+    assert blobs.path(KEY).read_bytes() == b"content"
+    assert files(blobs) == {KEY}
+
+
+def test_adopting_a_file_that_is_not_there_fails(blobs: Blobs) -> None:
+    with pytest.raises(FileNotFoundError):
+        blobs.adopt(blobs.temporary(), KEY)
+
+
+def test_what_is_missing_is_not_found(blobs: Blobs) -> None:
+    assert not blobs.exists(KEY)
+    with pytest.raises(NotFound):
+        blobs.open(KEY)
+    blobs.delete(KEY)  # nothing happens
+
+
+def test_deleting_takes_the_folder_when_it_is_empty(blobs: Blobs) -> None:
+    job = new_id("job")
+    first, second = checkpoint_key(job, 1), checkpoint_key(job, 1)
+    for key in (first, second):
+        blobs.put_bytes(key, b"state")
+
+    blobs.delete(first)
+    assert files(blobs) == {second}
+    blobs.delete(second)
+    assert not (blobs.root / "checkpoints" / job).exists()
+    blobs.put_bytes(first, b"state")
+    assert blobs.exists(first)
+
+
+def test_keys_of_one_owner_never_collide() -> None:
+    model = new_id("mdl")
+
+    assert model_key(model) != model_key(model)
+    assert checkpoint_key("job_1", 2) != checkpoint_key("job_1", 2)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "datasets/../x",
+        "datasets/..",
+        "datasets/.x",
+        "datasets//x",
+        "datasets/x/../y",
+        "datasets/a/b/c",
+        "models",
+        "temporary/x",
+        "datasets/x\0",
+        "datasets/x\n",
+        "datasets/X",
+    ],
+)
+def test_no_key_leaves_the_root(blobs: Blobs, key: str) -> None:
+    for use in (blobs.open, blobs.path, blobs.exists, blobs.delete):
+        with pytest.raises(ValueError, match="not a key"):
+            use(key)
+
+
+def test_keys_lists_what_is_published(blobs: Blobs) -> None:
+    model = model_key(new_id("mdl"))
+    blobs.put_bytes(KEY, b"")
+    blobs.put_bytes(model, b"")
+    blobs.temporary().write_bytes(b"")
+
+    assert [key for key, _ in blobs.keys("datasets")] == [KEY]
+    assert [key for key, _ in blobs.keys("models")] == [model]
+    assert list(blobs.keys("checkpoints")) == []
+
+
+def test_a_sweep_takes_only_old_temporary_files(blobs: Blobs) -> None:
+    blobs.put_bytes(KEY, b"")
+    old, young = blobs.temporary(), blobs.temporary()
+    for file in (old, young):
+        file.write_bytes(b"")
+    os.utime(old, (1, 1))
+
+    assert blobs.sweep(older_than_s=3600) == 1
+    assert young.exists()
+    assert blobs.sweep() == 1
+    assert files(blobs) == {KEY}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from service.store.blobs import Blobs
+blobs = Blobs(Path(sys.argv[1]))
+def write(stream):
+    for _ in range(64):
+        stream.write(bytes([number % 256]) * 4096)
+for number in range(10**9):
+    blobs.put(f"models/m{number}/weights.safetensors", write)
+    print(number, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_blobs_only(tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    for reports in (1, 7, 20):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            for _ in range(reports):
+                acknowledged = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        blobs = Blobs(root)
+        for number in range(acknowledged + 1):
+            content = blobs.path(f"models/m{number}/weights.safetensors").read_bytes()
+            assert content == bytes([number % 256]) * 4096 * 64
+        blobs.sweep()
+        assert all(name.startswith("models/") for name in files(blobs))
