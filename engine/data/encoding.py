@@ -5,6 +5,7 @@ What is learnt, is learnt on the training rows: means and standard deviations, a
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -101,15 +102,27 @@ class Encoding(Spec):
             return (self.target,)
         return tuple(name for field in self.targets for name in field.names)
 
-    @property
+    @cached_property
     def target_mean(self) -> Doubles:
         """Of shape (outputs,): original = encoded * scale + mean; 0 for a classifier."""
         return scaling.joined(self.targets, "mean") if self.targets else np.zeros(self.output_size)
 
-    @property
+    @cached_property
     def target_scale(self) -> Doubles:
         """Of shape (outputs,): original = encoded * scale + mean; 1 for a classifier."""
         return scaling.joined(self.targets, "scale") if self.targets else np.ones(self.output_size)
+
+    @cached_property
+    def input_moments(self) -> tuple[Doubles, Doubles]:
+        """Mean and scale, each of shape (inputs,): encoded = (original - mean) / scale."""
+        return scaling.joined(self.inputs, "mean"), scaling.joined(self.inputs, "scale")
+
+    @cached_property
+    def input_shapes(self) -> tuple[FieldShape, ...]:
+        """What a row of a request has to hold."""
+        return tuple(
+            FieldShape(field.name, field.size, field.type == "boolean") for field in self.inputs
+        )
 
     def encode_inputs(self, data: Data, rows: Rows | None = None) -> Floats:
         """Return rows of a stored data set as (rows, inputs), as the network reads them."""
@@ -122,12 +135,8 @@ class Encoding(Spec):
         Lists of numbers, objects, or one object of columns; errors point below `#/inputs`. Columns
         that the model predicts or was weighted by may be there and are passed over.
         """
-        shapes = tuple(
-            FieldShape(field.name, field.size, field.type == "boolean") for field in self.inputs
-        )
-        spare = {field.name for field in self.targets} | {self.target, self.sample_weight}
-        values = read_records(inputs, shapes, spare={name for name in spare if name is not None})
-        mean, scale = scaling.joined(self.inputs, "mean"), scaling.joined(self.inputs, "scale")
+        mean, scale = self.input_moments
+        values = read_records(inputs, self.input_shapes, spare=self._spare_names())
         encoded = scaling.encode(values, mean, scale)
         if not np.isfinite(encoded).all():
             row, at = np.argwhere(~np.isfinite(encoded))[0]
@@ -181,6 +190,10 @@ class Encoding(Spec):
     def describe(self) -> dict[str, Any]:
         """Return the encoding as JSON: what is read, how it is scaled, what comes out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def _spare_names(self) -> set[str]:
+        names = {field.name for field in self.targets} | {self.target, self.sample_weight}
+        return {name for name in names if name is not None}
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())

@@ -126,9 +126,10 @@ def read(data: Data, fields: Sequence[Scaled], rows: Rows | None, role: str) -> 
 def joined(fields: Sequence[Scaled], what: Literal["mean", "scale"]) -> Doubles:
     """Return the means or the scales of all numbers of a row."""
     parts = [np.asarray(field.mean if what == "mean" else field.scale) for field in fields]
-    return np.concatenate(
+    values = np.concatenate(
         [np.broadcast_to(part, field.size) for part, field in zip(parts, fields, strict=True)]
     ).astype(np.float64)
+    return values
 
 
 def require(data: Data, names: Sequence[str], role: str) -> None:
