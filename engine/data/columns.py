@@ -87,12 +87,7 @@ def _convert(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedAr
         )
     for accepts, convert in _CONVERSIONS:
         if accepts(column.type):
-            try:
-                return convert(name, column, limits)
-            except (pa.ArrowException, OverflowError) as error:
-                raise DataError(
-                    f"column {name!r} has values that cannot be kept as numbers, text or times"
-                ) from error
+            return convert(name, column, limits)
     raise DataError(
         f"column {name!r} holds values of a type that is not taken; "
         "take numbers, booleans, texts, dates or timestamps"

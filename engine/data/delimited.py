@@ -44,14 +44,12 @@ def parse_csv(path: Path, limits: Limits) -> Data:
     check_names(names, limits)
     cells = min(shape.lines * len(names), shape.delimiters + shape.lines)
     if cells > limits.max_cells:
-        raise DataError(f"about {cells} values are too many; at most {limits.max_cells} are taken")
+        raise DataError(f"there are more values than the {limits.max_cells} that are taken")
     table = _read(path, delimiter, limits, {})
     # A time of day is not a point in time: kept as the text it was.
     clocks = [field.name for field in table.schema if pa.types.is_time(field.type)]
     if clocks:
         table = _read(path, delimiter, limits, dict.fromkeys(clocks, pa.string()))
-    if table.num_columns != len(names):
-        raise DataError(f"the header names {len(names)} columns; the rows have {table.num_columns}")
     _check_quotes(shape, table)
     columns = [_without_empty(column) for column in table.columns]
     return make_table(names, columns, limits)

@@ -127,8 +127,6 @@ _ZEROS: Mapping[pa.DataType, object] = {TEXT: "", BOOLEAN: False}
 def _text_bytes(chunk: pa.Array) -> bytes:
     """Return the bytes of a chunk's texts, and of nothing before or after them."""
     _, offsets, content = chunk.buffers()
-    if content is None:
-        return b""
     bounds = np.frombuffer(offsets, dtype=np.int64)
     start, stop = bounds[chunk.offset], bounds[chunk.offset + len(chunk)]
     return bytes(memoryview(content)[start:stop])

@@ -123,18 +123,18 @@ def _text_or_time(values: Sequence[str | None]) -> pa.Array:
 
 
 def _mixed(name: str, values: list[Any]) -> DataError:
-    first: str | None = None
-    for row, value in enumerate(values):
-        kind = _TYPE_NAMES.get(type(value))
-        if kind in ("a list", "an object"):
-            return DataError(
-                f"column {name!r} holds {kind} at row {row}; a value is a number, a boolean, "
-                "a text or null"
-            )
-        if kind is not None and first is not None and kind != first:
-            return DataError(
-                f"column {name!r} holds {first}, but {kind} at row {row}; "
-                "the values of a column are of one type"
-            )
-        first = first or kind
-    return DataError(f"column {name!r} holds values of several types")
+    """Return the error for a column of lists, of objects, or of values of several types."""
+    kinds = [(row, _TYPE_NAMES[type(v)]) for row, v in enumerate(values) if v is not None]
+    first = kinds[0][1]
+    row, kind = next(
+        pair for pair in kinds if pair[1] in ("a list", "an object") or pair[1] != first
+    )
+    if kind in ("a list", "an object"):
+        return DataError(
+            f"column {name!r} holds {kind} at row {row}; a value is a number, a boolean, "
+            "a text or null"
+        )
+    return DataError(
+        f"column {name!r} holds {first}, but {kind} at row {row}; "
+        "the values of a column are of one type"
+    )

@@ -187,8 +187,6 @@ def _read_array(
         file.read(header.length)
         while piece := file.read(_PIECE):
             content += piece
-    if len(content) != header.nbytes:
-        raise DataError(f"array {name!r} breaks off before its end")
     flat = np.frombuffer(content, dtype=header.dtype)
     if header.dtype.kind == "b" and content and np.frombuffer(content, dtype=np.uint8).max() > 1:
         raise DataError(f"array {name!r} is of booleans, but holds other values")

@@ -50,15 +50,13 @@ def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection
         return _from_lists(inputs, fields)
     if kinds == {dict}:
         return _from_objects(inputs, fields, spare)
-    first = dict if isinstance(inputs[0], dict) else list
-    for index, row in enumerate(inputs):
-        if not isinstance(row, dict if first is dict else (list, tuple)):
-            raise DataError(
-                f"a row is a list of {_width(fields)} numbers or an object of column names and "
-                f"values, and all rows are alike; got {_kind(row)}",
-                pointer=f"#/inputs/{index}",
-            )
-    raise DataError("inputs are a list of rows or an object of columns", pointer="#/inputs")
+    alike = dict if isinstance(inputs[0], dict) else (list, tuple)
+    index = next(i for i, row in enumerate(inputs) if not isinstance(row, alike))
+    raise DataError(
+        f"a row is a list of {_width(fields)} numbers or an object of column names and values, "
+        f"and all rows are alike; got {_kind(inputs[index])}",
+        pointer=f"#/inputs/{index}",
+    )
 
 
 def _from_lists(rows: Sequence[Sequence[Any]], fields: Sequence[FieldShape]) -> Matrix:
@@ -113,8 +111,8 @@ def _from_objects(
 ) -> Matrix:
     allowed = {field.name for field in fields} | set(spare)
     if not set().union(*rows) <= allowed:
-        for index, row in enumerate(rows):
-            _refuse_unknown(row, allowed, f"#/inputs/{index}")
+        index = next(i for i, row in enumerate(rows) if not row.keys() <= allowed)
+        _refuse_unknown(rows[index], allowed, f"#/inputs/{index}")
     columns: list[list[Any]] = []
     for field in fields:
         try:

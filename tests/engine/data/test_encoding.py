@@ -296,6 +296,8 @@ def test_arrays_may_be_given_by_name() -> None:
         ({"age": [1, 2], "flag": [0]}, "#/inputs/flag", "'flag' has 1 values, 'age' has 2"),
         ({"age": 1, "flag": [0]}, "#/inputs/age", "got a number"),
         ({"age": [1, None], "flag": [0, 0]}, "#/inputs/age/1", "got null"),
+        ({"age": [1], "flag": [2]}, "#/inputs/flag/0", "true, false, 0 or 1"),
+        ({"age": [0, 10**400], "flag": [0, 0]}, "#/inputs/age/1", "finite"),
         ({"age": [], "flag": []}, "#/inputs/age", "at least one"),
     ],
 )
@@ -316,3 +318,34 @@ def test_pointers_escape_the_names_of_columns() -> None:
         encoding.encode_records([{}])
 
     assert caught.value.pointer == "#/inputs/0/a~1b~0c%20d%25%C3%A9"
+
+
+def test_what_a_model_was_fitted_to_must_be_there_to_evaluate_it(parsed: Parse, data: Data) -> None:
+    classifier = Encoding.fit(data, _selection("classifier"), _rows(0, 1))
+
+    assert classifier.encode_truth(data, _rows(1, 0)).tolist() == [1, 0]
+    with pytest.raises(DataError, match="lacks what the model has as targets: 'y'"):
+        Encoding.fit(data, _selection(), _rows(0, 1)).encode_truth(parsed(b"age\n1\n"))
+
+
+def test_class_labels_may_stand_in_one_column_of_an_array() -> None:
+    data = Data(arrays={"x": np.eye(2), "y": np.array([["b"], ["a"]]), "z": np.eye(2, dtype=int)})
+    selection = _selection("classifier", kind="arrays", inputs=("x",))
+
+    assert Encoding.fit(data, selection, _rows(0, 1)).classes == ("a", "b")
+    with pytest.raises(DataError, match="one class label a row"):
+        Encoding.fit(data, _selection("classifier", inputs=("x",), targets=("z",)), _rows(0, 1))
+
+
+def test_images_are_not_read_as_features() -> None:
+    data = Data(arrays={"x": np.zeros((2, 2, 2))})
+    with pytest.raises(DataError, match="3 dimensions"):
+        Encoding.fit(data, _selection("autoencoder", inputs=("x",), targets=("x",)), _rows(0, 1))
+
+
+def test_an_array_by_name_is_a_list_of_rows() -> None:
+    encoding = Encoding.identity(2, 1, "regressor")
+    for inputs, pointer in (({"x": [1, 2]}, "#/inputs/x/0"), ([{"x": 1}], "#/inputs/0/x")):
+        with pytest.raises(DataError, match="a list of 2 numbers, got a number") as caught:
+            encoding.encode_records(inputs)
+        assert caught.value.pointer == pointer

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from engine.data.columnar import _is_compressed
 from engine.data.formats import MEDIA_TYPES, Limits, parse, save
 from engine.data.profile import profile
 from engine.data.writing import WRITABLE, write
@@ -141,6 +142,7 @@ def _npz_of(header: str, body: bytes = b"", name: str = "x.npy") -> bytes:
         "{'descr': '<f16', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<U0', 'fortran_order': False, 'shape': (1,), }",
         "(" * 4000,
+        "(" * 5000,
         "",
     ],
 )
@@ -225,3 +227,15 @@ def test_more_rows_than_any_file_holds_are_refused(tmp_path: Path) -> None:
     path.write_bytes(_stream(pa.table({"a": nothing})))
     assert path.stat().st_size < 1000
     assert _peak_bytes(path, "application/vnd.apache.arrow.stream", Limits()) < 2**20
+
+
+def test_a_member_that_is_no_array_is_refused(parsed: Parse) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", b"no array at all")
+    with pytest.raises(DataError, match="'x' has no readable head"):
+        parsed(file.getvalue(), "application/x-npz")
+
+
+def test_a_message_that_says_nothing_is_not_compressed() -> None:
+    assert not _is_compressed(b"", dictionary=True)

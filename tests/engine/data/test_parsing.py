@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import io
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from engine.data.formats import MEDIA_TYPES, Limits
+from engine.data.formats import MEDIA_TYPES, Data, Limits, parse
 from engine.errors import DataError
 from tests.engine.data.conftest import Parse, npz
 
@@ -59,7 +60,7 @@ def test_csv_types_follow_the_values(parsed: Parse) -> None:
     data = parsed(
         b"i,n,b,t,d,c\n"
         b'1,1.5,true,"x, ""y""",2020-01-02,12:30\n'
-        b"2,NaN,false,,2020-01-03,9:15\n"
+        b"2,NaN,false,,2020-01-03,09:15\n"
         b",,,NA,,\n"
     )
 
@@ -69,7 +70,7 @@ def test_csv_types_follow_the_values(parsed: Parse) -> None:
     assert data.table is not None
     assert data.table.column("n").null_count == 2  # NaN and empty
     assert data.table.column("t").to_pylist() == ['x, "y"', None, "NA"]
-    assert data.table.column("c").to_pylist() == ["12:30", "9:15", None]
+    assert data.table.column("c").to_pylist() == ["12:30", "09:15", None]
 
 
 def test_a_newline_within_quotes_belongs_to_the_value(parsed: Parse) -> None:
@@ -163,6 +164,11 @@ def test_broken_json_is_refused_with_the_place(parsed: Parse, content: bytes, sa
 def test_a_broken_ndjson_line_is_named(parsed: Parse) -> None:
     with pytest.raises(DataError, match="line 3"):
         parsed(b'{"a": 1}\n\n{"a": \n', NDJSON)
+
+
+def _not_unicode() -> pa.Array:
+    offsets = pa.py_buffer(np.array([0, 1], dtype=np.int32))
+    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff")])
 
 
 def _varied() -> pa.Table:
@@ -317,3 +323,70 @@ def test_limits_hold_in_every_format(
         parsed(content, media_type, limits)
 
     assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "says"),
+    [
+        ("text/csv", b"a,b\n1,2,3\n1,2,3\n", "row 2"),
+        ("text/csv", b"a,b\n1,\xc3", "within a character"),
+        (JSON, b'{"a": [[], 1]}', "a list at row 0"),
+        (STREAM, _stream(pa.table({"a": _not_unicode()})), "'a' is damaged"),
+        (STREAM, _stream(pa.table({"a": pa.array([2**60], type=pa.timestamp("s"))})), "years"),
+        (STREAM, _stream(pa.table({"a": pa.array([], type=pa.int8())})), "no rows"),
+        (PARQUET, _parquet(pa.table({"a": pa.array([], type=pa.int8())})), "no rows"),
+    ],
+)
+def test_other_broken_files_are_refused(
+    parsed: Parse, media_type: str, content: bytes, says: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        parsed(content, media_type)
+
+    assert says in caught.value.detail
+
+
+def test_integers_beyond_64_bits_are_numbers(parsed: Parse) -> None:
+    json = parsed(b'{"a": [18446744073709551615, 1]}', JSON)
+    csv = parsed(b"a,b\n18446744073709551615,1\n1,1\n")
+
+    for data in (json, csv):
+        assert data.type_of("a") == "number"
+        assert data.column("a").tolist() == [2.0**64, 1.0]
+
+
+def test_times_with_and_without_a_zone_are_no_column_of_times(parsed: Parse) -> None:
+    data = parsed(b'{"a": ["2020-01-02T03:00:00Z", "2020-01-02T03:00:00"]}', JSON)
+
+    assert data.type_of("a") == "text"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "limits", "says"),
+    [
+        (JSON, b'{"a": [1]}', Limits(max_json_bytes=9), "10 bytes of JSON"),
+        (NDJSON, b'{"a": 1}\n{"b": 1}\n', Limits(max_columns=1), "2 columns"),
+        ("text/csv", b"a,b\n" + b"1,2\n" * 9, Limits(max_cells=9), "than the 9 that"),
+        (NPZ, npz(x=np.zeros(1), y=np.zeros(1)), Limits(max_arrays=1), "2 arrays"),
+        (NPZ, npz(x=np.zeros(2)), Limits(max_rows=1), "2 rows"),
+    ],
+)
+def test_limits_of_one_format_hold(
+    parsed: Parse, media_type: str, content: bytes, limits: Limits, says: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        parsed(content, media_type, limits)
+
+    assert says in caught.value.detail
+
+
+def test_a_file_that_is_not_there_is_the_machines_fault(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        parse(tmp_path / "none", "text/csv")
+
+
+def test_a_data_set_is_a_table_or_arrays() -> None:
+    with pytest.raises(ValueError, match="either"):
+        Data()
+    with pytest.raises(KeyError):
+        Data(arrays={"x": np.zeros(1)}).column("y")

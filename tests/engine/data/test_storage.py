@@ -178,3 +178,26 @@ def test_a_large_table_is_stored_in_batches(tmp_path: Path) -> None:
 
     assert data.table == table
     assert data.column("i", np.array([0, 65_536, rows - 1])).tolist() == [0, 65_536, rows - 1]
+
+
+def test_stored_arrays_that_were_changed_are_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        np.savez_compressed(file, x=np.zeros(9))
+    with pytest.raises(DataError, match="damaged"):
+        load(path, "arrays")
+
+    save(Data(arrays={"x": np.zeros(9)}), path)
+    path.write_bytes(path.read_bytes().replace(b"(9,)", b"(8,)"))
+    with pytest.raises(DataError, match="damaged"):
+        load(path, "arrays")
+
+
+def test_a_table_of_many_rows_is_written_in_pieces() -> None:
+    data = Data(table=pa.table({"i": np.arange(20_000)}))
+    pieces = list(write(data, NDJSON))
+
+    assert len(pieces) > 3
+    assert b"".join(pieces).count(b"\n") == 20_000
+    with pytest.raises(DataError, match="no step"):
+        write(data, NDJSON, rows=slice(0, 9, 2))
