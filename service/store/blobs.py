@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,20 +81,13 @@ class Blobs:
         target = self._locate(key)
         with _room():
             _flush(file)
-            while True:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    file.replace(target)
-                except FileNotFoundError:
-                    # `delete` may have taken the folder, empty then, from under us.
-                    if not file.exists():
-                        raise
-                    continue
-                break
-            for folder in (target.parent, *target.parent.parents):
+            while not self._rename(file, target):
+                pass
+            folder = target.parent
+            _flush(folder)
+            while folder != self.root:
+                folder = folder.parent
                 _flush(folder)
-                if folder == self.root:
-                    break
 
     def temporary(self) -> Path:
         """The path of a file to write at leisure and `adopt`; not created, swept if forgotten."""
@@ -119,37 +112,40 @@ class Blobs:
         path = self._locate(key)
         path.unlink(missing_ok=True)
         if path.parent.parent != self.root:
-            try:
-                path.parent.rmdir()  # a model's or job's own folder, once it is empty
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
-                    raise
+            with suppress(OSError):  # it is not empty, or gone
+                path.parent.rmdir()  # a model's or job's own folder
 
     def keys(self, folder: str) -> Iterator[tuple[str, float]]:
         """Every key under `folder` with its age in seconds."""
         now = time.time()
         for parent, _, names in os.walk(self.root / folder):
-            for name in names:
-                path = Path(parent, name)
+            for path in (Path(parent, name) for name in names):
                 key = path.relative_to(self.root).as_posix()
-                try:
+                with suppress(FileNotFoundError):  # deleted meanwhile
                     age_s = now - path.stat().st_mtime
-                except FileNotFoundError:
-                    continue  # deleted meanwhile
-                if _KEY.fullmatch(key):
-                    yield key, age_s
+                    if _KEY.fullmatch(key):
+                        yield key, age_s
 
     def sweep(self, *, older_than_s: float = 0.0) -> int:
         """Remove temporary files that their writers left behind; return how many."""
         swept = 0
         for path in self._temporary.iterdir():
-            try:
+            with suppress(FileNotFoundError):  # published or swept meanwhile
                 if time.time() - path.stat().st_mtime >= older_than_s:
                     path.unlink()
                     swept += 1
-            except FileNotFoundError:
-                continue  # published or swept by its owner meanwhile
         return swept
+
+    def _rename(self, file: Path, target: Path) -> bool:
+        """False if `delete` took the folder, empty at that moment, from under us."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.replace(target)
+        except FileNotFoundError:
+            if file.exists():
+                return False
+            raise
+        return True
 
     def _locate(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

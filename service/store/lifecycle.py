@@ -56,11 +56,6 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def active(self) -> bool:
-        """A worker has the job."""
-        return self in (Status.RUNNING, Status.CANCELLING)
-
-    @property
     def terminal(self) -> bool:
         """Nothing will happen to the job any more."""
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)

@@ -28,10 +28,10 @@ def sweep(database: Database, blobs: Blobs, *, older_than_s: float = 0.0) -> int
         if age_s >= older_than_s
     ]
     for key in sorted(set(found) - _referred(database)):
-        if not key.startswith("datasets/"):
+        if key.startswith("datasets/"):
+            swept += drop_unused(database, blobs, key)
+        else:
             blobs.delete(key)
-            swept += 1
-        elif drop_unused(database, blobs, key):
             swept += 1
     return swept
 

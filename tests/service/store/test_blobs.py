@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,6 +98,24 @@ def test_deleting_takes_the_folder_when_it_is_empty(blobs: Blobs) -> None:
     assert blobs.exists(first)
 
 
+def test_publishing_never_races_the_deletion_of_a_neighbour(blobs: Blobs) -> None:
+    model = new_id("mdl")
+
+    def come_and_go() -> None:
+        for _ in range(100):
+            key = model_key(model)
+            blobs.put_bytes(key, b"weights")
+            blobs.delete(key)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert files(blobs) == set()
+
+
 def test_keys_of_one_owner_never_collide() -> None:
     model = new_id("mdl")
 
@@ -151,6 +170,13 @@ def test_a_sweep_takes_only_old_temporary_files(blobs: Blobs) -> None:
     assert young.exists()
     assert blobs.sweep() == 1
     assert files(blobs) == {KEY}
+
+
+def test_files_of_strangers_are_not_listed(blobs: Blobs) -> None:
+    blobs.put_bytes(KEY, b"")
+    (blobs.root / "datasets" / ".DS_Store").write_bytes(b"")
+
+    assert [key for key, _ in blobs.keys("datasets")] == [KEY]
 
 
 WRITER = """

@@ -4,7 +4,8 @@ import pytest
 
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.store.blobs import model_key
-from service.store.database import new_id
+from service.store.database import Database, new_id
+from service.store.idempotency import Answer, Idempotency, IdempotencyKeys, Remember
 from service.store.models import Aliases, Model, Models, NewModelRow
 from tests.service.store.conftest import Clock
 
@@ -25,6 +26,17 @@ def test_a_model_is_read_as_it_was_created(models: Models, clock: Clock) -> None
     assert models.get(model.id) == models.resolve(model.id) == model
     assert (model.job, model.name, model.created_at) == (None, "boston", clock.now)
     assert model.document == {"form": "regressor"}
+
+
+def test_an_import_and_its_idempotency_key_are_stored_together(
+    models: Models, database: Database, clock: Clock
+) -> None:
+    key = Idempotency("k1", None, "a" * 64)
+    model_id = new_id("mdl")
+    new = NewModelRow(id=model_id, document={}, weights=model_key(model_id))
+    models.create(new, remember=Remember(key, lambda m: Answer(201, {}, m.id.encode())))
+
+    assert IdempotencyKeys(database, clock).lookup(key) == Answer(201, {}, model_id.encode())
 
 
 @pytest.mark.parametrize("text", ["", "mdl_x", new_id("mdl"), "nobody", "a b", "\ud800\0"])
