@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from engine.plan import TrainingPlan, plan_training
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import EpochEnd, Training, TrainingData
 from service.store.jobs import Job
-from service.store.models import NewModel
-from service.worker import Step, TaskContext, TaskResult
+from service.worker import NewModel, Step, Task, TaskContext, TaskResult
 
 __all__ = ["TASKS", "train", "train_spec", "warm"]
 
@@ -51,6 +50,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         events=(("log", {"message": run.closing_message()}),),
         progress=run.progress("training", completed=run.training.epoch),
         metrics=run.metrics(),
+        epoch=run.training.epoch,
         snapshot=run.training.state,
         result=run.result,
     )
@@ -159,6 +159,7 @@ class _TrainingRun:
             events=events,
             progress=self.progress("training", completed=self.training.epoch),
             metrics=self.training.kept_metrics or None,
+            epoch=self.training.epoch,
             snapshot=self.training.state,
             result=self.result if self.training.epoch else None,
         )
@@ -253,4 +254,4 @@ def warm() -> None:
         pass
 
 
-TASKS: Mapping[str, Callable[[Job, TaskContext], Iterator[Step]]] = {"train": train}
+TASKS: Mapping[str, Task] = {"train": train}

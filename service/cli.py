@@ -1,0 +1,155 @@
+"""The `bernoulli` command."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import pydantic
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import engine
+from service.errors import ServiceError
+from service.executors.server import CannotServe
+from service.executors.server import serve as run_server
+from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import ApiKeys
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="bernoulli",
+    help="Train neural networks over HTTP, and predict with their uncertainty.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+keys = typer.Typer(help="API keys of the server on a data folder.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder of the server.", envvar="BERNOULLI_DATA")
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _fail(message: str, code: int = 1) -> typer.Exit:
+    typer.echo(f"bernoulli: {message}", err=True)
+    return typer.Exit(code)
+
+
+def _settings(**flags: Any) -> Settings:
+    """Read the settings; flags that were given go before the environment."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except pydantic.ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise _fail("; ".join(lines), 2) from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bernoulli {engine.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of everything that is kept.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
+) -> None:
+    """Start everything that one machine needs, and print the URL when it is ready."""
+    try:
+        run_server(_settings(host=host, port=port, data=data, workers=workers))
+    except (CannotServe, ServiceError) as error:
+        raise _fail(str(error)) from error
+
+
+@app.command()
+def openapi(
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; standard output if none.")
+    ] = None,
+) -> None:
+    """Print the description of the HTTP interface, as the server gives it."""
+    from service.app import create_app
+
+    document = create_app(_settings()).openapi()
+    content = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    if output is None:
+        typer.echo(content.decode(), nl=False)
+    else:
+        output.write_bytes(content)
+
+
+def _keys(data: Path | None) -> ApiKeys:
+    settings = _settings(data=data)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url)
+    database.migrate()
+    return ApiKeys(database, lambda: datetime.now(UTC))
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    data: DataOption = None,
+) -> None:
+    """Make a key and print its secret, this once."""
+    try:
+        key, secret = _keys(data).create(name)
+    except ServiceError as error:
+        raise _fail(error.detail) from error
+    typer.echo(f"{key.id} {secret}")
+
+
+@keys.command("list")
+def list_keys(data: DataOption = None) -> None:
+    """List the keys, without their secrets."""
+    table = Table("id", "name", "created", "revoked")
+    for key in _keys(data).list():
+        revoked = "" if key.revoked_at is None else f"{key.revoked_at:%Y-%m-%d %H:%M}"
+        table.add_row(key.id, key.name, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")], data: DataOption = None
+) -> None:
+    """Make a key void from now on."""
+    try:
+        key = _keys(data).revoke(key_id)
+    except ServiceError as error:
+        raise _fail(error.detail) from error
+    typer.echo(f"{key.id} is revoked")
+
+
+if __name__ == "__main__":
+    main()

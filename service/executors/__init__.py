@@ -1,0 +1,1 @@
+"""Where jobs run: the processes of one server, and their supervisor."""

@@ -1,0 +1,75 @@
+"""The process that answers HTTP, on a socket that its supervisor has bound.
+
+Started by the supervisor as ``python -m service.executors.http_process``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from service.app import create_app
+from service.executors.parent import die_with
+from service.observe.logs import configure_logs
+from service.settings import Settings
+from service.shutdown import Shutdown
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, telling the supervisor when it answers, and its streams when it is to stop."""
+
+    def __init__(self, config: uvicorn.Config, *, pipe: int, shutdown: Shutdown) -> None:
+        super().__init__(config)
+        self._pipe = pipe
+        self._shutdown = shutdown
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            os.write(self._pipe, b"w")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM, and end with exit code 0 after it rather than by the signal."""
+
+        def stop(number: int, _frame: object) -> None:
+            self._shutdown.begin()
+            self.handle_exit(number, None)
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--pipe", type=int, required=True)
+    parser.add_argument("--socket", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    settings = Settings()
+    configure_logs(settings.log_level, process="http")
+    shutdown = Shutdown()
+    config = uvicorn.Config(
+        create_app(settings, shutdown=shutdown),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_s) - 2),
+        timeout_keep_alive=30,
+    )
+    server = _Server(config, pipe=arguments.pipe, shutdown=shutdown)
+    server.run(sockets=[socket.socket(fileno=arguments.socket)])
+
+
+if __name__ == "__main__":
+    main()

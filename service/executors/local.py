@@ -1,0 +1,248 @@
+"""The supervisor of one server: its HTTP process and its workers, and nothing after it.
+
+Signals are recorded by their handler and dealt with in the loop. A child that dies is replaced; its
+job goes back to the queue at once. Leases are renewed here, and only for workers that are alive and
+have lately given a sign of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+
+from service import health
+from service.settings import Settings
+from service.store.jobs import Jobs
+
+__all__ = ["StartFailed", "Supervisor"]
+
+logger = structlog.get_logger(__name__)
+
+_BACKOFF_S = (0.05, 5.0)
+_STABLE_S = 10.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class StartFailed(Exception):
+    """A child ended before the server was ready for the first time."""
+
+
+@dataclass
+class _Child:
+    """One process, and the reading end of its pipe."""
+
+    role: Literal["http", "worker"]
+    name: str
+    process: subprocess.Popen[bytes]
+    pipe: int
+    started: float
+    heard: float
+    is_warm: bool = False
+
+
+@dataclass
+class _Place:
+    """Somewhere a child is meant to be."""
+
+    role: Literal["http", "worker"]
+    child: _Child | None = None
+    backoff_s: float = _BACKOFF_S[0]
+    not_before: float = field(default=0.0)
+
+
+class Supervisor:
+    """Keeps one HTTP process and `settings.workers` workers running until it is told to stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        jobs: Jobs,
+        *,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._jobs = jobs
+        self._on_ready = on_ready
+        self._places = [_Place("http"), *(_Place("worker") for _ in range(settings.workers))]
+        self._selector = selectors.DefaultSelector()
+        self._was_ready = False
+        self._should_stop = False
+        self._published: int | None = None
+        self._renewed = time.monotonic()
+
+    def run(self) -> None:
+        """Supervise until a signal asks to stop; raises StartFailed if the server never starts."""
+        reader, writer = os.pipe()
+        for end in (reader, writer):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._record_stop)
+        self._selector.register(reader, selectors.EVENT_READ)
+        try:
+            while not self._should_stop:
+                self._start_missing()
+                self._listen(timeout=0.1)
+                self._bury_dead()
+                self._kill_hung()
+                self._renew_leases()
+                self._tell_readiness()
+        finally:
+            self._stop_children()
+            signal.set_wakeup_fd(-1)
+            self._selector.close()
+            os.close(reader)
+            os.close(writer)
+
+    def _record_stop(self, _number: int, _frame: object) -> None:
+        self._should_stop = True
+
+    # -- children ----------------------------------------------------------------------------------
+
+    def _children(self) -> list[_Child]:
+        return [place.child for place in self._places if place.child is not None]
+
+    def _start_missing(self) -> None:
+        now = time.monotonic()
+        for place in self._places:
+            if place.child is None and now >= place.not_before:
+                place.child = self._start(place.role)
+
+    def _start(self, role: Literal["http", "worker"]) -> _Child:
+        reader, writer = os.pipe()
+        name = "http" if role == "http" else f"worker_{secrets.token_hex(8)}"
+        command = [sys.executable, "-m", f"service.executors.{role}_process"]
+        command += ["--parent", str(os.getpid()), "--pipe", str(writer)]
+        passed = [writer]
+        if role == "http":
+            command += ["--socket", str(self._listener.fileno())]
+            passed.append(self._listener.fileno())
+        else:
+            command += ["--name", name]
+        environment = {**os.environ, **self._settings.environment(), **_ONE_THREAD}
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=passed,
+        )
+        os.close(writer)
+        os.set_blocking(reader, False)
+        now = time.monotonic()
+        child = _Child(role, name, process, reader, started=now, heard=now)
+        self._selector.register(reader, selectors.EVENT_READ, child)
+        logger.info("process started", role=role, name=name, pid=process.pid)
+        return child
+
+    def _listen(self, timeout: float) -> None:
+        """Wait for signs of life, ends of processes and signals."""
+        for key, _ in self._selector.select(timeout):
+            child = key.data
+            try:
+                signs = os.read(key.fd, 65536)
+            except BlockingIOError:
+                continue
+            if child is None:
+                continue
+            if not signs:  # its end of the pipe is closed: it is dying
+                self._selector.unregister(key.fd)
+                continue
+            child.heard = time.monotonic()
+            child.is_warm = child.is_warm or b"w" in signs
+
+    def _bury_dead(self) -> None:
+        for place in self._places:
+            child = place.child
+            if child is None or child.process.poll() is None:
+                continue
+            self._forget(child)
+            place.child = None
+            code = child.process.returncode
+            logger.warning("process ended", role=child.role, name=child.name, code=code)
+            if not self._was_ready and child.role == "http":
+                raise StartFailed(f"the HTTP process ended with code {code} before it was ready")
+            now = time.monotonic()
+            if now - child.started >= _STABLE_S:
+                place.backoff_s = _BACKOFF_S[0]
+            place.not_before = now + place.backoff_s
+            place.backoff_s = min(2 * place.backoff_s, _BACKOFF_S[1])
+            if child.role == "worker":
+                self._take_job_from(child, code)
+
+    def _forget(self, child: _Child) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(child.pipe)
+        os.close(child.pipe)
+
+    def _take_job_from(self, child: _Child, code: int) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        self._jobs.worker_died(
+            child.name, "infrastructure", f"the worker process {how} while it ran the job"
+        )
+
+    def _kill_hung(self) -> None:
+        """Kill workers without a sign of life; the rest is as for any that died."""
+        now = time.monotonic()
+        for child in self._children():
+            if child.role == "worker" and now - child.heard > self._settings.hang_s:
+                logger.error("worker gives no sign of life", name=child.name)
+                child.process.kill()
+                child.process.wait()
+
+    def _renew_leases(self) -> None:
+        now = time.monotonic()
+        if now - self._renewed < self._settings.lease_s / 3:
+            return
+        self._renewed = now
+        for child in self._children():
+            if child.role == "worker" and child.is_warm:
+                self._jobs.renew(child.name)
+
+    # -- readiness ---------------------------------------------------------------------------------
+
+    def _tell_readiness(self) -> None:
+        warm = sum(child.is_warm for child in self._children() if child.role == "worker")
+        if warm != self._published:
+            health.publish(self._settings, warm)
+            self._published = warm
+        if self._was_ready:
+            return
+        if len(self._children()) == len(self._places) and all(
+            child.is_warm for child in self._children()
+        ):
+            self._was_ready = True
+            self._on_ready()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _stop_children(self) -> None:
+        """Ask every child to stop, and kill those that take too long."""
+        self._listener.close()
+        children = self._children()
+        for child in children:
+            child.process.terminate()
+        end = time.monotonic() + self._settings.shutdown_s
+        for child in children:
+            try:
+                child.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.error("process does not stop and is killed", name=child.name)
+                child.process.kill()
+                child.process.wait()
+            self._forget(child)
+        health.publish(self._settings, 0)

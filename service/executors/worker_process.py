@@ -1,0 +1,82 @@
+"""The process of one worker: warm before its first claim, and telling its supervisor that it lives.
+
+Started by the supervisor as ``python -m service.executors.worker_process``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+
+from service.executors.parent import die_with
+from service.observe.logs import configure_logs
+from service.settings import Settings
+from service.store.blobs import Blobs
+from service.store.database import Database
+from service.store.datasets import Datasets
+from service.store.jobs import Jobs
+from service.worker import Worker
+
+IDLE_S = (0.02, 0.2)
+"""How long an idle worker waits before it looks again, at first and at most."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def run(name: str, settings: Settings, pipe: int) -> None:
+    """Work until told to stop, writing a byte to `pipe` at every step: ``w`` once it is warm."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    from service import tasks  # loads PyTorch: not before the supervisor can see this process
+
+    tasks.warm()
+    database = Database(settings.database_url)
+    blobs = Blobs(settings.artifacts_path)
+    worker = Worker(
+        name,
+        jobs=Jobs(database, _now, lease_s=settings.lease_s, max_failures=settings.max_attempts),
+        datasets=Datasets(database, _now, blobs),
+        blobs=blobs,
+        tasks=tasks.TASKS,
+        should_stop=stop.is_set,
+        tick=lambda: _tell(pipe, b"."),
+    )
+    _tell(pipe, b"w")
+    idle_s = IDLE_S[0]
+    while not stop.is_set():
+        if worker.work_once():
+            idle_s = IDLE_S[0]
+        else:
+            stop.wait(idle_s)
+            idle_s = min(idle_s * 1.2, IDLE_S[1])
+        _tell(pipe, b".")
+    database.close()
+
+
+def _tell(pipe: int, sign: bytes) -> None:
+    """Write to the supervisor; a pipe that is full tells it enough."""
+    with contextlib.suppress(BlockingIOError):
+        os.write(pipe, sign)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--pipe", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    settings = Settings()
+    configure_logs(settings.log_level, process=arguments.name)
+    os.set_blocking(arguments.pipe, False)
+    run(arguments.name, settings, arguments.pipe)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Settings: one class, read once at the edge; each field is a variable ``BERNOULLI_…``."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.store.database import sqlite_url
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """How one server runs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BERNOULLI_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback only with keys, or with `auth` off."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    data: Path = Path("data")
+    """Folder of the embedded database, the artifacts and the lock."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    """Processes that train; 0 for a server that only answers."""
+    keys: str | None = Field(default=None, repr=False)
+    """API keys, separated by commas."""
+    keys_file: Path | None = None
+    """File with one API key a line; empty lines and those that start with # do not count."""
+    auth: Literal["on", "off"] = "on"
+    """`off` asks for no key at all, not even beyond loopback."""
+    database: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL; a SQLite file in `data` by default."""
+    artifacts: str | None = None
+    """Folder for data sets, models and checkpoints; below `data` by default."""
+    executor: Literal["local"] = "local"
+    """Where jobs run: `local`, in worker processes of this server."""
+    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for which a worker's right to its job is renewed."""
+    hang_s: Annotated[float, Field(gt=0)] = 120.0
+    """A worker that gives no sign of life for so many seconds is killed."""
+    shutdown_s: Annotated[float, Field(gt=0)] = 25.0
+    """Seconds that requests in flight and checkpoints get when the server is told to stop."""
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    """Attempts that may end by themselves without a new checkpoint before a job has failed."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Largest JSON body."""
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = 2**30
+    """Largest data set or model to upload."""
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
+    """Jobs that may wait; more are answered 503."""
+    max_loaded_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Bytes of models kept in memory for predictions."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the log lines on standard error."""
+
+    @field_validator("database")
+    @classmethod
+    def _database_is_served(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("sqlite:"):
+            raise ValueError(
+                "this version keeps its database in SQLite: give a sqlite:/// URL or leave it out"
+            )
+        return value
+
+    @field_validator("artifacts")
+    @classmethod
+    def _artifacts_are_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                "this version keeps its artifacts in a folder: give a path or leave it out"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _keys_can_be_read(self) -> Self:
+        if self.keys_file is not None and not self.keys_file.is_file():
+            raise ValueError(f"`keys_file` {str(self.keys_file)!r} is not a readable file")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        if self.database is not None:
+            return self.database
+        return sqlite_url(self.data / "bernoulli.db").render_as_string(hide_password=False)
+
+    @property
+    def artifacts_path(self) -> Path:
+        """The folder of data sets, models and checkpoints."""
+        return Path(self.artifacts) if self.artifacts is not None else self.data / "artifacts"
+
+    def configured_keys(self) -> tuple[str, ...]:
+        """Return the keys of `keys` and `keys_file`."""
+        given = [] if self.keys is None else self.keys.split(",")
+        if self.keys_file is not None:
+            given += [
+                line
+                for line in self.keys_file.read_text().splitlines()
+                if not line.lstrip().startswith("#")
+            ]
+        return tuple(key.strip() for key in given if key.strip())
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables from which a child process reads the same settings."""
+        variables: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                path = value.absolute() if isinstance(value, Path) else value
+                variables[f"BERNOULLI_{name.upper()}"] = str(path)
+        return variables

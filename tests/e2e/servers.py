@@ -1,0 +1,166 @@
+"""Real servers: `bernoulli serve` in a process of its own, and what a client does with it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+__all__ = ["Server", "csv_of", "npz_of", "serving", "wait_for"]
+
+_URL = re.compile(r"http://[\d.]+:\d+")
+
+
+class Server:
+    """One running `bernoulli serve` and a client for it."""
+
+    def __init__(self, data: Path, *, env: dict[str, str] | None = None, workers: int = 1) -> None:
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+        command += ["--data", str(data), "--workers", str(workers)]
+        self._log = (data.parent / f"{data.name}.log").open("ab")
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = _URL.search(line)
+        if found is None:
+            self.process.wait(10)
+            log = Path(self._log.name).read_text()[-2000:]
+            raise RuntimeError(f"the server said {line!r} and exited: {log}")
+        self.url = found.group()
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    def children(self, *words: str) -> list[int]:
+        """Return the pids of the server's child processes whose command holds all `words`."""
+        pids = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid and all(word in command for word in words):
+                pids.append(int(entry.name))
+        return pids
+
+    def kill(self) -> None:
+        """Kill the server as hard as can be, and wait until all its processes are gone."""
+        children = self.children()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        wait_for(lambda: not any(_is_alive(pid) for pid in children), 10)
+        self._close()
+
+    def stop(self) -> int:
+        """Ask the server to stop; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(40)
+        self._close()
+        return code
+
+    def _close(self) -> None:
+        self.client.close()
+        self._log.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    # -- what a client does ------------------------------------------------------------------------
+
+    def upload(self, content: bytes, media_type: str = "text/csv") -> str:
+        answer = self.client.post(
+            "/datasets", content=content, headers={"Content-Type": media_type}
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def train(self, **spec: Any) -> dict[str, Any]:
+        answer = self.client.post("/train", json=spec)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def finished(self, job_id: str, timeout: float = 60) -> dict[str, Any]:
+        """Wait for a job's end and return it."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            try:
+                answer = self.client.get(f"/jobs/{job_id}", headers={"Prefer": "wait=5"})
+            except httpx.TransportError:
+                time.sleep(0.05)
+                continue
+            job: dict[str, Any] = answer.json()
+            if job["terminal"]:
+                return job
+        raise AssertionError(f"job {job_id} did not end in {timeout} s")
+
+    def predict(self, **request: Any) -> dict[str, Any]:
+        answer = self.client.post("/predict", json=request)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def weights(self, model_id: str) -> bytes:
+        answer = self.client.get(f"/models/{model_id}/weights")
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: Any, timeout: float = 20) -> None:
+    """Wait until `condition()` holds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(data: Path, **options: Any) -> Iterator[Server]:
+    """Run a server for the length of a block; nothing of it is left afterwards."""
+    server = Server(data, **options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def csv_of(rows: int = 120, columns: int = 3, seed: int = 0) -> bytes:
+    """Return a small regression table: x0, x1, …, y."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, columns))
+    y = x.sum(axis=1) + np.sin(3 * x[:, 0]) + 0.1 * rng.standard_normal(rows)
+    lines = [",".join([*(f"x{i}" for i in range(columns)), "y"])]
+    lines += [",".join(f"{value:.6f}" for value in [*row, t]) for row, t in zip(x, y, strict=True)]
+    return "\n".join(lines).encode()
+
+
+def npz_of(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
