@@ -17,6 +17,7 @@ ServiceError
 │   └── QuotaExceeded        this key has too much to do
 ├── Unavailable          not now; later it may work
 ├── StorageFull          no room left to store what was sent
+├── Corrupt              what was stored is not whole any more
 └── LeaseLost            a worker no longer owns its job; never reaches a caller
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 __all__ = [
     "Conflict",
+    "Corrupt",
     "Forbidden",
     "IdempotencyInFlight",
     "IdempotencyMismatch",
@@ -124,6 +126,10 @@ class QuotaExceeded(QueueFull):
 
 class StorageFull(ServiceError):
     """No room is left to store what was sent."""
+
+
+class Corrupt(ServiceError):
+    """Stored content that cannot be read back; a fault of the service, not of the caller."""
 
 
 class LeaseLost(ServiceError):
