@@ -45,13 +45,14 @@ def evaluate_on_validation(
     spec: TrainSpec,
     *,
     x: npt.NDArray[np.float32],
-    y: Array,
+    truth: Array,
     row_ids: npt.NDArray[np.int64],
 ) -> Generator[float, None, Evaluation]:
     """Sample the validation rows, yielding the share that is done; return the evaluation.
 
-    `x` and `y` are encoded rows. A regressor's noise precision is the spec's, or fitted by maximum
-    likelihood of the mixture of passes; a classifier's likelihood is that of the mean probabilities.
+    `x` are encoded rows, `truth` what `Encoding.encode_truth` says of them. A regressor's noise
+    precision is the spec's, or fitted by maximum likelihood of the mixture of passes; a
+    classifier's likelihood is that of the mean probabilities.
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
@@ -70,10 +71,10 @@ def evaluate_on_validation(
     samples = np.concatenate(pieces, axis=1)
     if graph.form == "classifier":
         mean = pass_mean(renormalised(samples))
-        likely = mean[np.arange(rows), y[:rows]]
+        likely = mean[np.arange(rows), truth[:rows]]
         logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
         return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
-    return _regression(encoding, spec, encoding.decode(samples), encoding.decode(y[:rows]))
+    return _regression(encoding, spec, encoding.decode(samples), truth[:rows])
 
 
 def _parts(chunk: slice, size: int = 256) -> list[slice]:

@@ -21,7 +21,7 @@ from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
 from engine.spec import MAX_SEED, Index, PredictSpec, Spec
 from engine.streams import STREAM_VERSION
-from service.errors import Corrupt, QueueFull, TooLarge
+from service.errors import Corrupt, NotFound, QueueFull, TooLarge
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
 from service.store.models import Model, Models
@@ -108,7 +108,7 @@ class LoadedModels:
             with self._blobs.open(stored.weights) as stream:
                 weights = stream.read()
             return artifact.load_model(stored.document, weights)
-        except (ArtifactError, FileNotFoundError) as error:
+        except (ArtifactError, NotFound) as error:
             raise Corrupt(
                 f"model {stored.id} cannot be loaded: its stored weights are damaged or missing; "
                 "train or import it again"

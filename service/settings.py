@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import sqlalchemy as sa
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -85,11 +86,9 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def database_url(self) -> str:
+    def database_url(self) -> str | sa.URL:
         """The SQLAlchemy URL of the database."""
-        if self.database is not None:
-            return self.database
-        return sqlite_url(self.data / "bernoulli.db").render_as_string(hide_password=False)
+        return self.database or sqlite_url(self.data / "bernoulli.db")
 
     @property
     def artifacts_path(self) -> Path:

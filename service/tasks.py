@@ -202,7 +202,7 @@ class _TrainingRun:
             self.plan.regularizers,
             self._spec,
             x=self._valid[0],
-            y=self._valid[1],
+            truth=self.plan.encoding.encode_truth(self._valid_data, self._valid_rows),
             row_ids=np.asarray(self._valid_rows, dtype=np.int64),
         )
 

@@ -1,0 +1,295 @@
+"""Workers: what becomes of a job under every way in which its attempt can end. No PyTorch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import ArtifactError, DivergedError
+from service.store.blobs import Blobs
+from service.store.database import Database, sqlite_url
+from service.store.datasets import Datasets
+from service.store.jobs import Job, Jobs, NewJob, Status
+from service.store.models import Models
+from service.worker import NewModel, Step, Task, TaskContext, TaskResult, Worker
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """A store, a clock and the means to run one job by a task of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(sqlite_url(folder / "test.db"))
+        self.database.migrate()
+        self.blobs = Blobs(folder / "artifacts")
+        self.clock = Clock()
+        self.jobs = Jobs(self.database, lambda: datetime.now(UTC), max_failures=3)
+        self.models = Models(self.database, lambda: datetime.now(UTC))
+        self.ticks = 0
+        self.stops = False
+
+    def queue(self, **spec: Any) -> str:
+        return self.jobs.create(NewJob(kind="count", spec=spec)).id
+
+    def work(self, task: Task, name: str = "worker") -> bool:
+        worker = Worker(
+            name,
+            jobs=self.jobs,
+            datasets=Datasets(self.database, lambda: datetime.now(UTC), self.blobs),
+            blobs=self.blobs,
+            tasks={"count": task},
+            should_stop=lambda: self.stops,
+            tick=self._tick,
+            clock=self.clock,
+        )
+        return worker.work_once()
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+    def types(self, job_id: str) -> list[str]:
+        return [event.type for event in self.jobs.events(job_id).data]
+
+    def blob_keys(self, folder: str) -> list[str]:
+        return [key for key, _ in self.blobs.keys(folder)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.database.close()
+
+
+def counting(
+    world: World,
+    upto: int = 5,
+    *,
+    seconds: float = 1.0,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Task:
+    """A task that counts epochs, each taking `seconds`, and leaves a model that says how far."""
+
+    def task(job: Job, context: TaskContext) -> Iterator[Step]:
+        start = int(context.checkpoint or b"0")
+        for number in range(start + 1, upto + 1):
+            world.clock.now += seconds
+            on_step(number)
+            yield Step(
+                events=(("epoch", {"epoch": number}),),
+                progress={"completed": number, "total": upto},
+                metrics={"train": {"loss": 1.0 / number}},
+                epoch=number,
+                snapshot=lambda number=number: str(number).encode(),
+                result=lambda number=number: TaskResult(
+                    metrics={"train": {"loss": 1.0 / number}},
+                    model=NewModel(
+                        name=job.name, document={"counted": number}, weights=b"w" * number
+                    ),
+                ),
+            )
+
+    return task
+
+
+def test_a_job_leaves_its_model_events_and_metrics(world: World) -> None:
+    job_id = world.queue()
+    assert world.work(counting(world))
+    job = world.jobs.get(job_id)
+    assert job.status is Status.SUCCEEDED
+    assert job.metrics == {"train": {"loss": 0.2}}
+    assert job.progress == {"completed": 5, "total": 5}
+    assert job.model is not None
+    model = world.models.get(job.model)
+    assert model.document == {"counted": 5}
+    with world.blobs.open(model.weights) as stream:
+        assert stream.read() == b"wwwww"
+    assert world.types(job_id).count("epoch") == 5
+    assert world.ticks == 5
+    assert not world.work(counting(world))
+
+
+def test_events_are_stored_in_groups_and_all_of_them(world: World) -> None:
+    job_id = world.queue()
+    seen: list[int] = []
+
+    def count(_: int) -> None:
+        seen.append(world.types(job_id).count("epoch"))
+
+    world.work(counting(world, 10, seconds=0.11, on_step=count))
+    assert seen == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert world.types(job_id).count("epoch") == 10
+
+
+def test_a_killed_attempt_goes_on_from_its_last_checkpoint(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 2})
+
+    def die(number: int) -> None:
+        if number == 6:
+            raise KeyboardInterrupt  # as abrupt as a kill: nothing more is stored
+
+    with pytest.raises(KeyboardInterrupt):
+        world.work(counting(world, 8, on_step=die))
+    world.jobs.worker_died("worker", "infrastructure", "killed")
+    started: list[int] = []
+    world.work(counting(world, 8, on_step=started.append), name="another")
+    assert started[0] == 5
+    job = world.jobs.get(job_id)
+    assert (job.status, job.attempts) == (Status.SUCCEEDED, 2)
+    (retried,) = [e for e in world.jobs.events(job_id).data if e.type == "retried"]
+    assert retried.data["from_epoch"] == 4
+    epochs = [event.data["epoch"] for event in world.jobs.epochs(job_id)]
+    assert epochs == list(range(1, 9))
+    assert len(world.blob_keys("checkpoints")) == 1
+    assert len(world.blob_keys("models")) == 1
+
+
+def test_checkpoints_can_be_counted_in_epochs(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"epochs": 3})
+    world.work(counting(world, 10, seconds=0.001))
+    epochs = [e.data["epoch"] for e in world.jobs.events(job_id).data if e.type == "checkpoint"]
+    assert epochs == [3, 6, 9]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, None])
+def test_a_damaged_checkpoint_costs_its_work_not_the_job(
+    world: World, damage: bytes | None
+) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 1})
+    world.stops = True
+    world.work(counting(world))
+    (key,) = world.blob_keys("checkpoints")
+    world.blobs.delete(key)
+    if damage is not None:
+        world.blobs.put_bytes(key, damage)
+    world.stops = False
+    started: list[int] = []
+    world.work(counting(world, on_step=started.append))
+    assert started[0] == 1
+    assert world.jobs.get(job_id).status is Status.SUCCEEDED
+    messages = [e.data["message"] for e in world.jobs.events(job_id).data if e.type == "log"]
+    assert "damaged" in messages[0]
+
+
+def test_a_checkpoint_of_something_else_costs_its_work_not_the_job(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 1})
+    world.stops = True
+    world.work(counting(world))
+    world.stops = False
+
+    def picky(job: Job, context: TaskContext) -> Iterator[Step]:
+        if context.checkpoint is not None:
+            raise ArtifactError("the checkpoint belongs to another network")
+        yield from counting(world)(job, context)
+
+    world.work(picky)
+    assert world.jobs.get(job_id).status is Status.SUCCEEDED
+
+
+def test_a_stopping_worker_gives_its_job_back_with_a_checkpoint(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 600})
+
+    def stop(number: int) -> None:
+        world.stops = number == 3
+
+    world.work(counting(world, on_step=stop))
+    job = world.jobs.get(job_id)
+    assert (job.status, job.failures) == (Status.QUEUED, 0)
+    assert job.checkpoint is not None
+    assert job.checkpoint.epoch == 3
+    world.stops = False
+    started: list[int] = []
+    world.work(counting(world, on_step=started.append))
+    assert started == [4, 5]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_cancelled_job_stops_at_the_next_step(world: World, keep: bool) -> None:
+    job_id = world.queue()
+    ran: list[int] = []
+
+    def cancel(number: int) -> None:
+        ran.append(number)
+        if number == 2:
+            world.jobs.cancel(job_id, keep=keep)
+
+    world.work(counting(world, on_step=cancel))
+    job = world.jobs.get(job_id)
+    assert ran == [1, 2]
+    assert job.status is Status.CANCELLED
+    assert (job.model is not None) == keep
+    if job.model is not None:
+        assert world.models.get(job.model).document == {"counted": 2}
+    assert not world.work(counting(world))
+
+
+def test_a_job_ends_at_its_time_limit(world: World) -> None:
+    job_id = world.queue(limits={"seconds": 3})
+    world.work(counting(world, 100))
+    job = world.jobs.get(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["kind"] == "timeout"
+    assert "3 seconds" in job.error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "shown"),
+    [
+        (DivergedError("the loss became nan", pointer="#/optimizer"), "user", "became nan"),
+        (MemoryError("secret"), "memory", "memory"),
+        (ZeroDivisionError("secret"), "infrastructure", "internal error"),
+        (OSError(28, "secret"), "infrastructure", "internal error"),
+    ],
+)
+def test_a_failed_job_says_whose_fault_it_was(
+    world: World, error: Exception, kind: str, shown: str
+) -> None:
+    job_id = world.queue()
+
+    def fail(number: int) -> None:
+        if number == 2:
+            raise error
+
+    world.work(counting(world, on_step=fail))
+    job = world.jobs.get(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["kind"] == kind
+    assert shown in job.error["detail"]
+    assert "secret" not in str(job.error)
+    assert world.types(job_id).count("epoch") == 1  # what it had said is kept
+
+
+def test_a_worker_that_lost_its_lease_leaves_nothing_behind(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 1000})
+
+    def lose(number: int) -> None:
+        if number == 3:
+            world.jobs.void_leases()
+
+    world.work(counting(world, seconds=0.001, on_step=lose))
+    assert world.jobs.get(job_id).status is Status.QUEUED
+    assert world.blob_keys("models") == []
+    assert world.models.list().data == []
+    world.work(counting(world))
+    assert len(world.models.list().data) == 1
+
+
+def test_an_unknown_kind_of_job_fails_and_harms_nobody(world: World) -> None:
+    job_id = world.jobs.create(NewJob(kind="dance", spec={})).id
+    world.work(counting(world))
+    assert world.jobs.get(job_id).status is Status.FAILED
