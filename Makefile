@@ -1,0 +1,76 @@
+# Every target works in a fresh clone: the environment is built when it is missing or out of date.
+# Needs Python 3.11 or newer with venv, git and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+
+# The first of these that is new enough; `make setup PYTHON=/path/to/python` takes another.
+PYTHONS := python3.11 python3 python3.12 python3.13 python3.14 python
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && command -v "$$python" && break; done)
+
+# The CPU build, which has a version of its own on Linux: a plain `torch` there is gigabytes of CUDA.
+TORCH := 2.13.0
+TORCH_CPU := torch==$(TORCH)$(if $(filter Linux,$(shell uname -s)),+cpu)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check format openapi serve clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
+	printf '  make %-8s %s\n' "$$target" "$$text"; done
+
+setup: $(READY) ## Build .venv with everything that running and testing need
+
+demo: $(READY) ## Upload, train and predict on two real data sets over HTTP; plots go to demo/
+	$(BIN)/python -m bench.demo
+
+test: $(READY) ## Run the tests; ARGS="tests/engine -k dropout" chooses some
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Check style, types, imports, the OpenAPI file and the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/bernoulli openapi | diff -u openapi/openapi.json - || \
+	{ echo 'openapi/openapi.json is out of date: run `make openapi`' >&2; exit 1; }
+	$(BIN)/hadolint Dockerfile
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+openapi: $(READY) ## Write openapi/openapi.json from the code
+	mkdir -p openapi
+	$(BIN)/bernoulli openapi > openapi/.new && mv openapi/.new openapi/openapi.json
+
+serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
+	$(BIN)/bernoulli serve $(ARGS)
+
+clean: ## Remove the environment and all that was made; data/ stays
+	rm -rf $(VENV) *.egg-info build dist demo .coverage .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An install that was interrupted leaves its mark, and the next one starts from nothing.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer with venv was found;' \
+	'install one, or name it: make setup PYTHON=/path/to/python' >&2; exit 1; }
+	@if test -e $(UNFINISHED); then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(UNFINISHED)
+	@echo 'Installing into $(VENV); the first time this takes some minutes and about 1.5 GB'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install '$(TORCH_CPU)' || $(PIP) install --extra-index-url $(TORCH_INDEX) '$(TORCH_CPU)'
+	$(PIP) install --editable . --group dev
+	@rm -f $(UNFINISHED)
+	@touch $@
