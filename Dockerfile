@@ -5,9 +5,9 @@
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PATH=/opt/bernoulli/bin:$PATH
-RUN python -m venv /opt/bernoulli
 # From the largest and steadiest layer to the smallest: PyTorch, the other libraries, our code.
-RUN pip install --index-url "$TORCH_INDEX" torch==2.13.0
+RUN python -m venv /opt/bernoulli \
+    && pip install --index-url "$TORCH_INDEX" torch==2.13.0
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \

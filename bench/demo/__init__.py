@@ -1,0 +1,1 @@
+"""The demo: two real data sets from upload to uncertainty, over HTTP alone."""

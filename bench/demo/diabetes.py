@@ -1,0 +1,112 @@
+"""Regression: how far diabetes has progressed a year on (442 patients, Efron et al. 2004)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_diabetes
+
+from bench.demo.client import Client
+from bench.demo.plots import plot_intervals
+from bench.demo.training import train
+
+__all__ = ["run"]
+
+TEST_SHARE = 0.25
+SEED = 13
+SHOWN = 12
+TARGET = "progression"
+
+Array = npt.NDArray[np.float64]
+
+
+def run(client: Client, console: Console, folder: Path) -> None:
+    """Train on three quarters of the patients and say how sure the network is of the others."""
+    console.rule("Diabetes: a regression with 90 % intervals")
+    names, x, y = _patients()
+    test, rest = _split(len(y))
+    csv_file = _csv([*names, TARGET], np.column_stack([x, y])[rest])
+    dataset = client.upload(csv_file, "text/csv", name="diabetes")
+    console.print(
+        f"POST /datasets: {dataset['rows']} patients; {len(test)} others are held back as test rows"
+    )
+    job = train(client, console, _training(dataset["id"]))
+    valid = job["metrics"]["valid"]
+    console.print(f"  kept parameters: rmse {valid['rmse']:.1f} on the validation rows")
+    outputs = client.post(
+        "/predict",
+        {
+            "model": job["model"],
+            "inputs": [dict(zip(names, row, strict=True)) for row in x[test].tolist()],
+            "num_samples": 200,
+            "seed": 7,
+            "statistics": ["mean", "std", "predictive_quantiles"],
+            "quantiles": [0.05, 0.95],
+        },
+    )["outputs"]
+    mean = np.array(outputs["mean"])[:, 0]
+    low, high = (np.array(outputs["predictive_quantiles"][q])[:, 0] for q in ("0.05", "0.95"))
+    _print(console, y[test], mean, low, high)
+    rmse = float(np.sqrt(np.mean((y[test] - mean) ** 2)))
+    baseline = float(np.sqrt(np.mean((y[test] - y[rest].mean()) ** 2)))
+    covered = float(np.mean((low <= y[test]) & (y[test] <= high)))
+    console.print(
+        f"  all {len(test)} test rows: rmse [b]{rmse:.1f}[/b] (always saying the training mean: "
+        f"{baseline:.1f}); the 90 % intervals cover [b]{covered:.1%}[/b] of them"
+    )
+    path = folder / "diabetes.png"
+    plot_intervals(path, y[test], mean, low, high, covered=covered)
+    console.print(f"  plot of intervals against truth: {path}")
+
+
+def _patients() -> tuple[list[str], Array, Array]:
+    """Return names, measurements in their own units, and the target."""
+    data: Any = load_diabetes(scaled=False)
+    return list(data.feature_names), np.asarray(data.data), np.asarray(data.target)
+
+
+def _split(rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    order = np.random.default_rng(SEED).permutation(rows)
+    count = round(rows * TEST_SHARE)
+    return order[:count], order[count:]
+
+
+def _csv(header: list[str], rows: Array) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows.tolist())
+    return text.getvalue().encode()
+
+
+def _training(dataset: str) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "targets": [TARGET],
+        "validation": 0.2,
+        "network": {"layers": [None, 64, 64, None]},
+        "dropout": {"hid[12]:out": 0.1, "in:out": 0.05},
+        "epochs": 200,
+        "patience": 20,
+        "seed": SEED,
+        "name": "diabetes",
+    }
+
+
+def _print(console: Console, truth: Array, mean: Array, low: Array, high: Array) -> None:
+    table = Table(title=f"{SHOWN} of {len(truth)} test rows, 200 passes each", title_justify="left")
+    for heading in ("true value", "mean", "90 % predictive interval"):
+        table.add_column(heading, justify="right")
+    table.add_column("covered")
+    for i in range(SHOWN):
+        inside = low[i] <= truth[i] <= high[i]
+        interval = f"{low[i]:.0f} to {high[i]:.0f}"
+        table.add_row(f"{truth[i]:.0f}", f"{mean[i]:.1f}", interval, "yes" if inside else "no")
+    console.print(table)

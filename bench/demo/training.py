@@ -1,0 +1,45 @@
+"""Training as the demo shows it: a progress bar from the job's events, then what it left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.demo.client import Client
+
+__all__ = ["train"]
+
+
+def train(client: Client, console: Console, body: dict[str, Any]) -> Any:
+    """Start a job, follow it to its end, print its regularizer log, and return it."""
+    job = client.post("/train", body)
+    columns = (TextColumn("  epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[losses]}"), console=console) as progress:
+        task = progress.add_task("training", total=body["epochs"], losses="waiting for a worker")
+        for event in client.events(job["id"]):
+            if event["type"] == "epoch":
+                epoch = event["data"]
+                losses = f"loss {epoch['train']['loss']:.4f}, valid {epoch['valid']['loss']:.4f}"
+                progress.update(task, completed=epoch["epoch"], losses=losses)
+    job = client.get(f"/jobs/{job['id']}")
+    if job["status"] != "succeeded":
+        raise SystemExit(f"job {job['id']} has {job['status']}: {job['error']}")
+    _print_log(client, console, job["id"])
+    return job
+
+
+def _print_log(client: Client, console: Console, job_id: str) -> None:
+    """Print each regularizer, what it matched, and the rates that were really dropped."""
+    regularizers = client.get(f"/jobs/{job_id}/regularizers")["data"]
+    table = Table("regularizer log", "matched", "rates really dropped, last epoch", box=None)
+    for regularizer in regularizers:
+        rates = regularizer["history"][-1]["rates"]
+        table.add_row(
+            regularizer["log"],
+            ", ".join(regularizer["matched"]),
+            ", ".join(f"{name} {rate:.4f}" for name, rate in rates.items()),
+        )
+    console.print(table)
