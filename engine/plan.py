@@ -13,6 +13,7 @@ from engine.artifact import describe_graph, describe_regularizer, resolved_netwo
 from engine.data.dataset import Data
 from engine.data.encoding import Encoding
 from engine.data.profile import profile
+from engine.data.schema import Schema
 from engine.data.selection import Selection, select
 from engine.data.splits import Split, split
 from engine.errors import DataError, SpecError
@@ -90,12 +91,19 @@ class TrainingPlan:
         }
 
 
-def plan_training(spec: TrainSpec, data: Data, validation_data: Data | None = None) -> TrainingPlan:
+def plan_training(
+    spec: TrainSpec,
+    data: Data,
+    validation_data: Data | None = None,
+    *,
+    schema: Schema | None = None,
+) -> TrainingPlan:
     """Check a whole request against its data; raises EngineError with a pointer into the spec.
 
-    `validation_data` is the data set that `spec.validation` names, where it names one.
+    `validation_data` is the data set that `spec.validation` names, where it names one; `schema` the
+    profile of `data`, which is made anew where it is not at hand.
     """
-    selection = select(profile(data), spec)
+    selection = select(schema or profile(data), spec)
     chosen = split(data.rows, spec, labels=_labels(data, selection))
     encoding = Encoding.fit(data, selection, chosen.train)
     _check_validation(encoding, data, chosen, validation_data)

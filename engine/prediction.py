@@ -32,7 +32,7 @@ from engine.statistics import (
     variation_ratio,
 )
 
-__all__ = ["PredictionPlan", "plan_prediction", "renormalised"]
+__all__ = ["PredictionPlan", "plan_prediction", "renormalised", "statistics_of"]
 
 Array = npt.NDArray[Any]
 Tree = dict[str, Any]
@@ -61,6 +61,11 @@ def default_statistics(form: str) -> tuple[str, ...]:
     if form == "classifier":
         return _CLASSIFICATION
     return (*_REGRESSION, "reconstruction_error") if form == "autoencoder" else _REGRESSION
+
+
+def statistics_of(form: str) -> tuple[str, ...]:
+    """Return every statistic that a model of this form can have."""
+    return (*default_statistics(form), *_ON_REQUEST[form])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +345,7 @@ def _statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
         raise SpecError(
             "`statistics` are of several passes; give `num_samples`", pointer="#/statistics"
         )
-    has = (*defaults, *_ON_REQUEST[form])
+    has = statistics_of(form)
     for index, name in enumerate(spec.statistics):
         if name not in has:
             raise SpecError(

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Response
+
 from service.deps import PredictorDep
+from service.predictor import PredictRequest
 from service.problems import problems
 from service.schemas import PredictionView
-
-from service.predictor import PredictRequest
 
 __all__ = ["router"]
 

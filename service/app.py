@@ -1,0 +1,181 @@
+"""The HTTP app: its state, its middleware, its routes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import engine
+from service import problems
+from service.auth import KeyMiddleware
+from service.deps import State, now
+from service.health import Health
+from service.observe.metrics import Metrics, MetricsMiddleware
+from service.predictor import Predictor
+from service.routes import aliases, datasets, health, jobs, models, predictions, training, web
+from service.settings import Settings
+from service.shutdown import Shutdown
+from service.store.blobs import Blobs
+from service.store.database import Database
+from service.store.datasets import Datasets
+from service.store.idempotency import IdempotencyKeys, InFlight
+from service.store.jobs import Jobs
+from service.store.keys import ApiKeys
+from service.store.models import Aliases, Models
+
+__all__ = ["create_app"]
+
+DESCRIPTION = """\
+Trains neural networks and says how sure it is: upload a data set, `POST /train` a network, follow
+the job, and ask `/predict` for answers with Monte-Carlo dropout uncertainty. Dropout is aimed by
+glob patterns at named outputs, in training and in prediction alike.
+
+Errors are `application/problem+json` (RFC 9457) with pointers to what is wrong.
+"""
+
+
+def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastAPI:
+    """Make the app; `shutdown` tells its streams and long waits that the server is to stop."""
+    stopping = shutdown or Shutdown()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        # Requests run side by side, one thread each; a second thread within one costs more than
+        # it gives on work of this size.
+        torch.set_num_threads(1)
+        database = Database(settings.database_url)
+        database.migrate()
+        try:
+            yield _state(settings, database, stopping)
+        finally:
+            stopping.begin()
+            database.close()
+
+    app = FastAPI(
+        title="Bernoulli",
+        version=engine.__version__,
+        summary="Neural networks over HTTP, with their uncertainty",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[
+            Middleware(_RequestIdMiddleware),
+            Middleware(MetricsMiddleware),
+            Middleware(KeyMiddleware, settings=settings),
+        ],
+    )
+    problems.install(app)
+    for part in (datasets, training, jobs, models, aliases, predictions, health, web):
+        app.include_router(part.router)
+    web.mount(app)
+    _describe(app)
+    return app
+
+
+def _state(settings: Settings, database: Database, shutdown: Shutdown) -> State:
+    blobs = Blobs(settings.artifacts_path)
+    models_store = Models(database, now)
+    datasets_store = Datasets(database, now, blobs)
+    jobs_store = Jobs(
+        database,
+        now,
+        lease_s=settings.lease_s,
+        max_failures=settings.max_attempts,
+        max_waiting=settings.max_queued_jobs,
+    )
+    predictor = Predictor(
+        models=models_store,
+        datasets=datasets_store,
+        blobs=blobs,
+        max_bytes=settings.max_loaded_bytes,
+        max_running=os.cpu_count() or 1,
+        max_waiting=64,
+    )
+    readiness = Health(settings)
+    return State(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        datasets=datasets_store,
+        jobs=jobs_store,
+        models=models_store,
+        aliases=Aliases(database, now),
+        keys=ApiKeys(database, now),
+        idempotency=IdempotencyKeys(database, now),
+        in_flight=InFlight(),
+        predictor=predictor,
+        health=readiness,
+        metrics=Metrics(jobs_store, predictor, readiness),
+        shutdown=shutdown,
+    )
+
+
+class _RequestIdMiddleware:
+    """Gives every request an id, in the scope and in the answer's `X-Request-Id`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        scope["bernoulli.request_id"] = request_id
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to the OpenAPI document what FastAPI cannot know: problems, keys, exact error answers."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            model = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= model.pop("$defs")
+            schemas["Problem"] = model
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}, {}]
+            _document_errors(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_errors(document: dict[str, Any]) -> None:
+    """Say of every operation that it may be refused for want of a key or a known parameter."""
+    everywhere = {str(status): answer for status, answer in problems.problems(401, 422).items()}
+    for path in document["paths"].values():
+        for operation in path.values():
+            answers = operation["responses"]
+            for status, answer in everywhere.items():
+                if status not in answers or "HTTPValidationError" in str(answers[status]):
+                    answers[status] = answer

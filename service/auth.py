@@ -1,0 +1,89 @@
+"""Keys: who may come in. Refused before anything of the request's body is read."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.problems import problem_response
+from service.settings import Settings
+from service.store.keys import ApiKeys
+
+__all__ = ["KeyMiddleware"]
+
+_OPEN = frozenset({"/", "/ping", "/openapi.json", "/health/live", "/health/ready"})
+_OPEN_BELOW = ("/docs", "/static/", "/v2/health/")
+_LOOK_AGAIN_S = 1.0
+
+
+class KeyMiddleware:
+    """Asks for ``Authorization: Bearer KEY`` on everything but health, docs and static pages.
+
+    Sets ``bernoulli.owner`` in the scope to a stable id of the key. Without any configured or
+    stored key, and with `auth` off, everybody comes in.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._is_off = settings.auth == "off"
+        self._configured = [
+            (hashlib.sha256(key.encode()).digest(), key) for key in settings.configured_keys()
+        ]
+        self._stored_exist = False
+        self._looked = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_off or _is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        stored: ApiKeys = scope["state"]["keys"]
+        if not self._configured and not await self._any_stored(stored):
+            await self._app(scope, receive, send)
+            return
+        owner = await self._owner(Request(scope), stored)
+        if owner is not None:
+            scope["bernoulli.owner"] = owner
+            await self._app(scope, receive, send)
+            return
+        answer = problem_response(
+            scope.get("bernoulli.request_id", "unknown"),
+            401,
+            "unauthorized",
+            "A key is needed",
+            "send a valid key as `Authorization: Bearer KEY`",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await answer(scope, receive, send)
+
+    async def _owner(self, request: Request, stored: ApiKeys) -> str | None:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
+            return None
+        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        owner: str | None = None
+        for known, _key in self._configured:  # all of them, so that time tells nothing
+            if hmac.compare_digest(known, digest):
+                owner = f"key_{known.hex()[:26]}"
+        if owner is not None:
+            return owner
+        key: Any = await run_in_threadpool(stored.verify, secret)
+        return None if key is None else str(key.id)
+
+    async def _any_stored(self, stored: ApiKeys) -> bool:
+        """Whether `bernoulli keys` has made a key that is still good; looked up once a second."""
+        if time.monotonic() - self._looked > _LOOK_AGAIN_S:
+            keys = await run_in_threadpool(stored.list)
+            self._stored_exist = any(key.revoked_at is None for key in keys)
+            self._looked = time.monotonic()
+        return self._stored_exist
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path.startswith(_OPEN_BELOW)

@@ -1,0 +1,121 @@
+"""Bodies: read strictly, within limits, before anything else looks at them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.types import Message
+
+from service.errors import TooLarge, UnsupportedMedia
+
+__all__ = ["StrictRoute", "limited_stream", "with_limit"]
+
+
+class _StrictRequest(Request):
+    """A request whose JSON is just JSON: no NaN, no infinity, no broken text, no endless depth."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            limit = self.state.settings.max_body_bytes
+            self._body = b"".join([chunk async for chunk in limited_stream(self, limit)])
+        return self._body
+
+    async def json(self) -> Any:
+        try:
+            return orjson.loads(await self.body())
+        except orjson.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, "", 0) from error
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses unknown query parameters, other media types and sloppy JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = {
+            parameter.alias
+            for dependant in _with_dependencies(self.dependant)
+            for parameter in dependant.query_params
+        }
+        reads_json = self.body_field is not None
+
+        async def strictly(request: Request) -> Response:
+            unknown = [name for name in request.query_params if name not in known]
+            if unknown:
+                raise RequestValidationError(
+                    [
+                        {
+                            "type": "unknown_parameter",
+                            "loc": ("query", name),
+                            "msg": "unknown query parameter; "
+                            + (
+                                f"there are {', '.join(sorted(known))}"
+                                if known
+                                else "none is taken"
+                            ),
+                        }
+                        for name in unknown
+                    ]
+                )
+            request = _StrictRequest(request.scope, request.receive)
+            if reads_json and await request.body():
+                _require_json(request)
+            return await handle(request)
+
+        return strictly
+
+
+def _with_dependencies(dependant: Any) -> list[Any]:
+    found = [dependant]
+    for dependency in dependant.dependencies:
+        found += _with_dependencies(dependency)
+    return found
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    if not is_json:
+        raise UnsupportedMedia(
+            f"the body's Content-Type is {media_type or 'missing'!r}; send `application/json`"
+        )
+
+
+async def limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body's pieces; raises TooLarge as soon as it is certain to be too large."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    count = 0
+    async for chunk in Request.stream(request):
+        count += len(chunk)
+        if count > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+def with_limit(request: Request, max_bytes: int) -> Request:
+    """Return the request with a limit on its body, for parsers that read it themselves."""
+    count = 0
+
+    async def receive() -> Message:
+        nonlocal count
+        message = await request.receive()
+        count += len(message.get("body", b""))
+        if count > max_bytes:
+            raise _too_large(max_bytes)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {max_bytes} bytes, the most that is taken here")

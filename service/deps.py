@@ -1,0 +1,128 @@
+"""What routes ask for: the state that the app's lifespan made, by name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypedDict
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from service.health import Health
+from service.observe.metrics import Metrics
+from service.predictor import Predictor
+from service.settings import Settings
+from service.shutdown import Shutdown
+from service.store.blobs import Blobs
+from service.store.database import Database
+from service.store.datasets import Datasets
+from service.store.idempotency import IdempotencyKeys, InFlight
+from service.store.jobs import Jobs
+from service.store.keys import ApiKeys
+from service.store.models import Aliases, Models
+
+__all__ = [
+    "AfterQuery",
+    "AliasesDep",
+    "BlobsDep",
+    "DatasetsDep",
+    "IdPath",
+    "IdempotencyHeader",
+    "JobsDep",
+    "LimitQuery",
+    "ModelsDep",
+    "OwnerDep",
+    "PredictorDep",
+    "SettingsDep",
+    "State",
+    "StateDep",
+    "now",
+]
+
+
+class State(TypedDict):
+    """Everything that outlives a request; made once by the lifespan."""
+
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    datasets: Datasets
+    jobs: Jobs
+    models: Models
+    aliases: Aliases
+    keys: ApiKeys
+    idempotency: IdempotencyKeys
+    in_flight: InFlight
+    predictor: Predictor
+    health: Health
+    metrics: Metrics
+    shutdown: Shutdown
+
+
+def now() -> datetime:
+    """Return the time, in UTC: the service's one clock."""
+    return datetime.now(UTC)
+
+
+def _state(request: Request) -> Any:
+    return request.state
+
+
+StateDep = Annotated[Any, Depends(_state)]
+
+
+def _settings(request: Request) -> Settings:
+    return request.state.settings  # type: ignore[no-any-return]
+
+
+def _blobs(request: Request) -> Blobs:
+    return request.state.blobs  # type: ignore[no-any-return]
+
+
+def _datasets(request: Request) -> Datasets:
+    return request.state.datasets  # type: ignore[no-any-return]
+
+
+def _jobs(request: Request) -> Jobs:
+    return request.state.jobs  # type: ignore[no-any-return]
+
+
+def _models(request: Request) -> Models:
+    return request.state.models  # type: ignore[no-any-return]
+
+
+def _aliases(request: Request) -> Aliases:
+    return request.state.aliases  # type: ignore[no-any-return]
+
+
+def _predictor(request: Request) -> Predictor:
+    return request.state.predictor  # type: ignore[no-any-return]
+
+
+def _owner(request: Request) -> str | None:
+    owner: str | None = request.scope.get("bernoulli.owner")
+    return owner
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+BlobsDep = Annotated[Blobs, Depends(_blobs)]
+DatasetsDep = Annotated[Datasets, Depends(_datasets)]
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+ModelsDep = Annotated[Models, Depends(_models)]
+AliasesDep = Annotated[Aliases, Depends(_aliases)]
+PredictorDep = Annotated[Predictor, Depends(_predictor)]
+OwnerDep = Annotated[str | None, Depends(_owner)]
+"""Id of the caller's key; None where no keys are asked for."""
+
+IdPath = Annotated[str, Path(min_length=1, max_length=64)]
+LimitQuery = Annotated[int, Query(ge=1, le=1000, description="Most entries to return.")]
+AfterQuery = Annotated[
+    str | None, Query(max_length=64, description="Return what follows the entry with this id.")
+]
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        max_length=255,
+        description="The same key with the same content gets the first answer again.",
+    ),
+]

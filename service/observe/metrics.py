@@ -1,0 +1,90 @@
+"""Metrics for Prometheus, of one app."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import engine
+from service.health import Health
+from service.predictor import Predictor
+from service.store.jobs import Jobs
+
+__all__ = ["Metrics", "MetricsMiddleware"]
+
+
+class Metrics:
+    """Counts requests as they come, and asks the store when it is scraped."""
+
+    def __init__(self, jobs: Jobs, predictor: Predictor, health: Health) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Present(jobs, predictor, health))
+        self.requests = Counter(
+            "bernoulli_requests",
+            "HTTP requests answered.",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            "bernoulli_request_seconds",
+            "Time from a request's arrival to the start of its answer.",
+            ["method", "route"],
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Present(Collector):
+    """What is the case now."""
+
+    def __init__(self, jobs: Jobs, predictor: Predictor, health: Health) -> None:
+        self._jobs = jobs
+        self._predictor = predictor
+        self._health = health
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        jobs = GaugeMetricFamily("bernoulli_jobs", "Jobs by status.", labels=["status"])
+        for status, count in self._jobs.counts().items():
+            jobs.add_metric([status.value], count)
+        yield jobs
+        count, size = self._predictor.loaded.loaded()
+        yield GaugeMetricFamily("bernoulli_models_loaded", "Models in memory.", value=count)
+        yield GaugeMetricFamily("bernoulli_models_loaded_bytes", "Bytes of them.", value=size)
+        yield GaugeMetricFamily(
+            "bernoulli_workers_ready", "Workers alive and warm.", value=self._health.workers()
+        )
+        info = GaugeMetricFamily("bernoulli_info", "The version that runs.", labels=["version"])
+        info.add_metric([engine.__version__], 1)
+        yield info
+
+
+class MetricsMiddleware:
+    """Counts and times every request under its route's template."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics: Metrics = scope["state"]["metrics"]
+                route = getattr(scope.get("route"), "path", "none")
+                method = scope["method"] if route != "none" else "other"
+                metrics.requests.labels(method, route, message["status"]).inc()
+                metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, counting)

@@ -1,0 +1,283 @@
+"""Data sets: upload, look at, download, delete."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from python_multipart.exceptions import MultipartParseError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from engine.data import formats
+from engine.data.dataset import Data, Limits
+from engine.data.profile import profile
+from service.bodies import StrictRoute, limited_stream, with_limit
+from service.deps import AfterQuery, BlobsDep, DatasetsDep, IdempotencyHeader, IdPath, LimitQuery
+from service.errors import Malformed, NotAcceptable, UnsupportedMedia
+from service.idempotency import answer_once, created
+from service.problems import problems
+from service.schemas import DatasetView, ListView, PreviewView
+from service.store.blobs import Blobs, dataset_key
+from service.store.datasets import Dataset, NewDataset
+from service.store.idempotency import Remember
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["datasets"], route_class=StrictRoute)
+
+_SUFFIXES = {"table": "arrow", "arrays": "npz"}
+_BY_NAME = {
+    ".csv": "text/csv",
+    ".tsv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+    ".arrows": "application/vnd.apache.arrow.stream",
+    ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
+    ".json": "application/json",
+    ".npz": "application/x-npz",
+}
+_LIMITS = Limits(max_unpacked_bytes=2**31)
+
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "description": "The file with its content type, or as the field `file` of a form.",
+        "content": {
+            **{
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in formats.MEDIA_TYPES
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}  # fmt: skip
+
+
+@router.post(
+    "/datasets",
+    operation_id="createDataset",
+    status_code=201,
+    response_model=DatasetView,
+    openapi_extra=_UPLOAD,
+    responses=problems(400, 409, 413, 415, 422, 507),
+)
+async def create_dataset(
+    request: Request,
+    blobs: BlobsDep,
+    datasets: DatasetsDep,
+    name: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Store a data set: a table (CSV, Parquet, Arrow, NDJSON, JSON) or arrays (npz)."""
+    with _temporary(blobs) as upload, _temporary(blobs) as content:
+        media_type, sha256 = await _receive(request, upload)
+
+        def create(remember: Remember[Dataset] | None) -> Dataset:
+            new = _read(upload, content, media_type=media_type, sha256=sha256, name=name)
+            return datasets.create(new, content, remember=remember)
+
+        def work() -> Response:
+            return answer_once(
+                request,
+                idempotency_key,
+                [media_type, sha256],
+                create,
+                lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
+            )
+
+        return await run_in_threadpool(work)
+
+
+@contextmanager
+def _temporary(blobs: Blobs) -> Iterator[Path]:
+    """Give a file's path for a while; what is still there then is removed."""
+    path = blobs.temporary()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _receive(request: Request, upload: Path) -> tuple[str, str]:
+    """Write the uploaded file to `upload`; return its media type and its hash."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limit = request.state.settings.max_upload_bytes
+    if media_type == "multipart/form-data":
+        return await _receive_form(with_limit(request, limit), upload)
+    _require_known(media_type)
+    digest = hashlib.sha256()
+    with upload.open("wb") as file:
+        async for chunk in limited_stream(request, limit):
+            digest.update(chunk)
+            await run_in_threadpool(file.write, chunk)
+    return media_type, digest.hexdigest()
+
+
+async def _receive_form(request: Request, upload: Path) -> tuple[str, str]:
+    try:
+        form = await request.form(max_files=1, max_fields=8)
+    except (HTTPException, MultipartParseError) as error:
+        raise Malformed("the multipart body cannot be read") from error
+    try:
+        part = form.get("file")
+        if not isinstance(part, UploadFile):
+            raise Malformed("the form has no file in its field `file`")
+        media_type = (part.content_type or "").partition(";")[0].strip().lower()
+        if media_type not in formats.MEDIA_TYPES:
+            media_type = _BY_NAME.get(Path(part.filename or "").suffix.lower(), media_type)
+        _require_known(media_type)
+        return media_type, await run_in_threadpool(_copy, part.file, upload)
+    finally:
+        await form.close()
+
+
+def _copy(source: BinaryIO, target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _require_known(media_type: str) -> None:
+    if media_type not in formats.MEDIA_TYPES:
+        raise UnsupportedMedia(
+            f"the content type is {media_type or 'missing'!r}; send one of "
+            f"{', '.join(formats.MEDIA_TYPES)}, or multipart/form-data"
+        )
+
+
+def _read(
+    upload: Path, content: Path, *, media_type: str, sha256: str, name: str | None
+) -> NewDataset:
+    """Parse the upload, write what is stored of it to `content`, and describe it."""
+    data = formats.parse(upload, media_type, limits=_LIMITS)
+    schema = profile(data)
+    formats.save(data, content)
+    with content.open("rb") as file:
+        stored = hashlib.file_digest(file, "sha256").hexdigest()
+    return NewDataset(
+        kind=schema.kind,
+        rows=schema.rows,
+        schema=schema.model_dump(mode="json"),
+        bytes=upload.stat().st_size,
+        sha256=sha256,
+        blob=dataset_key(stored, _SUFFIXES[schema.kind]),
+        name=name,
+    )
+
+
+@router.get("/datasets", operation_id="listDatasets", responses=problems(404))
+def list_datasets(
+    datasets: DatasetsDep, limit: LimitQuery = 100, after: AfterQuery = None
+) -> ListView[DatasetView]:
+    """List the data sets, newest first."""
+    page = datasets.list(limit=limit, after=after)
+    return ListView(data=[DatasetView.of(d) for d in page.data], has_more=page.has_more)
+
+
+@router.get("/datasets/{dataset_id}", operation_id="getDataset", responses=problems(404))
+def get_dataset(dataset_id: IdPath, datasets: DatasetsDep) -> DatasetView:
+    """Describe a data set: its columns or arrays, and what they hold."""
+    return DatasetView.of(datasets.get(dataset_id))
+
+
+@router.get(
+    "/datasets/{dataset_id}/preview",
+    operation_id="previewDataset",
+    responses=problems(404),
+)
+def preview_dataset(
+    dataset_id: IdPath,
+    datasets: DatasetsDep,
+    blobs: BlobsDep,
+    rows: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> PreviewView:
+    """Show the first rows."""
+    dataset = datasets.get(dataset_id)
+    data = formats.load(blobs.path(dataset.blob), dataset.kind)
+    some = slice(0, min(rows, data.rows))
+    return PreviewView(
+        rows=orjson.loads(b"".join(formats.write(data, "application/json", rows=some)))
+    )
+
+
+@router.get(
+    "/datasets/{dataset_id}/content",
+    operation_id="getDatasetContent",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The data, in the format that `Accept` chooses",
+            "content": {
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in formats.MEDIA_TYPES
+            },
+        },
+        **problems(404, 406),
+    },
+)
+def get_dataset_content(
+    dataset_id: IdPath, datasets: DatasetsDep, blobs: BlobsDep, request: Request
+) -> Response:
+    """Download the data; `Accept` chooses the format, CSV for tables and npz for arrays if none."""
+    dataset = datasets.get(dataset_id)
+    media_type = _chosen(request.headers.get("accept", ""), formats.WRITABLE[dataset.kind])
+    data: Data = formats.load(blobs.path(dataset.blob), dataset.kind)
+    return StreamingResponse(formats.write(data, media_type), media_type=media_type)
+
+
+def _chosen(accept: str, offered: Any) -> str:
+    """Return the offered media type that the `Accept` header likes best."""
+    weights: dict[str, float] = {}
+    for entry in accept.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip() == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        if name:
+            weights[name.lower()] = quality
+    if not weights:
+        return str(offered[0])
+
+    def quality_of(media_type: str) -> float:
+        for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+            if name in weights:
+                return weights[name]
+        return 0.0
+
+    best = max(offered, key=quality_of)
+    if quality_of(best) <= 0:
+        raise NotAcceptable(f"this data set can be sent as {', '.join(offered)}")
+    return str(best)
+
+
+@router.delete(
+    "/datasets/{dataset_id}",
+    operation_id="deleteDataset",
+    status_code=204,
+    responses=problems(404, 409),
+)
+def delete_dataset(dataset_id: IdPath, datasets: DatasetsDep) -> None:
+    """Delete a data set; not while a job that has not ended needs it."""
+    datasets.delete(dataset_id)

@@ -1,0 +1,231 @@
+"""Jobs: read, follow, cancel, delete."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.bodies import StrictRoute
+from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
+from service.errors import Invalid, NotFound
+from service.problems import problems
+from service.schemas import (
+    CancelRequest,
+    EventView,
+    JobView,
+    ListView,
+    RegularizerLogView,
+)
+from service.shutdown import Shutdown
+from service.store.jobs import Event, Job, Jobs, Status
+
+__all__ = ["preferred_wait", "router", "wait_for_end"]
+
+router = APIRouter(tags=["jobs"], route_class=StrictRoute)
+
+MAX_WAIT_S = 60.0
+_POLL_S = 0.1
+_COMMENT_S = 15.0
+_PAGE = 500
+
+
+@router.get("/jobs", operation_id="listJobs", responses=problems(404))
+def list_jobs(
+    jobs: JobsDep,
+    limit: LimitQuery = 100,
+    after: AfterQuery = None,
+    status: Annotated[Status | None, Query(description="Only jobs in this state.")] = None,
+    kind: Annotated[str | None, Query(max_length=32, description="Only jobs of this kind.")] = None,
+) -> ListView[JobView]:
+    """List the jobs, newest first."""
+    page = jobs.list(limit=limit, after=after, status=status, kind=kind)
+    return ListView(data=[JobView.of(job) for job in page.data], has_more=page.has_more)
+
+
+@router.get(
+    "/jobs/{job_id}", operation_id="getJob", response_model=JobView, responses=problems(404)
+)
+async def get_job(
+    request: Request,
+    job_id: IdPath,
+    jobs: JobsDep,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
+    ] = None,
+) -> Response:
+    """Read a job: its state, progress, metrics and result."""
+    wait_s = preferred_wait(prefer)
+    headers = {} if wait_s is None else {"Preference-Applied": f"wait={wait_s:g}"}
+    job = await wait_for_end(request, jobs, job_id, wait_s or 0.0)
+    content = JobView.of(job).model_dump_json()
+    return Response(content, headers=headers, media_type="application/json")
+
+
+def preferred_wait(prefer: str | None) -> float | None:
+    """Return the seconds that a `Prefer: wait=…` header asks for, capped; None if it does not."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    return None if found is None else min(float(found.group(1)), MAX_WAIT_S)
+
+
+async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float) -> Job:
+    """Return the job once it has ended, or as it is when the time is up or the server stops."""
+    shutdown: Shutdown = request.state.shutdown
+    end = time.monotonic() + wait_s
+    while True:
+        job = await run_in_threadpool(jobs.get, job_id)
+        left = end - time.monotonic()
+        if job.terminal or left <= 0 or shutdown.has_begun:
+            return job
+        await shutdown.sleep(min(left, _POLL_S))
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    operation_id="cancelJob",
+    status_code=202,
+    responses=problems(400, 404, 409, 413, 415, 422),
+)
+def cancel_job(
+    job_id: IdPath, jobs: JobsDep, body: Annotated[CancelRequest | None, Body()] = None
+) -> JobView:
+    """Ask for a job to be ended; it never runs again. One that waits is cancelled at once."""
+    return JobView.of(jobs.cancel(job_id, keep=body is not None and body.keep))
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    operation_id="deleteJob",
+    status_code=204,
+    responses=problems(404, 409),
+)
+def delete_job(job_id: IdPath, jobs: JobsDep, blobs: BlobsDep) -> None:
+    """Delete a job that has ended, with its events; its model stays."""
+    job = jobs.delete(job_id)
+    if job.checkpoint is not None:
+        blobs.delete(job.checkpoint.key)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    operation_id="listJobEvents",
+    response_model=ListView[EventView],
+    responses={
+        200: {
+            "description": "The events, oldest first, or a stream of them",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "No event can follow (streams only)"},
+        **problems(404),
+    },
+)
+async def list_job_events(
+    request: Request,
+    job_id: IdPath,
+    jobs: JobsDep,
+    limit: LimitQuery = 100,
+    after: Annotated[
+        int | None, Query(ge=0, le=2**53, description="Only events after this id.")
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="For streams: the last event that was received.")
+    ] = None,
+) -> Response:
+    """List what happened to a job or, with `Accept: text/event-stream`, follow it as it happens."""
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        page = await run_in_threadpool(jobs.events, job_id, after=after or 0, limit=limit)
+        view = ListView[EventView](
+            data=[EventView.of(event) for event in page.data], has_more=page.has_more
+        )
+        return Response(view.model_dump_json(), media_type="application/json")
+    first = _stream_start(last_event_id, after)
+    job = await run_in_threadpool(jobs.get, job_id)
+    if job.terminal and first >= job.last_event:
+        return Response(status_code=204)
+    return StreamingResponse(
+        _stream(request, jobs, job_id, first),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _stream_start(last_event_id: str | None, after: int | None) -> int:
+    if last_event_id is None:
+        return after or 0
+    if not re.fullmatch(r"\d{1,15}", last_event_id.strip(), re.ASCII):
+        raise Invalid(
+            f"Last-Event-ID is the id of an event, a number, not {last_event_id[:40]!r}",
+            pointer="#/header/Last-Event-ID",
+        )
+    return int(last_event_id)
+
+
+async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
+    """Yield events as they come, until the final one, the job's deletion or the server's stop."""
+    shutdown: Shutdown = request.state.shutdown
+    quiet_since = time.monotonic()
+    while True:
+        try:
+            page = await run_in_threadpool(jobs.events, job_id, after=after, limit=_PAGE)
+        except NotFound:
+            return  # deleted meanwhile: nothing more can be told
+        for event in page.data:
+            yield _frame(event)
+            after = event.id
+            quiet_since = time.monotonic()
+        if page.data and page.data[-1].type == "finished":
+            return
+        if page.has_more:
+            continue
+        if await shutdown.sleep(_POLL_S):
+            return
+        if time.monotonic() - quiet_since >= _COMMENT_S:
+            yield ": still here\n\n"
+            quiet_since = time.monotonic()
+
+
+def _frame(event: Event) -> str:
+    data = EventView.of(event).model_dump_json()
+    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n"
+
+
+@router.get(
+    "/jobs/{job_id}/regularizers",
+    operation_id="getRegularizerLog",
+    response_model=RegularizerLogView,
+    responses=problems(404),
+)
+def get_regularizer_log(job_id: IdPath, jobs: JobsDep) -> Any:
+    """Show every regularizer of a job: what it matched, the loss it added, the rates it dropped."""
+    entries: dict[int, dict[str, Any]] = {}
+    for event in _opening(jobs, job_id):
+        description = event.data.get("regularizer")
+        if description is not None:
+            entries[description["index"]] = {**description, "history": []}
+    for event in jobs.epochs(job_id):
+        for line in event.data.get("regularizers", ()):
+            if line["index"] in entries:
+                entries[line["index"]]["history"].append({**line, "epoch": event.data["epoch"]})
+    return {"data": [entries[index] for index in sorted(entries)]}
+
+
+def _opening(jobs: Jobs, job_id: str) -> list[Event]:
+    """Return the `log` events before the first epoch: what the build said."""
+    found: list[Event] = []
+    after = 0
+    while True:
+        page = jobs.events(job_id, after=after, limit=_PAGE)
+        for event in page.data:
+            if event.type == "epoch":
+                return found
+            if event.type == "log":
+                found.append(event)
+        if not page.has_more:
+            return found
+        after = page.data[-1].id

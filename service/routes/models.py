@@ -1,0 +1,218 @@
+"""Models: read, download, import, delete."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from pydantic import Field, ValidationError
+from python_multipart.exceptions import MultipartParseError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+import engine
+from engine.artifact import import_model
+from engine.spec import NetworkSpec, Spec
+from service.bodies import StrictRoute, with_limit
+from service.deps import (
+    AfterQuery,
+    BlobsDep,
+    IdempotencyHeader,
+    IdPath,
+    LimitQuery,
+    ModelsDep,
+    OwnerDep,
+    PredictorDep,
+)
+from service.errors import Malformed, UnsupportedMedia
+from service.idempotency import answer_once, created
+from service.problems import problems
+from service.schemas import ListView, ModelSummary, ModelView
+from service.store.blobs import model_key
+from service.store.database import new_id
+from service.store.idempotency import Remember
+from service.store.models import Model, NewModelRow
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["models"], route_class=StrictRoute)
+
+WEIGHTS = "application/vnd.safetensors"
+
+
+class ImportSpec(Spec):
+    """What an imported model's weights belong to."""
+
+    network: NetworkSpec
+    """With the size of every layer given."""
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+_IMPORT = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["spec", "weights"],
+                    "properties": {
+                        "spec": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": 'JSON: {"network": {…}, "name": …}, all sizes given.',
+                        },
+                        "weights": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A safetensors file with parameters by name: hid1.w, …",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/models",
+    operation_id="importModel",
+    status_code=201,
+    response_model=ModelView,
+    openapi_extra=_IMPORT,
+    responses=problems(400, 409, 413, 415, 422, 507),
+)
+async def import_(
+    request: Request,
+    models: ModelsDep,
+    blobs: BlobsDep,
+    owner: OwnerDep,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Import a network trained elsewhere; its inputs and outputs pass unscaled."""
+    spec, weights = await _parts(request)
+
+    def create(remember: Remember[Model] | None) -> Model:
+        document, stored = import_model(
+            {"network": spec.network}, weights, version=engine.__version__
+        )
+        model_id = new_id("mdl")
+        key = model_key(model_id)
+        blobs.put_bytes(key, stored)
+        row = NewModelRow(id=model_id, document=document, weights=key, name=spec.name, owner=owner)
+        try:
+            return models.create(row, remember=remember)
+        except BaseException:
+            blobs.delete(key)
+            raise
+
+    content = [spec.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+    return await run_in_threadpool(
+        answer_once,
+        request,
+        idempotency_key,
+        content,
+        create,
+        lambda model: created(ModelView.of(model), f"/models/{model.id}"),
+    )
+
+
+async def _parts(request: Request) -> tuple[ImportSpec, bytes]:
+    """Return the form's `spec`, checked, and its `weights`."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "multipart/form-data":
+        raise UnsupportedMedia(
+            f"the content type is {media_type or 'missing'!r}; send multipart/form-data with the "
+            "parts `spec` (JSON) and `weights` (safetensors)"
+        )
+    limited = with_limit(request, request.state.settings.max_upload_bytes)
+    try:
+        form = await limited.form(max_files=2, max_fields=8, max_part_size=2**20)
+    except (HTTPException, MultipartParseError) as error:
+        raise Malformed("the multipart body cannot be read") from error
+    try:
+        spec = await _part(form, "spec")
+        weights = await _part(form, "weights")
+    finally:
+        await form.close()
+    try:
+        parsed: Any = orjson.loads(spec)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"the part `spec` is not valid JSON: {error.msg}") from error
+    try:
+        return ImportSpec.model_validate(parsed), weights
+    except ValidationError as error:
+        found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+        raise RequestValidationError(found) from error
+
+
+async def _part(form: FormData, name: str) -> bytes:
+    part = form.get(name)
+    if part is None:
+        raise Malformed(f"the form has no part `{name}`; send `spec` (JSON) and `weights`")
+    return await part.read() if isinstance(part, UploadFile) else part.encode()
+
+
+@router.get("/models", operation_id="listModels", responses=problems(404))
+def list_models(
+    models: ModelsDep, limit: LimitQuery = 100, after: AfterQuery = None
+) -> ListView[ModelSummary]:
+    """List the models, newest first."""
+    page = models.list(limit=limit, after=after)
+    return ListView(data=[ModelSummary.of(model) for model in page.data], has_more=page.has_more)
+
+
+@router.get("/models/{model_id}", operation_id="getModel", responses=problems(404))
+def get_model(model_id: IdPath, models: ModelsDep) -> ModelView:
+    """Describe a model (or the one that an alias points at)."""
+    return ModelView.of(models.resolve(model_id))
+
+
+@router.get(
+    "/models/{model_id}/weights",
+    operation_id="getModelWeights",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "description": "Parameters by name, as safetensors",
+            "content": {WEIGHTS: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        304: {"description": "The weights are those of `If-None-Match`"},
+        **problems(404),
+    },
+)
+def get_model_weights(
+    model_id: IdPath, models: ModelsDep, blobs: BlobsDep, request: Request
+) -> Response:
+    """Download the weights; the bytes depend on the parameters only."""
+    model = models.resolve(model_id)
+    etag = f'"{model.document["weights"]["sha256"]}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": etag})
+    return FileResponse(
+        blobs.path(model.weights),
+        media_type=WEIGHTS,
+        filename=f"{model.id}.safetensors",
+        headers={"ETag": etag},
+    )
+
+
+@router.delete(
+    "/models/{model_id}",
+    operation_id="deleteModel",
+    status_code=204,
+    responses=problems(404, 409),
+)
+def delete_model(
+    model_id: IdPath, models: ModelsDep, blobs: BlobsDep, predictor: PredictorDep
+) -> None:
+    """Delete a model; not while an alias points at it."""
+    model = models.delete(model_id)
+    predictor.loaded.forget(model.id)
+    blobs.delete(model.weights)

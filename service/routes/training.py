@@ -1,0 +1,116 @@
+"""Training: a request checked as a whole, then queued."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from engine.data import formats
+from engine.data.schema import Schema
+from engine.errors import SpecError
+from engine.plan import TrainingPlan, plan_training
+from engine.spec import ValidationSpec
+from service.bodies import StrictRoute
+from service.deps import BlobsDep, DatasetsDep, IdempotencyHeader, JobsDep, OwnerDep
+from service.idempotency import answer_once, created
+from service.problems import problems
+from service.routes.jobs import preferred_wait, wait_for_end
+from service.schemas import JobView, PlanView, TrainRequest
+from service.store.blobs import Blobs
+from service.store.datasets import Datasets
+from service.store.idempotency import Remember
+from service.store.jobs import Job, NewJob
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["training"], route_class=StrictRoute)
+
+
+@router.post(
+    "/train",
+    operation_id="train",
+    status_code=202,
+    response_model=JobView,
+    responses={
+        200: {"model": PlanView, "description": "The plan, with `validate_only`"},
+        **problems(400, 404, 409, 413, 415, 422, 503),
+    },
+)
+async def train(
+    request: Request,
+    body: TrainRequest,
+    datasets: DatasetsDep,
+    jobs: JobsDep,
+    blobs: BlobsDep,
+    owner: OwnerDep,
+    validate_only: Annotated[bool, Query(description="Answer the plan and queue nothing.")] = False,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
+    ] = None,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Queue a training job; follow `Location` for its progress, its events and its model."""
+    plan = await run_in_threadpool(_plan, body, datasets, blobs)
+    if validate_only:
+        view = PlanView.model_validate(plan.describe())
+        return Response(view.model_dump_json(), media_type="application/json")
+    spec: dict[str, Any] = body.model_dump(mode="json")
+
+    def create(remember: Remember[Job] | None) -> Job:
+        new = NewJob(
+            kind="train",
+            spec=spec,
+            datasets=_needed(body),
+            name=body.name,
+            tags=body.tags,
+            owner=owner,
+        )
+        return jobs.create(new, remember=remember)
+
+    response = await run_in_threadpool(
+        answer_once,
+        request,
+        idempotency_key,
+        spec,
+        create,
+        lambda job: created(JobView.of(job), f"/jobs/{job.id}", status=202),
+    )
+    wait_s = preferred_wait(prefer)
+    if wait_s is None:
+        return response
+    job_id = response.headers["Location"].rsplit("/", 1)[1]
+    job = await wait_for_end(request, jobs, job_id, wait_s)
+    headers = {"Location": f"/jobs/{job_id}", "Preference-Applied": f"wait={wait_s:g}"}
+    content = JobView.of(job).model_dump_json()
+    return Response(content, 202, headers=headers, media_type="application/json")
+
+
+def _needed(body: TrainRequest) -> dict[str, str]:
+    """Return the data sets that the job needs, with pointers to where they are asked for."""
+    needed = {body.dataset: "#/dataset"}
+    if isinstance(body.validation, ValidationSpec) and body.validation.dataset is not None:
+        needed.setdefault(body.validation.dataset, "#/validation/dataset")
+    return needed
+
+
+def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
+    """Check the request against its data and this machine."""
+    if body.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("this server has no CUDA device; take `auto` or `cpu`", pointer="#/device")
+    found = {
+        pointer: datasets.get(dataset_id, pointer=pointer)
+        for dataset_id, pointer in _needed(body).items()
+    }
+    loaded = {
+        pointer: formats.load(blobs.path(dataset.blob), dataset.kind)
+        for pointer, dataset in found.items()
+    }
+    validation = loaded.get("#/validation/dataset")
+    if validation is None and isinstance(body.validation, ValidationSpec):
+        validation = loaded["#/dataset"] if body.validation.dataset is not None else None
+    schema = Schema.model_validate(found["#/dataset"].schema)
+    return plan_training(body.spec(), loaded["#/dataset"], validation, schema=schema)

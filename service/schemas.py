@@ -1,0 +1,364 @@
+"""What goes over the wire beside the engine's specs: requests and views."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from engine.data.schema import Array, Column
+from engine.spec import Spec, TrainSpec
+from service.store.datasets import Dataset
+from service.store.jobs import Event, Job, Status
+from service.store.models import Alias, AliasMove, Model
+
+__all__ = [
+    "AliasRequest",
+    "AliasView",
+    "CancelRequest",
+    "CheckpointEvery",
+    "DatasetView",
+    "EventView",
+    "JobView",
+    "Limits",
+    "ListView",
+    "ModelSummary",
+    "ModelView",
+    "PlanView",
+    "PredictionView",
+    "PreviewView",
+    "RegularizerLogView",
+    "TrainRequest",
+]
+
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """Base of what is answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ListView(View, Generic[T]):
+    """A part of a list, newest first; `after` the last entry's id gives what follows."""
+
+    data: list[T]
+    has_more: bool
+
+
+# -- data sets -------------------------------------------------------------------------------------
+
+
+class DatasetView(View):
+    """A stored data set."""
+
+    id: str = Field(examples=["ds_01k9t3v5rqk2m8xw4c7h1n6b0e"])
+    name: str | None
+    kind: Literal["table", "arrays"]
+    rows: int
+    columns: list[Column]
+    arrays: list[Array]
+    bytes: int
+    """Size of what was uploaded."""
+    sha256: str
+    """Hash of what was uploaded."""
+    created_at: datetime
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DatasetView:
+        return cls(
+            id=dataset.id,
+            name=dataset.name,
+            kind=dataset.kind,
+            rows=dataset.rows,
+            columns=dataset.schema["columns"],
+            arrays=dataset.schema["arrays"],
+            bytes=dataset.bytes,
+            sha256=dataset.sha256,
+            created_at=dataset.created_at,
+        )
+
+
+class PreviewView(View):
+    """The first rows of a data set: records of a table, or lists by array."""
+
+    rows: list[dict[str, Any]] | dict[str, list[Any]]
+
+
+# -- training --------------------------------------------------------------------------------------
+
+Zero = Annotated[float, Strict(), Field(ge=0, le=0)]
+_LATER = "Not available in this version: leave it out."
+
+
+class CheckpointEvery(Spec):
+    """How often a job's state is kept, so that a kill costs no more than what came since."""
+
+    seconds: Annotated[float, Strict(), Field(gt=0, le=86400)] | None = None
+    epochs: Annotated[int, Strict(), Field(ge=1)] | None = None
+
+
+class Limits(Spec):
+    """What a job may use."""
+
+    seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
+    """Longest time that one attempt may run; it then ends as failed, of kind `timeout`."""
+
+
+Tags = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=64)],
+        Annotated[str, Field(max_length=512)],
+    ],
+    Field(max_length=16),
+]
+
+
+class TrainRequest(TrainSpec):
+    """A training job: data, network, regularizers and optimizer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "ds_01k9t3v5rqk2m8xw4c7h1n6b0e",
+                    "network": {"layers": [None, 64, 64, None]},
+                    "dropout": {"hid[12]:out": 0.1, "in:out": 0.05},
+                    "epochs": 100,
+                    "patience": 10,
+                }
+            ]
+        }
+    )
+
+    dataset: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id of the data set to train on."""
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Name of the job and of its model."""
+    tags: Tags = Field(default_factory=dict)
+    checkpoint_every: CheckpointEvery = CheckpointEvery(seconds=30.0)
+    limits: Limits | None = None
+    input_noise: Zero = Field(0.0, description=_LATER)
+    hidden_noise: Zero = Field(0.0, description=_LATER)
+    output_noise: Zero = Field(0.0, description=_LATER)
+    noise: Annotated[dict[str, float], Field(max_length=0)] = Field({}, description=_LATER)
+    monitors: Annotated[dict[str, Any], Field(max_length=0)] = Field({}, description=_LATER)
+    calibrate: None = Field(None, description=_LATER)
+    search: None = Field(None, description=_LATER)
+
+    def spec(self) -> TrainSpec:
+        """Return the engine's part of the request."""
+        return TrainSpec.model_construct(
+            **{name: getattr(self, name) for name in TrainSpec.model_fields}
+        )
+
+
+class PlanView(View):
+    """A training request resolved: what would be trained, on what, at which cost."""
+
+    model_config = ConfigDict(extra="allow")
+
+    spec: dict[str, Any]
+    network: dict[str, Any]
+    layers: list[dict[str, Any]]
+    parameters: dict[str, Any]
+    parameter_count: int
+    outputs: dict[str, Any]
+    inputs: list[str]
+    targets: list[str]
+    classes: list[Any] | None
+    regularizers: list[dict[str, Any]]
+    rows: dict[str, int]
+    steps_per_epoch: int
+    estimated_memory_bytes: int
+    estimated_seconds: float
+    warnings: list[str]
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+class JobView(View):
+    """A job."""
+
+    id: str = Field(examples=["job_01k9t3v5rqk2m8xw4c7h1n6b0e"])
+    kind: str
+    status: Status
+    terminal: bool
+    """Nothing will happen to it any more."""
+    progress: dict[str, Any] | None
+    """`phase`, `completed`, `total`, `unit`, `rows_per_second`, `eta_seconds`."""
+    metrics: dict[str, Any]
+    """`train` and `valid`, of the parameters kept so far."""
+    model: str | None
+    result: dict[str, Any] | None
+    attempts: int
+    error: dict[str, Any] | None
+    """Why it failed; `kind` is user, memory, timeout or infrastructure."""
+    spec: dict[str, Any]
+    name: str | None
+    tags: dict[str, Any]
+    resumed_from: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        fields = {name: getattr(job, name) for name in cls.model_fields if name != "metrics"}
+        return cls(metrics={"train": {}, "valid": {}} | job.metrics, **fields)
+
+
+class CancelRequest(Spec):
+    """How to cancel."""
+
+    keep: Annotated[bool, Strict()] = False
+    """Keep the best so far as a model."""
+
+
+class EventView(View):
+    """Something that happened to a job; ids count from 1."""
+
+    id: int
+    type: str
+    at: datetime
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> EventView:
+        return cls(**vars(event))
+
+
+class RegularizerHistory(View):
+    epoch: int
+    loss: float | None
+    """The weighted term that it added to the training loss, the mean over the epoch."""
+    rates: dict[str, float]
+    """The share of each output's elements that were really dropped."""
+
+
+class RegularizerView(View):
+    """One regularizer of a job, and what it did."""
+
+    index: int
+    form: str
+    pattern: str
+    weight: float
+    rng: int | None
+    reduction: str | None = None
+    matched: list[str]
+    log: str
+    history: list[RegularizerHistory]
+
+
+class RegularizerLogView(View):
+    data: list[RegularizerView]
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+class ModelSummary(View):
+    """A model, in a list."""
+
+    id: str = Field(examples=["mdl_01k9t3v5rqk2m8xw4c7h1n6b0e"])
+    name: str | None
+    job: str | None
+    dataset: str | None
+    form: str
+    parameter_count: int
+    metrics: dict[str, Any]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, model: Model) -> ModelSummary:
+        document = model.document
+        return cls(
+            id=model.id,
+            name=model.name,
+            job=model.job,
+            dataset=document.get("dataset"),
+            form=document["network"]["form"],
+            parameter_count=document["parameter_count"],
+            metrics=document["metrics"],
+            created_at=model.created_at,
+        )
+
+
+class ModelView(ModelSummary):
+    """A model: what it is, what it learnt, how it reads and what it gives."""
+
+    spec: dict[str, Any] | None
+    """What it was trained with; null for an imported one."""
+    network: dict[str, Any]
+    parameters: dict[str, Any]
+    outputs: dict[str, Any]
+    encoding: dict[str, Any]
+    regularizers: list[dict[str, Any]]
+    noise_precision: dict[str, float] | None
+    kept_epoch: int | None
+    version: str
+    weights: dict[str, Any]
+    """`sha256` and `bytes` of the safetensors file."""
+
+    @classmethod
+    def of(cls, model: Model) -> ModelView:
+        summary = ModelSummary.of(model).model_dump()
+        document = {name: value for name, value in model.document.items() if name not in summary}
+        return cls(**summary, **{k: document[k] for k in cls.model_fields if k in document})
+
+
+class AliasRequest(Spec):
+    model: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id of the model, or another alias, that the name is to point at."""
+
+
+class AliasMoveView(View):
+    version: int
+    model: str | None
+    """Null where the alias was deleted."""
+    at: datetime
+
+
+class AliasView(View):
+    """A name that points at a model."""
+
+    name: str
+    model: str
+    version: int
+    created_at: datetime
+    moved_at: datetime
+    history: list[AliasMoveView] | None = None
+    """Every move of the name, the oldest first; only for a single alias."""
+
+    @classmethod
+    def of(cls, alias: Alias, history: list[AliasMove] | None = None) -> AliasView:
+        moves = None if history is None else [AliasMoveView(**vars(move)) for move in history]
+        return cls(**vars(alias), history=moves)
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+class PredictionView(View):
+    """An answer, with all that is needed to ask for the same numbers again."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    outputs: dict[str, Any]
+    """`prediction`, or the statistics of the passes, and the other named outputs asked for."""
+    dropout: list[dict[str, Any]]
+    """`pattern`, `rate`, `rng` and `matched` of what was dropped."""
+    num_samples: int | None
+    seed: int | None
+    """Null where nothing random was asked for."""
+    masks: Literal["independent", "shared"]
+    row_offset: int
+    stopped_by: str | None
+    stream: int
+    """Version of the random streams."""
+    warnings: list[str]
