@@ -110,7 +110,7 @@ def test_rates_of_zero_on_purpose_give_variance_zero() -> None:
 
 
 def test_statistics_are_those_of_the_samples() -> None:
-    request = {"hidden_dropout": 0.5, "num_samples": 64}
+    request: dict[str, Any] = {"hidden_dropout": 0.5, "num_samples": 64}
     given = answer(
         regressor(),
         **request,

@@ -99,7 +99,7 @@ def test_training_without_dropout_is_the_textbook_loop(name: str) -> None:
             loss = loss + 0.3 * (weights["out.w"] ** 2).mean() / 2
             loss = loss + 0.01 * weights["out.w"].abs().sum()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item() * len(rows)
         losses.append(total / 60)
@@ -128,17 +128,17 @@ def test_gradients_under_dropout_are_those_of_the_masked_network() -> None:
     x = train.x[order].double() * masks["in:out"]
     hidden = torch.relu(x @ start["hid1.w"] + start["hid1.b"]) * masks["hid1:out"]
     loss = functional.mse_loss(hidden @ start["out.w"] + start["out.b"], train.y[order].double())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     training._sums.dropped.clear()
     training._sums.elements.clear()
     (end,) = list(training)
     assert isinstance(end, EpochEnd)
     assert end.train["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    for key, value in training.kept_parameters().items():
+    for key, kept in training.kept_parameters().items():
         gradient = start[key].grad
         assert gradient is not None
         np.testing.assert_allclose(
-            value, (start[key] - gradient).detach().numpy(), rtol=1e-4, atol=1e-5
+            kept, (start[key] - gradient).detach().numpy(), rtol=1e-4, atol=1e-5
         )
     dropped = float((masks["hid1:out"] == 0).double().mean())
     assert end.regularizers[1]["rates"] == {"hid1:out": pytest.approx(dropped)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.database.close()
 
 
+def _result(name: str | None, number: int) -> TaskResult:
+    model = NewModel(name=name, document={"counted": number}, weights=b"w" * number)
+    return TaskResult(metrics={"train": {"loss": 1.0 / number}}, model=model)
+
+
 def counting(
     world: World,
     upto: int = 5,
@@ -93,13 +99,8 @@ def counting(
                 progress={"completed": number, "total": upto},
                 metrics={"train": {"loss": 1.0 / number}},
                 epoch=number,
-                snapshot=lambda number=number: str(number).encode(),
-                result=lambda number=number: TaskResult(
-                    metrics={"train": {"loss": 1.0 / number}},
-                    model=NewModel(
-                        name=job.name, document={"counted": number}, weights=b"w" * number
-                    ),
-                ),
+                snapshot=str(number).encode,
+                result=partial(_result, job.name, number),
             )
 
     return task
