@@ -62,6 +62,11 @@ def run(client: Client, console: Console, folder: Path) -> None:
         f"{_rmse(y[test], line):.1f}, the training mean: {_rmse(y[test], y[rest].mean()):.1f}); "
         f"the 90 % intervals cover [b]{covered:.1%}[/b] of them"
     )
+    chance = 2 * (0.9 * 0.1 / len(test)) ** 0.5
+    console.print(
+        f"  (for {len(test)} rows, chance alone moves the share within {0.9 - chance:.1%} to "
+        f"{0.9 + chance:.1%})"
+    )
     path = folder / "diabetes.png"
     plot_intervals(path, y[test], mean, low, high, covered=covered)
     console.print(f"  plot of intervals against truth: {path}")
@@ -92,11 +97,12 @@ def _csv(header: list[str], rows: Array) -> bytes:
 
 
 def _training(dataset: str) -> dict[str, Any]:
+    # Sizes, activation and patience were chosen by cross-validation on rows that are not test rows.
     return {
         "dataset": dataset,
         "targets": [TARGET],
         "validation": 0.25,
-        "network": {"layers": [None, 64, 64, None]},
+        "network": {"layers": [None, [64, "tanh"], [64, "tanh"], None]},
         "dropout": {"hid[12]:out": 0.1, "in:out": 0.05},
         "epochs": 200,
         "patience": 20,

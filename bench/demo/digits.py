@@ -67,12 +67,13 @@ def run(client: Client, console: Console, folder: Path) -> None:
 
 
 def _training(dataset: str, rows: list[int]) -> dict[str, Any]:
+    # Chosen, as for the other data set, by cross-validation on rows that are not test rows.
     return {
         "dataset": dataset,
         "rows": rows,
-        "validation": 0.1,
-        "network": {"form": "classifier", "layers": [None, 128, 64, None]},
-        "dropout": {"hid[12]:out": 0.25, "in:out": 0.1},
+        "validation": 0.2,
+        "network": {"form": "classifier", "layers": [None, [256, "tanh"], [128, "tanh"], None]},
+        "dropout": {"hid[12]:out": 0.4, "in:out": 0.2},
         "epochs": 100,
         "patience": 10,
         "seed": SEED,

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from bench.demo.client import Client
 
@@ -32,14 +31,9 @@ def train(client: Client, console: Console, body: dict[str, Any]) -> Any:
 
 
 def _print_log(client: Client, console: Console, job_id: str) -> None:
-    """Print each regularizer, what it matched, and the rates that were really dropped."""
-    regularizers = client.get(f"/jobs/{job_id}/regularizers")["data"]
-    table = Table("regularizer log", "matched", "rates really dropped, last epoch", box=None)
-    for regularizer in regularizers:
+    """Print each regularizer with the outputs that it matched and their rates."""
+    console.print("  the regularizer log, with the rates really dropped in the last epoch:")
+    for regularizer in client.get(f"/jobs/{job_id}/regularizers")["data"]:
         rates = regularizer["history"][-1]["rates"]
-        table.add_row(
-            regularizer["log"],
-            ", ".join(regularizer["matched"]),
-            ", ".join(f"{name} {rate:.4f}" for name, rate in rates.items()),
-        )
-    console.print(table)
+        dropped = ", ".join(f"{name} {rate:.4f}" for name, rate in rates.items())
+        console.print(f"    {regularizer['log']}: {dropped}", markup=False)
