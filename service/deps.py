@@ -116,7 +116,11 @@ OwnerDep = Annotated[str | None, Depends(_owner)]
 IdPath = Annotated[str, Path(min_length=1, max_length=64)]
 LimitQuery = Annotated[int, Query(ge=1, le=1000, description="Most entries to return.")]
 AfterQuery = Annotated[
-    str | None, Query(max_length=64, description="Return what follows the entry with this id.")
+    str | None,
+    Query(
+        pattern=r"^[a-z]+_[0-9a-z]{26}$",
+        description="Return what follows the entry with this id, a page's last one.",
+    ),
 ]
 IdempotencyHeader = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from engine.errors import EngineError
 from service import errors
@@ -125,11 +126,23 @@ def _of_http(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not possible here; see /docs",
     }
     phrase = HTTPStatus(error.status_code).phrase
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
     detail = details.get(error.status_code, str(error.detail))
     slug = phrase.lower().replace(" ", "-")
     return problem_response(
-        _request_id(request), error.status_code, slug, phrase, detail, headers=error.headers
+        _request_id(request), error.status_code, slug, phrase, detail, headers=headers
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that some route takes at the request's path."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
 
 
 def _of_validation(request: Request, error: Exception) -> Response:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from service.bodies import StrictRoute
-from service.deps import AfterQuery, AliasesDep, LimitQuery
+from service.deps import AliasesDep, LimitQuery
 from service.problems import problems
 from service.schemas import AliasRequest, AliasView, ListView
 
@@ -16,6 +16,13 @@ __all__ = ["router"]
 router = APIRouter(tags=["aliases"], route_class=StrictRoute)
 
 NamePath = Annotated[str, Path(min_length=1, max_length=64)]
+AfterName = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Return what follows this name, a page's last one.",
+    ),
+]
 IfMatch = Annotated[
     str | None, Header(max_length=200, description="Only if the alias still has this `ETag`.")
 ]
@@ -23,7 +30,7 @@ IfMatch = Annotated[
 
 @router.get("/aliases", operation_id="listAliases", responses=problems(404))
 def list_aliases(
-    aliases: AliasesDep, limit: LimitQuery = 100, after: AfterQuery = None
+    aliases: AliasesDep, limit: LimitQuery = 100, after: AfterName = None
 ) -> ListView[AliasView]:
     """List the aliases."""
     page = aliases.list(limit=limit, after=after)

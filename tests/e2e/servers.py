@@ -41,6 +41,8 @@ class Server:
         found = _URL.search(line)
         if found is None:
             self.process.wait(10)
+            self.process.stdout.close()
+            self._log.close()
             log = Path(self._log.name).read_text()[-2000:]
             raise RuntimeError(f"the server said {line!r} and exited: {log}")
         self.url = found.group()
