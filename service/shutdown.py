@@ -27,5 +27,5 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while not self.has_begun and (left := end - loop.time()) > 0:
-            await asyncio.sleep(min(left, 0.1))
+            await asyncio.sleep(min(left, 0.05))
         return self.has_begun

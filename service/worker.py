@@ -235,8 +235,8 @@ class _Attempt:
         now = self._clock()
         if self._is_checkpoint_due(step, now):
             self._obey(self._store_checkpoint(step))
-        elif now - self._flushed >= FLUSH_S or step.progress is None:
-            self._obey(self._flush())
+        elif now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
+            self._obey(self._flush())  # at first at once: somebody may be watching
         if self._limit_s is not None and now - self._started >= self._limit_s:
             raise _TimedOut
 

@@ -21,7 +21,7 @@ from service.store.datasets import Datasets
 from service.store.jobs import Jobs
 from service.worker import Worker
 
-IDLE_S = (0.02, 0.2)
+IDLE_S = (0.01, 0.05)
 """How long an idle worker waits before it looks again, at first and at most."""
 
 

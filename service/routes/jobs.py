@@ -30,7 +30,7 @@ __all__ = ["preferred_wait", "router", "wait_for_end"]
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 MAX_WAIT_S = 60.0
-_POLL_S = 0.1
+_POLL_S = 0.05
 _COMMENT_S = 15.0
 _PAGE = 500
 
