@@ -1,0 +1,199 @@
+// Jobs: the list, and one job with its curves, metrics, regularizer log and events.
+
+import { get, post, Refused } from "./api.js";
+import { lossChart, sparkline } from "./charts.js";
+import { element, keyedChildren, section, setText, table, whenChanged } from "./dom.js";
+import { ago, duration, number, title } from "./format.js";
+import { History } from "./history.js";
+
+const EVENTS_SHOWN = 12;
+
+export const isLive = (job) => !job.terminal;
+
+export function jobList() {
+  const node = element("ul", { class: "list" });
+  return { node, update: keyedChildren(node, jobEntry) };
+}
+
+function jobEntry(job) {
+  const state = badge();
+  const bar = progressBar();
+  const time = element("span", { class: "faint" });
+  const cancel = cancelButton(job.id, "Cancel", false);
+  const link = element("a", { href: `#/jobs/${job.id}`, class: "name", title: job.id }, title(job));
+  return {
+    node: element("li", { class: "entry" }, link, state.node, bar.node, time, cancel),
+    update(now) {
+      state.update(now);
+      bar.update(now);
+      setText(time, ago(now.created_at));
+      cancel.hidden = now.terminal || now.status === "cancelling";
+    },
+  };
+}
+
+function badge() {
+  const node = element("span", { class: "badge" });
+  return {
+    node,
+    update(job) {
+      node.dataset.status = job.status;
+      setText(node, job.status);
+    },
+  };
+}
+
+function progressBar() {
+  const bar = element("progress", { max: 1, "aria-label": "progress" });
+  const text = element("span", { class: "faint" });
+  return {
+    node: element("span", { class: "progress" }, bar, text),
+    update(job) {
+      const now = job.progress;
+      bar.hidden = job.terminal && job.status !== "succeeded";
+      if (now?.total) bar.value = now.completed / now.total;
+      else if (job.status === "queued") bar.value = 0;
+      else bar.removeAttribute("value");
+      setText(text, progressText(job));
+    },
+  };
+}
+
+function progressText(job) {
+  if (job.status === "failed") return job.error?.detail ?? "";
+  if (job.progress === null) return job.status === "queued" ? "waits for a worker" : "";
+  const { phase, completed, total, unit, eta_seconds: eta } = job.progress;
+  const done = unit === "%" ? `${phase} ${completed} %` : `${unit} ${completed}${total ? ` of ${total}` : ""}`;
+  return job.terminal || eta === null || eta === undefined ? done : `${done} · ${duration(eta)} left`;
+}
+
+function cancelButton(id, label, keep) {
+  return element("button", { type: "button", class: "quiet", hidden: true, onclick: cancel }, label);
+  async function cancel(event) {
+    event.target.disabled = true;
+    try {
+      await post(`/jobs/${id}/cancel`, { keep });
+    } catch (error) {
+      // A 409 says that it ended first, which the next look at it shows.
+      if (!(error instanceof Refused)) throw error;
+      if (error.status !== 409) window.alert(error.message);
+    } finally {
+      event.target.disabled = false;
+    }
+    document.dispatchEvent(new Event("changed"));
+  }
+}
+
+export function jobView(id) {
+  const heading = element("h1", {}, id);
+  const state = badge();
+  const bar = progressBar();
+  const buttons = [cancelButton(id, "Cancel", false), cancelButton(id, "Cancel, keep the best so far", true)];
+  const facts = element("p", { class: "faint" });
+  const failure = element("p", { class: "notice", hidden: true });
+  const chart = lossChart();
+  const metrics = element("div");
+  const log = element("div");
+  const events = element("ol", { class: "events" });
+  const spec = element("pre", { tabindex: 0 });
+  const history = new History(id);
+  const show = {
+    facts: whenChanged((job) => facts.replaceChildren(...factsOf(job))),
+    metrics: whenChanged((all) => metrics.replaceChildren(metricsTable(all))),
+    regularizers: whenChanged(() => log.replaceChildren(regularizerTable(history.regularizers))),
+    events: whenChanged((latest) => events.replaceChildren(...latest.map(eventLine))),
+    spec: whenChanged((wanted) => setText(spec, JSON.stringify(wanted, null, 2))),
+  };
+  return {
+    node: element(
+      "div",
+      { class: "stack" },
+      section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
+      section("Loss", chart.node),
+      section("Metrics", metrics),
+      section("Regularizers", log),
+      section("Latest events", events),
+      element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
+    ),
+    async update() {
+      const job = await get(`/jobs/${encodeURIComponent(id)}`);
+      setText(heading, title(job));
+      document.title = `${title(job)} · Bernoulli`;
+      state.update(job);
+      bar.update(job);
+      for (const button of buttons) button.hidden = job.terminal || job.status === "cancelling";
+      failure.hidden = job.error === null;
+      setText(failure, job.error === null ? "" : `${job.error.detail} (${job.error.kind})`);
+      show.facts(job);
+      show.metrics(job.metrics);
+      show.spec(withoutNulls(job.spec));
+      if (await history.follow()) chart.update(history.epochs(), history.kept());
+      show.regularizers([history.last, history.regularizers.length]);
+      show.events(history.latest(EVENTS_SHOWN));
+      return isLive(job);
+    },
+  };
+}
+
+function factsOf(job) {
+  const facts = [job.id];
+  if (job.spec.dataset) facts.push(element("a", { href: `#/datasets/${job.spec.dataset}` }, "data set"));
+  if (job.model) facts.push(element("a", { href: `#/models/${job.model}` }, "model: ask it for predictions"));
+  if (job.attempts > 1) facts.push(`attempt ${job.attempts}`);
+  if (job.started_at && job.finished_at) {
+    facts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000)}`);
+  }
+  for (const [name, value] of Object.entries(job.tags)) facts.push(`${name}: ${value}`);
+  return facts.flatMap((fact, index) => (index ? [" · ", fact] : [fact]));
+}
+
+/** Metrics by name, of the training and of the validation rows. */
+export function metricsTable(metrics) {
+  const kinds = Object.keys(metrics).filter((kind) => Object.keys(metrics[kind]).length);
+  const names = [...new Set(kinds.flatMap((kind) => Object.keys(metrics[kind])))];
+  if (!names.length) return element("p", { class: "faint" }, "None yet.");
+  const rows = names.map((name) => [name, ...kinds.map((kind) => number(metrics[kind][name]))]);
+  return table(["", ...kinds], rows, (index) => index > 0);
+}
+
+function regularizerTable(regularizers) {
+  if (!regularizers.length) return element("p", { class: "faint" }, "None: nothing is dropped or penalised.");
+  const rows = regularizers.flatMap((one) => {
+    const last = one.history.at(-1);
+    const outputs = Object.keys(last?.rates ?? {});
+    const name = element("code", {}, one.log.replace("regularizer: ", ""));
+    if (!outputs.length) return [[name, one.matched.join(", "), number(last?.loss), "–", ""]];
+    return outputs.map((output) => [
+      name.cloneNode(true),
+      output,
+      number(last.loss),
+      number(last.rates[output]),
+      sparkline(one.history.map((line) => line.rates[output]), one.weight),
+    ]);
+  });
+  return table(["regularizer", "acts on", "loss added", "share dropped", "by epoch"], rows, (index) => index === 2 || index === 3);
+}
+
+function eventLine(event) {
+  const time = element("time", { class: "faint", datetime: event.at }, new Date(event.at).toLocaleTimeString());
+  return element("li", {}, time, element("b", {}, event.type), element("span", {}, eventText(event)));
+}
+
+function eventText({ type, data }) {
+  if (type === "log") return data.message;
+  if (type !== "epoch") {
+    return Object.entries(data)
+      .filter(([, value]) => value !== null)
+      .map(([name, value]) => `${name} ${typeof value === "object" ? (value.detail ?? JSON.stringify(value)) : value}`)
+      .join(", ");
+  }
+  const losses = ["train", "valid"].filter((part) => data[part]?.loss !== undefined);
+  return `${data.epoch}: ${losses.map((part) => `${part} ${number(data[part].loss)}`).join(", ")}${data.best ? ", best so far" : ""}`;
+}
+
+function withoutNulls(value) {
+  if (Array.isArray(value)) return value.map((item) => (item === null ? null : withoutNulls(item)));
+  if (value === null || typeof value !== "object") return value;
+  const kept = Object.entries(value).filter(([, item]) => item !== null && !(typeof item === "object" && !Object.keys(item).length));
+  return Object.fromEntries(kept.map(([name, item]) => [name, withoutNulls(item)]));
+}

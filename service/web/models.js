@@ -1,0 +1,91 @@
+// Models: the list, and one model with its metrics, shapes and predictions.
+
+import { get, Refused } from "./api.js";
+import { element, keyedChildren, section, setText, table } from "./dom.js";
+import { ago, bytes, count, counted, number, title } from "./format.js";
+import { metricsTable } from "./jobs.js";
+import { predictionForm } from "./predict.js";
+
+const LISTED = ["rmse", "accuracy", "loss"];
+
+export function modelList() {
+  const node = element("ul", { class: "list" });
+  return { node, update: keyedChildren(node, modelEntry) };
+}
+
+function modelEntry(model) {
+  const link = element("a", { href: `#/models/${model.id}`, class: "name", title: model.id }, title(model));
+  const time = element("span", { class: "faint" });
+  const valid = model.metrics.valid ?? {};
+  const best = LISTED.find((name) => isFinite(valid[name] ?? NaN));
+  return {
+    node: element(
+      "li",
+      { class: "entry" },
+      link,
+      element("span", {}, model.form),
+      element("span", { class: "grow" }, best ? `${best} ${number(valid[best])}` : ""),
+      element("span", { class: "faint" }, counted(model.parameter_count, "parameter")),
+      time,
+    ),
+    update: (now) => setText(time, ago(now.created_at)),
+  };
+}
+
+export function modelView(id) {
+  const node = element("div", { class: "stack" });
+  let isRead = false;
+  return {
+    node,
+    async update() {
+      if (isRead) return false; // a model never changes
+      const model = await get(`/models/${encodeURIComponent(id)}`);
+      const dataset = model.dataset ?? (await datasetOfJob(model.job));
+      document.title = `${title(model)} · Bernoulli`;
+      node.replaceChildren(
+        section("", element("h1", {}, title(model)), facts(model, dataset)),
+        section("Predict", predictionForm(model, dataset)),
+        section("Metrics", metricsTable(model.metrics)),
+        section("Layers", layerTable(model.network.layers)),
+        section("Parameters", parameterTable(model.parameters)),
+        section("Regularizers", regularizerList(model.regularizers)),
+      );
+      isRead = true;
+      return false;
+    },
+  };
+}
+
+async function datasetOfJob(job) {
+  if (job === null) return null;
+  try {
+    return (await get(`/jobs/${job}`)).spec.dataset ?? null;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null; // the job was deleted
+    throw error;
+  }
+}
+
+function facts(model, dataset) {
+  const parts = [model.id, model.form, counted(model.parameter_count, "parameter"), bytes(model.weights.bytes)];
+  if (model.kept_epoch !== null && model.kept_epoch !== undefined) parts.push(`kept epoch ${model.kept_epoch}`);
+  if (model.job) parts.push(element("a", { href: `#/jobs/${model.job}` }, "its job"));
+  if (dataset) parts.push(element("a", { href: `#/datasets/${dataset}` }, "its data set"));
+  return element("p", { class: "faint" }, parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
+}
+
+function layerTable(layers) {
+  const rows = layers.map((layer) => [layer.name, layer.form, count(layer.size), layer.activation ?? "–"]);
+  return table(["layer", "form", "size", "activation"], rows, (index) => index === 2);
+}
+
+function parameterTable(parameters) {
+  const rows = Object.entries(parameters).map(([name, { shape, dtype }]) => [name, shape.join(" × "), dtype]);
+  return table(["parameter", "shape", "type"], rows);
+}
+
+function regularizerList(regularizers) {
+  if (!regularizers.length) return element("p", { class: "faint" }, "None.");
+  const line = (one) => element("li", {}, element("code", {}, one.log.replace("regularizer: ", "")), ` on ${one.matched.join(", ")}`);
+  return element("ul", {}, regularizers.map(line));
+}
