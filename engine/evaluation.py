@@ -22,8 +22,8 @@ from engine.statistics import pass_mean
 __all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
 
 NUM_SAMPLES = 100
-_MAX_SAMPLES = 20_000_000
-"""Numbers held at once: 100 passes of 200 000 rows of one target; later rows do not count."""
+_MAX_SAMPLES = 5_000_000
+"""Numbers held at once: 100 passes of 50 000 rows of one target; later rows do not count."""
 
 Array = npt.NDArray[Any]
 

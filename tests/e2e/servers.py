@@ -69,16 +69,17 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
         wait_for(lambda: not any(_is_alive(pid) for pid in children), 10)
-        self._close()
+        self.close()
 
     def stop(self) -> int:
         """Ask the server to stop; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(40)
-        self._close()
+        self.close()
         return code
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the client, the log and the pipe."""
         self.client.close()
         self._log.close()
         if self.process.stdout is not None:
@@ -150,6 +151,7 @@ def serving(data: Path, **options: Any) -> Iterator[Server]:
     finally:
         if server.process.poll() is None:
             server.kill()
+        server.close()
 
 
 def csv_of(rows: int = 120, columns: int = 3, seed: int = 0) -> bytes:
