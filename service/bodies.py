@@ -14,7 +14,24 @@ from starlette.types import Message
 
 from service.errors import TooLarge, UnsupportedMedia
 
-__all__ = ["StrictRoute", "limited_stream", "with_limit"]
+__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "with_limit"]
+
+MAX_DEPTH = 254
+"""Levels of lists and objects within each other; orjson writes no more."""
+
+
+def parse_json(content: bytes) -> Any:
+    """Read JSON that is just JSON: no NaN, no infinity, no broken text, no endless depth.
+
+    Raises json.JSONDecodeError.
+    """
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise json.JSONDecodeError(error.msg, "", 0) from error
+    if content.count(b"[") + content.count(b"{") > MAX_DEPTH:
+        _require_shallow(value)
+    return value
 
 
 class _StrictRequest(Request):
@@ -27,10 +44,7 @@ class _StrictRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        try:
-            return orjson.loads(await self.body())
-        except orjson.JSONDecodeError as error:
-            raise json.JSONDecodeError(error.msg, "", 0) from error
+        return parse_json(await self.body())
 
 
 class StrictRoute(APIRoute):
@@ -69,6 +83,15 @@ class StrictRoute(APIRoute):
             return await handle(request)
 
         return strictly
+
+
+def _require_shallow(value: Any) -> None:
+    """Refuse what nests so deeply that code which follows it down would run out of stack."""
+    try:
+        orjson.dumps(value)  # gives up at this very depth, and costs no more than the reading did
+    except orjson.JSONEncodeError as error:
+        message = f"more than {MAX_DEPTH} lists and objects within each other"
+        raise json.JSONDecodeError(message, "", 0) from error
 
 
 def _with_dependencies(dependant: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
+from service.bodies import StrictRoute
 from service.deps import PredictorDep
 from service.predictor import PredictRequest
 from service.problems import problems
@@ -14,7 +15,7 @@ from service.schemas import PredictionView
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=StrictRoute)
 
 
 @router.post(

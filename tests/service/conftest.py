@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.deps import State
+from service.settings import Settings
+from service.shutdown import Shutdown
+
+
+class _AppTransport(httpx.BaseTransport):
+    """Calls the app in an event loop of its own; requests of several threads run side by side."""
+
+    def __init__(self, portal: BlockingPortal, app: FastAPI, state: State) -> None:
+        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "state": dict(state)}, receive, send)
+
+        self._portal = portal
+        self._transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.stream = httpx.ByteStream(request.read())
+        return self._portal.call(self._call, request)
+
+    async def _call(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        content = await response.aread()
+        return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+
+class Api(httpx.Client):
+    """A client of an app that runs in this process, and the state behind it."""
+
+    def __init__(self, portal: BlockingPortal, app: FastAPI, state: State) -> None:
+        super().__init__(transport=_AppTransport(portal, app, state), base_url="http://test")
+        self.app = app
+        self.state = state
+
+    def upload(self, content: bytes = b"x,y\n1,2\n2,4\n3,6\n4,8\n", kind: str = "text/csv") -> str:
+        answer = self.post("/datasets", content=content, headers={"Content-Type": kind})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def train(self, dataset: str, **spec: Any) -> dict[str, Any]:
+        body = {"dataset": dataset, "network": {"layers": [None, 3, None]}, **spec}
+        answer = self.post("/train", json=body)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+
+#: Makes a client of an app with these settings.
+Serve = Callable[..., Api]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+
+        def start(shutdown: Shutdown | None = None, **settings: Any) -> Api:
+            values = {"data": tmp_path, "workers": 0, **settings}
+            app = create_app(Settings(**values), shutdown=shutdown)
+            state = stack.enter_context(
+                portal.wrap_async_context_manager(app.router.lifespan_context(app))
+            )
+            return stack.enter_context(Api(portal, app, state))
+
+        yield start
+
+
+@pytest.fixture
+def api(serve: Serve) -> Api:
+    """A client of an app without keys and without workers: jobs stay queued."""
+    return serve()
+
+
+def assert_problem(answer: httpx.Response, status: int, *pointers: str) -> dict[str, Any]:
+    """Check that an answer is a problem, with errors at the pointers; return its body."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["type"].startswith("urn:bernoulli:problem:")
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"] == f"urn:bernoulli:request:{answer.headers['x-request-id']}"
+    if pointers:
+        assert [error["pointer"] for error in body["errors"]] == list(pointers)
+    return body
