@@ -81,7 +81,7 @@ function askForKey(refused) {
       dialog.close();
       resolve();
     };
-    dialog.oncancel = (event) => event.preventDefault(); // there is nothing to see without a key
+    dialog.onclose = () => asking && dialog.showModal(); // without a key there is nothing to see
     dialog.showModal();
   });
   return asking;

@@ -14,7 +14,8 @@ function drawn(draw, attributes = {}) {
     const now = Math.floor(entry.contentRect.width);
     if (now === width) return;
     width = now;
-    redraw();
+    // Not within the observer: what is drawn changes sizes that it watches.
+    requestAnimationFrame(redraw);
   }).observe(node);
   return { node, redraw };
 }
@@ -146,9 +147,12 @@ function grid(values, y, width) {
 }
 
 function axis(values, x, height, label) {
-  const texts = values.map((value, index) =>
-    svg("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, index === values.length - 1 && label ? `${label} ${number(value)}` : number(value)),
-  );
+  const last = values.length - 1;
+  const texts = values.map((value, index) => {
+    const isNamed = label !== "" && index === last; // ends at its tick, so as not to leave the page
+    const place = { x: x(value), y: height - 8, "text-anchor": isNamed ? "end" : "middle" };
+    return svg("text", place, isNamed ? `${label} ${number(value)}` : number(value));
+  });
   return svg("g", { class: "grid" }, texts);
 }
 
@@ -161,11 +165,13 @@ export function sparkline(values, wanted) {
   const high = Math.max(wanted, ...some);
   const y = scale(low, high, height - 3, 3);
   const x = scale(0, values.length - 1, 1, width - 1);
+  const stride = Math.ceil(values.length / width);
+  const points = values.map((value, index) => [x(index), isNumber(value) ? y(value) : null]);
   return svg(
     "svg",
     { class: "spark", width, height, role: "img", "aria-label": `from ${number(some[0])} to ${number(some.at(-1))}` },
     svg("line", { class: "wanted", x1: 0, x2: width, y1: y(wanted), y2: y(wanted) }),
-    svg("path", { class: "line train", d: path(values.map((value, index) => [x(index), isNumber(value) ? y(value) : null])) }),
+    svg("path", { class: "line train", d: path(points.filter((_, index) => index % stride === 0)) }),
   );
 }
 
@@ -183,6 +189,7 @@ function drawIntervals(rows, width) {
   const left = Math.min(90, width * 0.22);
   const height = rows.length * step + 36;
   const values = rows.flatMap((row) => [row.mean, ...(row.outer ?? []), ...(row.inner ?? [])]).filter(isNumber);
+  if (!values.length) return element("p", { class: "faint" }, "No prediction is a number.");
   const [low, high] = padded(Math.min(...values), Math.max(...values));
   const x = scale(low, high, left, width - 14);
   const bar = (name, ends, y) =>

@@ -4,4 +4,5 @@ SwaggerUIBundle({
   deepLinking: true,
   persistAuthorization: true,
   defaultModelsExpandDepth: 0,
+  validatorUrl: null, // by default it asks another host
 });

@@ -50,6 +50,13 @@ export function keyedChildren(parent, create) {
   };
 }
 
+/** Replace what is in `parent` by `node`; what was scrolled stays where it was. */
+export function swap(parent, node) {
+  const { scrollLeft, scrollTop } = parent.firstElementChild ?? { scrollLeft: 0, scrollTop: 0 };
+  parent.replaceChildren(node);
+  node.scrollTo?.(scrollLeft, scrollTop);
+}
+
 /** Call `render` only with data that differ from the last time. */
 export function whenChanged(render) {
   let last;

@@ -2,8 +2,8 @@
 
 import { get, post, Refused } from "./api.js";
 import { lossChart, sparkline } from "./charts.js";
-import { element, keyedChildren, section, setText, table, whenChanged } from "./dom.js";
-import { ago, duration, number, title } from "./format.js";
+import { element, keyedChildren, section, setText, swap, table, whenChanged } from "./dom.js";
+import { ago, cell, duration, number, title } from "./format.js";
 import { History } from "./history.js";
 
 const EVENTS_SHOWN = 12;
@@ -100,7 +100,7 @@ export function jobView(id) {
   const show = {
     facts: whenChanged((job) => facts.replaceChildren(...factsOf(job))),
     metrics: whenChanged((all) => metrics.replaceChildren(metricsTable(all))),
-    regularizers: whenChanged(() => log.replaceChildren(regularizerTable(history.regularizers))),
+    regularizers: whenChanged(() => swap(log, regularizerTable(history.regularizers))),
     events: whenChanged((latest) => events.replaceChildren(...latest.map(eventLine))),
     spec: whenChanged((wanted) => setText(spec, JSON.stringify(wanted, null, 2))),
   };
@@ -110,8 +110,7 @@ export function jobView(id) {
       { class: "stack" },
       section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
       section("Loss", chart.node),
-      section("Metrics", metrics),
-      section("Regularizers", log),
+      element("div", { class: "pair job" }, section("Metrics", metrics), section("Regularizers", log)),
       section("Latest events", events),
       element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
     ),
@@ -161,17 +160,14 @@ function regularizerTable(regularizers) {
   const rows = regularizers.flatMap((one) => {
     const last = one.history.at(-1);
     const outputs = Object.keys(last?.rates ?? {});
-    const name = element("code", {}, one.log.replace("regularizer: ", ""));
-    if (!outputs.length) return [[name, one.matched.join(", "), number(last?.loss), "–", ""]];
-    return outputs.map((output) => [
-      name.cloneNode(true),
-      output,
-      number(last.loss),
-      number(last.rates[output]),
-      sparkline(one.history.map((line) => line.rates[output]), one.weight),
-    ]);
+    const name = () => element("code", {}, one.log.replace("regularizer: ", ""));
+    if (!outputs.length) return [[cell(one.matched.join(", ")), "–", "", number(last?.loss), name()]];
+    return outputs.map((output) => {
+      const curve = sparkline(one.history.map((line) => line.rates[output]), one.weight);
+      return [output, number(last.rates[output]), curve, number(last.loss), name()];
+    });
   });
-  return table(["regularizer", "acts on", "loss added", "share dropped", "by epoch"], rows, (index) => index === 2 || index === 3);
+  return table(["acts on", "share dropped", "by epoch", "loss added", "regularizer"], rows, (index) => index === 1 || index === 3);
 }
 
 function eventLine(event) {

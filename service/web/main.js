@@ -13,34 +13,52 @@ const VIEWS = { jobs: jobView, datasets: datasetView, models: modelView };
 
 const main = document.getElementById("main");
 const notice = document.getElementById("notice");
+const ID = /^[\w.-]{1,64}$/;
 let shown = 0;
+let isAsked = false;
 let wake = () => {};
 
-/** A view is `{node, update}`; `update` resolves to whether something is going on. */
+/**
+ * A view is `{node, update}`. `update(isAsked)` resolves to whether something is going on, so that
+ * it is to be called again soon; `isAsked` is false where merely time has passed.
+ */
 function viewOf(hash) {
   const [, kind, id] = hash.split("/");
   if (kind === undefined || kind === "") return overview();
-  if (id && Object.hasOwn(VIEWS, kind)) return VIEWS[kind](decodeURIComponent(id));
-  const text = element("p", {}, "There is nothing here. ", element("a", { href: "#/" }, "Back to the overview"));
-  return { node: text, update: async () => false };
+  if (ID.test(id ?? "") && Object.hasOwn(VIEWS, kind)) return VIEWS[kind](id);
+  return { node: lost("There is nothing here."), update: async () => false };
+}
+
+function lost(message) {
+  return element("p", {}, `${message} `, element("a", { href: "#/" }, "Back to the overview"));
 }
 
 async function show() {
   const mine = ++shown;
+  document.title = "Bernoulli";
   const view = viewOf(location.hash);
   main.replaceChildren(view.node);
   window.scrollTo(0, 0);
-  wake();
+  let hasFailed = false;
+  ask();
   while (mine === shown) {
     let busy = false;
     try {
-      busy = await view.update();
+      const asked = isAsked || hasFailed;
+      isAsked = hasFailed = false;
+      busy = await view.update(asked);
       if (mine === shown) tell(null);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (mine === shown) tell(error.message);
+      if (mine !== shown) return;
+      if (error.status === 404) {
+        main.replaceChildren(lost(`${error.message}.`));
+        return;
+      }
+      tell(error.message);
+      hasFailed = true;
     }
-    await pause(busy ? BUSY_MS : IDLE_MS);
+    if (mine === shown) await pause(busy ? BUSY_MS : IDLE_MS);
   }
 }
 
@@ -49,15 +67,21 @@ function tell(message) {
   notice.textContent = message ?? "";
 }
 
-/** Wait, and while the page is hidden until it is seen again; `wake()` ends it at once. */
+/** Wait, and while the page is hidden until it is seen again; being asked ends it at once. */
 function pause(milliseconds) {
+  if (isAsked) return Promise.resolve();
   return new Promise((resolve) => {
     wake = resolve;
     setTimeout(() => document.hidden || resolve(), milliseconds);
   });
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || wake());
-document.addEventListener("changed", () => wake()); // something on the page changed the server
+function ask() {
+  isAsked = true;
+  wake();
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || ask());
+document.addEventListener("changed", ask); // something on the page changed the server
 window.addEventListener("hashchange", show);
 show();

@@ -45,10 +45,14 @@ export function modelView(id) {
       node.replaceChildren(
         section("", element("h1", {}, title(model)), facts(model, dataset)),
         section("Predict", predictionForm(model, dataset)),
-        section("Metrics", metricsTable(model.metrics)),
-        section("Layers", layerTable(model.network.layers)),
-        section("Parameters", parameterTable(model.parameters)),
-        section("Regularizers", regularizerList(model.regularizers)),
+        element(
+          "div",
+          { class: "pair" },
+          section("Metrics", metricsTable(model.metrics)),
+          section("Regularizers", regularizerList(model.regularizers)),
+          section("Layers", layerTable(model.network.layers)),
+          section("Parameters", parameterTable(model.parameters)),
+        ),
       );
       isRead = true;
       return false;

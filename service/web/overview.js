@@ -8,18 +8,26 @@ import { modelList } from "./models.js";
 
 const PAGE = 20;
 const MOST = 1000;
+const OTHERS_MS = 15000;
 
 export function overview() {
-  const parts = [
-    part("Jobs", "/jobs", jobList(), trainingHint),
-    part("Data sets", "/datasets", datasetList(), uploadHint, uploadControl()),
-    part("Models", "/models", modelList(), () => [element("p", {}, "A job that succeeds leaves a model here.")]),
-  ];
+  const jobs = part("Jobs", "/jobs", jobList(), trainingHint);
+  const datasets = part("Data sets", "/datasets", datasetList(), uploadHint, uploadControl());
+  const models = part("Models", "/models", modelList(), modelHint);
+  let looked = 0;
+  let ended = "";
   return {
-    node: element("div", { class: "stack" }, parts.map((one) => one.node)),
-    async update() {
-      const [jobs] = await Promise.all(parts.map((one) => one.update()));
-      return jobs.some(isLive);
+    node: element("div", { class: "stack" }, jobs.node, datasets.node, models.node),
+    async update(isAsked) {
+      const found = await jobs.update();
+      const endedNow = found.filter((job) => job.terminal).map((job) => job.id).join();
+      // Jobs move all the time; the rest when someone uploads or a job leaves a model.
+      if (isAsked || endedNow !== ended || Date.now() - looked > OTHERS_MS) {
+        await Promise.all([datasets.update(), models.update()]);
+        looked = Date.now();
+        ended = endedNow;
+      }
+      return found.some(isLive);
     },
   };
 }
@@ -27,13 +35,14 @@ export function overview() {
 /** A section that lists what `path` answers, newest first, with more on demand. */
 function part(name, path, list, hint, ...controls) {
   let limit = PAGE;
-  const empty = element("div", { class: "empty", hidden: true }, hint());
+  const empty = element("div", { hidden: true });
   const more = element("button", { class: "quiet", type: "button", hidden: true, onclick: showMore }, "Show more");
   async function update() {
     const page = await get(`${path}?limit=${limit}`);
     list.update(page.data);
     list.node.hidden = page.data.length === 0;
     empty.hidden = page.data.length > 0;
+    if (!empty.hidden && !empty.hasChildNodes()) empty.append(...hint());
     more.hidden = !page.has_more || limit >= MOST;
     return page.data;
   }
@@ -55,6 +64,10 @@ function uploadHint() {
     element("p", {}, "Start here: upload a table or arrays, above or with"),
     curl("/datasets?name=first", "-F file=@table.csv"),
   ];
+}
+
+function modelHint() {
+  return [element("p", {}, "A job that succeeds leaves a model here, to be asked for predictions.")];
 }
 
 function trainingHint() {

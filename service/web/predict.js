@@ -144,7 +144,7 @@ function intervalParts(model, outputs) {
       String(row),
       names[column],
       number(mean),
-      ...(interval ? [number(deviations[row][column]), ...at(interval, row, column).map(number)] : []),
+      ...(interval ? [number(deviations?.[row][column]), ...at(interval, row, column).map(number)] : []),
     ]),
   );
   const headings = ["row", "target", interval ? "mean" : "prediction", ...(interval ? ["std of passes", "5 %", "95 %"] : [])];
@@ -166,11 +166,12 @@ function classParts(model, outputs) {
   const rows = outputs.probabilities.slice(0, LISTED).map((values, row) => [
     String(row),
     element("b", {}, cell(outputs.label[row])),
-    probabilityBars(classes, flat(values)),
     ...measured.map((name) => number(outputs[name][row])),
+    probabilityBars(classes, flat(values)),
   ]);
-  const headings = ["row", "label", "probabilities", ...measured.map((name) => `${name.replace("_", " ")} (nats)`)];
-  const parts = [table(headings, rows, (index) => index > 2)];
+  const headings = ["row", "label", ...measured.map((name) => name.replace("_", " ")), "probabilities"];
+  const parts = [table(headings, rows, (index) => index > 1 && index < headings.length - 1)];
+  if (measured.length) parts.push(element("p", { class: "faint" }, "Entropy and mutual information are in nats."));
   if (outputs.probabilities.length > LISTED) {
     parts.push(element("p", { class: "faint" }, `The first ${LISTED} of ${outputs.probabilities.length} rows.`));
   }
