@@ -106,6 +106,7 @@ def plan_training(
     selection = select(schema or profile(data), spec)
     chosen = split(data.rows, spec, labels=_labels(data, selection))
     encoding = Encoding.fit(data, selection, chosen.train)
+    _check_scale(encoding)
     _check_validation(encoding, data, chosen, validation_data)
     graph = build_graph(
         spec.network,
@@ -139,6 +140,17 @@ def plan_training(
         valid_rows=valid_rows,
         warnings=tuple(_warnings(spec, graph, regularizers, valid_rows)),
     )
+
+
+def _check_scale(encoding: Encoding) -> None:
+    """Refuse targets whose squared errors no float can hold."""
+    for name, scale in zip(encoding.target_names, encoding.target_scale.tolist(), strict=False):
+        if not 1e-150 < scale < 1e150:
+            raise DataError(
+                f"target {name!r} is spread over {scale:.3g}, too much or too little for squared "
+                "errors in its units; give it in other units",
+                pointer="#/targets",
+            )
 
 
 def _check_validation(

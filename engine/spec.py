@@ -20,6 +20,8 @@ __all__ = [
     "LayerSpec",
     "LossName",
     "NetworkSpec",
+    "NoMap",
+    "Nothing",
     "OptimizerSpec",
     "PassesSpec",
     "PredictSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "TrainSpec",
     "ValidationSpec",
     "WeightSpec",
+    "Zero",
 ]
 
 MAX_SEED = 2**53 - 1
@@ -51,6 +54,23 @@ Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=1000)]
 #: A layer's name: a glob-free identifier, so that a name is also the pattern of itself.
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+
+
+def _refuse_all_but(neutral: Any) -> BeforeValidator:
+    """Take a field of the contract that this version does not serve only where it asks nothing."""
+
+    def check(value: Any) -> Any:
+        if value != neutral or isinstance(value, bool):
+            raise ValueError(f"not available in this version; leave it out (or {neutral!r})")
+        return value
+
+    return BeforeValidator(check)
+
+
+_LATER = "Not available in this version: leave it out."
+Nothing = Annotated[None, _refuse_all_but(None), Field(description=_LATER)]
+Zero = Annotated[float, _refuse_all_but(0), Field(ge=0, le=0, description=_LATER)]
+NoMap = Annotated[dict[str, Any], _refuse_all_but({}), Field(max_length=0, description=_LATER)]
 
 
 class Spec(BaseModel):

@@ -19,7 +19,7 @@ from engine.data import formats
 from engine.errors import ArtifactError, DataError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
-from engine.spec import MAX_SEED, Index, PredictSpec, Spec
+from engine.spec import MAX_SEED, NoMap, Nothing, PredictSpec
 from engine.streams import STREAM_VERSION
 from service.errors import Corrupt, NotFound, QueueFull, TooLarge
 from service.store.blobs import Blobs
@@ -35,14 +35,6 @@ MAX_ANSWER = 20_000_000
 """Numbers in one answer."""
 
 
-class StoredRows(Spec):
-    """Rows of a stored data set, as inputs of a prediction."""
-
-    dataset: Annotated[str, Field(max_length=64, examples=["ds_01k0000000000000000000000"])]
-    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
-    """Row numbers, counted from 0; all rows by default."""
-
-
 class PredictRequest(PredictSpec):
     """What to predict, with which model, and what to report of it."""
 
@@ -53,10 +45,9 @@ class PredictRequest(PredictSpec):
         Field(examples=[[[0.1, 0.2]], [{"age": 40, "bmi": 23.1}], {"age": [40], "bmi": [23.1]}]),
     ]
     """Rows as lists or objects, one object of columns, or rows of a stored data set."""
-    budget_ms: None = None
-    """Not available in this version: leave it out."""
-    tolerance: None = None
-    """Not available in this version: leave it out."""
+    noise: NoMap = Field(default_factory=dict)
+    budget_ms: Nothing = None
+    tolerance: Nothing = None
 
     def spec(self) -> PredictSpec:
         """Return the engine's part of the request."""

@@ -173,6 +173,7 @@ def _listed(found: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
         pointer = _pointer(item["loc"])
         message = str(item["msg"]).removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
+        message = message.replace("tuple should", "list should").replace(" after validation", "")
         if item["type"] == "extra_forbidden":
             message = "unknown field; leave it out"
         elif item["type"] == "missing":
@@ -180,9 +181,14 @@ def _listed(found: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
         messages = by_pointer.setdefault(pointer, [])
         if message not in messages:
             messages.append(message)
+    # What is wrong inside a value says more than that the value is none of the alternatives.
+    inner = {pointer: messages for pointer, messages in by_pointer.items()}
+    for pointer in by_pointer:
+        if any(other.startswith(f"{pointer}/") for other in by_pointer):
+            del inner[pointer]
     return [
         {"pointer": pointer, "detail": ", or ".join(messages)[:1000]}
-        for pointer, messages in list(by_pointer.items())[:50]
+        for pointer, messages in list(inner.items())[:50]
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Spec, TrainSpec
+from engine.spec import NoMap, Nothing, Spec, TrainSpec, Zero
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
@@ -90,9 +90,6 @@ class PreviewView(View):
 
 # -- training --------------------------------------------------------------------------------------
 
-Zero = Annotated[float, Strict(), Field(ge=0, le=0)]
-_LATER = "Not available in this version: leave it out."
-
 
 class CheckpointEvery(Spec):
     """How often a job's state is kept, so that a kill costs no more than what came since."""
@@ -141,13 +138,13 @@ class TrainRequest(TrainSpec):
     tags: Tags = Field(default_factory=dict)
     checkpoint_every: CheckpointEvery = CheckpointEvery(seconds=30.0)
     limits: Limits | None = None
-    input_noise: Zero = Field(0.0, description=_LATER)
-    hidden_noise: Zero = Field(0.0, description=_LATER)
-    output_noise: Zero = Field(0.0, description=_LATER)
-    noise: Annotated[dict[str, float], Field(max_length=0)] = Field({}, description=_LATER)
-    monitors: Annotated[dict[str, Any], Field(max_length=0)] = Field({}, description=_LATER)
-    calibrate: None = Field(None, description=_LATER)
-    search: None = Field(None, description=_LATER)
+    input_noise: Zero = 0.0
+    hidden_noise: Zero = 0.0
+    output_noise: Zero = 0.0
+    noise: NoMap = Field(default_factory=dict)
+    monitors: NoMap = Field(default_factory=dict)
+    calibrate: Nothing = None
+    search: Nothing = None
 
     def spec(self) -> TrainSpec:
         """Return the engine's part of the request."""
