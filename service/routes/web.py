@@ -49,12 +49,12 @@ _dashboard = _Assets(_WEB, _DASHBOARD)
 _docs = _Assets(_WEB, _DOCS)
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 async def dashboard(request: Request) -> Response:
     return await _dashboard.get_response("dashboard.html", request.scope)
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     return await _docs.get_response("docs.html", request.scope)
 

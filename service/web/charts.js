@@ -88,7 +88,7 @@ export function lossChart() {
 }
 
 function drawLosses(lines, kept, width, tell) {
-  if (!lines.length) return element("p", { class: "faint" }, "No epoch has ended yet.");
+  if (!lines.length) return element("p", { class: "faint" }, "No epoch has ended.");
   const height = Math.min(300, Math.max(180, width * 0.4));
   const values = lines.flatMap((line) => [line.train, line.valid]).filter(isNumber);
   if (!values.length) return element("p", { class: "faint" }, "No loss is a number.");

@@ -122,6 +122,7 @@ export function jobView(id) {
       bar.update(job);
       for (const button of buttons) button.hidden = job.terminal || job.status === "cancelling";
       failure.hidden = job.error === null;
+      bar.node.hidden = !failure.hidden; // which says the same, at length
       setText(failure, job.error === null ? "" : `${job.error.detail} (${job.error.kind})`);
       show.facts(job);
       show.metrics(job.metrics);

@@ -20,6 +20,7 @@ export function overview() {
     node: element("div", { class: "stack" }, jobs.node, datasets.node, models.node),
     async update(isAsked) {
       const found = await jobs.update();
+      datasets.node.classList.toggle("first", found.length === 0); // there is the way in
       const endedNow = found.filter((job) => job.terminal).map((job) => job.id).join();
       // Jobs move all the time; the rest when someone uploads or a job leaves a model.
       if (isAsked || endedNow !== ended || Date.now() - looked > OTHERS_MS) {
