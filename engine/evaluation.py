@@ -13,11 +13,11 @@ from engine.calibration import fit_noise_precision, mixture_log_likelihood
 from engine.data.encoding import Encoding
 from engine.losses import PROBABILITY_FLOOR
 from engine.network import Network
-from engine.prediction import renormalised
 from engine.regularizers import Regularizer, is_stochastic
 from engine.sampling import Sampler
 from engine.spec import TrainSpec
 from engine.statistics import pass_mean
+from engine.summary import renormalised
 
 __all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
 

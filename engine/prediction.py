@@ -22,50 +22,10 @@ from engine.regularizers import (
 )
 from engine.sampling import Sampler, readable_outputs
 from engine.spec import BernoulliDropoutSpec, PredictSpec
-from engine.statistics import (
-    entropy,
-    mean_and_variance,
-    mixture_quantiles,
-    pass_mean,
-    pass_quantiles,
-    quantile_key,
-    variation_ratio,
-)
+from engine.statistics import quantile_key
+from engine.summary import Summary, Tree, default_statistics, renormalised, statistics_of
 
-__all__ = ["PredictionPlan", "plan_prediction", "renormalised", "statistics_of"]
-
-Array = npt.NDArray[Any]
-Tree = dict[str, Any]
-"""Arrays by name, possibly nested; rows first, but for `samples`, where they come second."""
-
-_REGRESSION = ("mean", "std", "quantiles", "standard_error", "variance")
-_CLASSIFICATION = (
-    "label",
-    "probabilities",
-    "std",
-    "entropy",
-    "expected_entropy",
-    "mutual_information",
-    "variation_ratio",
-)
-_HIDDEN = ("mean", "std", "quantiles", "standard_error")
-_ON_REQUEST = {
-    "regressor": ("predictive_quantiles", "interval", "samples"),
-    "autoencoder": ("predictive_quantiles", "interval", "samples"),
-    "classifier": ("samples",),
-}
-
-
-def default_statistics(form: str) -> tuple[str, ...]:
-    """Return what is reported when the caller does not say."""
-    if form == "classifier":
-        return _CLASSIFICATION
-    return (*_REGRESSION, "reconstruction_error") if form == "autoencoder" else _REGRESSION
-
-
-def statistics_of(form: str) -> tuple[str, ...]:
-    """Return every statistic that a model of this form can have."""
-    return (*default_statistics(form), *_ON_REQUEST[form])
+__all__ = ["PredictionPlan", "plan_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,121 +113,14 @@ class PredictionPlan:
         own = drawn[last]
         if self.model.graph.form == "classifier":
             own = renormalised(own)
+        summary = Summary(model=self.model, spec=self.spec, asked=self.statistics)
         if self.num_samples is None:
-            return self._single(own[0]) | {name: drawn[name][0] for name in self.extra}
+            return summary.of_one(own[0]) | {name: drawn[name][0] for name in self.extra}
         if self.model.graph.form == "classifier":
-            answer = self._classification(own)
+            answer = summary.of_classes(own)
         else:
-            answer = self._regression(own, x)
-        for name in self.extra:
-            answer[name] = self._hidden(drawn[name])
-        return answer
-
-    def _single(self, value: npt.NDArray[np.float32]) -> Tree:
-        if self.model.graph.form == "classifier":
-            return {
-                "prediction": value,
-                "label": self._labels(value.argmax(axis=1)),
-                "probabilities": value,
-            }
-        return {"prediction": self.model.encoding.decode(value)}
-
-    def _labels(self, classes: npt.NDArray[np.intp]) -> Array:
-        labels = np.array(self.model.encoding.classes, dtype=object)
-        return labels[classes]
-
-    def _moments(self, samples: npt.NDArray[np.float32]) -> tuple[Array, Array | None]:
-        """Mean and variance; of one sample that stands for all passes, the variance is zero."""
-        mean, variance = mean_and_variance(samples)
-        if len(samples) == 1 and self.passes > 1:
-            variance = np.zeros_like(mean)
-        return mean, variance
-
-    def _spread(
-        self, variance: Array | None, like: Array, scale: Array | float
-    ) -> dict[str, Array]:
-        """Return `std` and `standard_error`, which do not exist for one pass."""
-        if variance is None:
-            missing = np.full(like.shape, np.nan)
-            return {"std": missing, "standard_error": missing}
-        std = np.sqrt(variance) * scale
-        return {"std": std, "standard_error": std / np.sqrt(self.passes)}
-
-    def _regression(self, samples: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> Tree:
-        encoding = self.model.encoding
-        scale = encoding.target_scale
-        asked = self.statistics
-        mean, variance = self._moments(samples)
-        answer: Tree = {"mean": encoding.decode(mean)}
-        answer |= self._spread(variance, mean, scale)
-        if "quantiles" in asked:
-            values = pass_quantiles(samples, self.spec.quantiles)
-            answer["quantiles"] = self._by_quantile([encoding.decode(value) for value in values])
-        if "variance" in asked:
-            answer["variance"] = self._variances(answer["std"])
-        if "predictive_quantiles" in asked:
-            answer["predictive_quantiles"] = self._predictive_quantiles(samples)
-        if "reconstruction_error" in asked:
-            truth = encoding.decode(x)
-            answer["reconstruction_error"] = np.mean((truth - answer["mean"]) ** 2, axis=1)
-        if "samples" in asked:
-            answer["samples"] = encoding.decode(self._all_passes(samples))
-        return {name: answer[name] for name in asked}
-
-    def _all_passes(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.broadcast_to(samples, (self.passes, *samples.shape[1:]))
-
-    def _variances(self, std: Array) -> Tree:
-        epistemic = std**2
-        precision = self.model.noise_precision
-        aleatoric = (
-            np.full(std.shape, np.nan)
-            if precision is None
-            else np.broadcast_to(1 / precision, std.shape)
-        )
-        return {"epistemic": epistemic, "aleatoric": aleatoric, "total": epistemic + aleatoric}
-
-    def _predictive_quantiles(self, samples: npt.NDArray[np.float32]) -> Tree:
-        precision = self.model.noise_precision
-        if precision is None:
-            missing = np.full(samples.shape[1:], np.nan)
-            return self._by_quantile([missing for _ in self.spec.quantiles])
-        decoded = self.model.encoding.decode(samples)
-        return self._by_quantile(mixture_quantiles(decoded, precision, self.spec.quantiles))
-
-    def _by_quantile(self, values: Sequence[Array]) -> Tree:
-        keys = [quantile_key(quantile) for quantile in self.spec.quantiles]
-        return dict(zip(keys, values, strict=True))
-
-    def _classification(self, samples: npt.NDArray[np.float32]) -> Tree:
-        asked = self.statistics
-        mean, variance = self._moments(samples)
-        answer: Tree = {"label": self._labels(mean.argmax(axis=1)), "probabilities": mean}
-        answer |= self._spread(variance, mean, 1.0)
-        answer["entropy"] = entropy(mean)
-        answer["expected_entropy"] = pass_mean(entropy(samples))
-        # The mean's entropy is no less than the mean entropy (Jensen); rounding may say otherwise.
-        answer["mutual_information"] = np.maximum(
-            answer["entropy"] - answer["expected_entropy"], 0.0
-        )
-        answer["variation_ratio"] = variation_ratio(samples)
-        if "samples" in asked:
-            answer["samples"] = self._all_passes(samples)
-        return {name: answer[name] for name in asked}
-
-    def _hidden(self, samples: npt.NDArray[np.float32]) -> Tree:
-        """Statistics of another named output, in the network's own units."""
-        asked = [name for name in (*_HIDDEN, "samples") if name in self.statistics]
-        asked = asked or ["mean", "std"]
-        if self.spec.statistics is None:
-            asked = list(_HIDDEN)
-        mean, variance = self._moments(samples)
-        answer: Tree = {"mean": mean} | self._spread(variance, mean, 1.0)
-        if "quantiles" in asked:
-            answer["quantiles"] = self._by_quantile(pass_quantiles(samples, self.spec.quantiles))
-        if "samples" in asked:
-            answer["samples"] = self._all_passes(samples)
-        return {name: answer[name] for name in asked}
+            answer = summary.of_numbers(own, x)
+        return answer | {name: summary.of_other(drawn[name]) for name in self.extra}
 
 
 def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> PredictionPlan:
@@ -384,17 +237,6 @@ def _sample_warnings(spec: PredictSpec, statistics: Sequence[str]) -> list[str]:
         f"{spec.num_samples} passes say little about the quantiles {', '.join(few)}: "
         "none or one lies beyond; ask for more passes"
     ]
-
-
-def renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Make each pass's class probabilities add up to one; where all are dropped, uniform."""
-    values = samples.astype(np.float64)
-    totals = values.sum(axis=-1, keepdims=True)
-    uniform = 1.0 / samples.shape[-1]
-    shares = np.divide(values, totals, out=np.full_like(values, uniform), where=totals > 0)
-    # In float32, so that sums over equal passes are exact and their variance is exactly zero.
-    single: npt.NDArray[np.float32] = shares.astype(np.float32)
-    return single
 
 
 def _joined(pieces: Sequence[Tree]) -> Tree:

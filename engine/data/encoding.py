@@ -142,8 +142,8 @@ class Encoding(Spec):
             row, at = np.argwhere(~np.isfinite(encoded))[0]
             raise DataError(
                 f"{float(values[row, at])!r} for {self.input_names[at]!r} is too far from what the "
-                f"model was trained on (mean {float(mean[at])!r}, scale {float(scale[at])!r}) to be "
-                "represented",
+                f"model was trained on (mean {float(mean[at])!r}, scale {float(scale[at])!r}) "
+                "to be represented",
                 pointer=f"#/inputs/{row}",
             )
         return encoded

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Response
 import engine
 from engine.data import formats
 from engine.plan import MAX_PARAMETERS
-from engine.prediction import statistics_of
 from engine.spec import ACTIVATIONS, LAYER_FORMS
 from engine.streams import STREAM_VERSION
+from engine.summary import statistics_of
 from service import predictor
 from service.bodies import StrictRoute
 from service.deps import SettingsDep, StateDep

@@ -47,7 +47,7 @@ def test_a_data_set_is_read_as_it_was_created(
     assert blobs.path(dataset.blob).read_bytes() == b"content"
 
 
-@pytest.mark.parametrize("dataset_id", ["", "ds_x", new_id("ds"), new_id("job"), "\ud800"])
+@pytest.mark.parametrize("dataset_id", ["", "ds_x", "ds_" + "1" * 26, "job_" + "1" * 26, "\ud800"])
 def test_an_unknown_data_set_is_not_found(datasets: Datasets, dataset_id: str) -> None:
     with pytest.raises(NotFound) as caught:
         datasets.get(dataset_id, pointer="#/dataset")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import Invalid, NotFound
-from service.store.database import Database, new_id
+from service.store.database import Database
 from service.store.keys import ApiKeys
 from tests.service.store.conftest import Clock
 
@@ -37,7 +37,7 @@ def test_other_secrets_are_not_known(keys: ApiKeys, secret: str) -> None:
     assert keys.verify(secret) is None
 
 
-@pytest.mark.parametrize("key_id", ["", "x", new_id("key"), "\ud800"])
+@pytest.mark.parametrize("key_id", ["", "x", "key_" + "1" * 26, "\ud800"])
 def test_an_unknown_key_cannot_be_revoked(keys: ApiKeys, key_id: str) -> None:
     with pytest.raises(NotFound):
         keys.revoke(key_id)
