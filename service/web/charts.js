@@ -113,7 +113,7 @@ function drawLosses(lines, kept, width, tell) {
     "svg",
     { width, height, role: "img", "aria-label": `loss of ${lines.length} epochs, last ${number(lines.at(-1).train)}` },
     grid(isLog ? logTicks(low, high) : ticks(low, high, 5), y, width),
-    axis(ticks(first, last, Math.max(2, Math.floor(width / 90)), true), x, height, "epoch"),
+    axis(ticks(first, last, Math.max(3, Math.floor(width / 90)), true), x, height, "epoch"),
     kept === null ? null : svg("line", { class: "kept", x1: x(kept), x2: x(kept), y1: MARGIN.top, y2: height - MARGIN.bottom }, svg("title", {}, `kept: epoch ${kept}`)),
     curve("train"),
     curve("valid"),
@@ -147,20 +147,16 @@ function grid(values, y, width) {
 }
 
 function axis(values, x, height, label) {
-  const last = values.length - 1;
-  const texts = values.map((value, index) => {
-    const isNamed = label !== "" && index === last; // ends at its tick, so as not to leave the page
-    const place = { x: x(value), y: height - 8, "text-anchor": isNamed ? "end" : "middle" };
-    return svg("text", place, isNamed ? `${label} ${number(value)}` : number(value));
-  });
-  return svg("g", { class: "grid" }, texts);
+  const y = height - 8;
+  const texts = values.map((value) => svg("text", { x: x(value), y, "text-anchor": "middle" }, number(value)));
+  return svg("g", { class: "grid" }, svg("text", { x: 2, y }, label), texts);
 }
 
 /** A small curve of a dropped share, with the rate that was asked for. */
 export function sparkline(values, wanted) {
   const some = values.filter(isNumber);
   if (some.length < 2) return element("span");
-  const [width, height] = [140, 26];
+  const [width, height] = [110, 26];
   const low = Math.min(wanted, ...some);
   const high = Math.max(wanted, ...some);
   const y = scale(low, high, height - 3, 3);
