@@ -113,7 +113,7 @@ function drawLosses(lines, kept, width, tell) {
     "svg",
     { width, height, role: "img", "aria-label": `loss of ${lines.length} epochs, last ${number(lines.at(-1).train)}` },
     grid(isLog ? logTicks(low, high) : ticks(low, high, 5), y, width),
-    axis(ticks(first, last, Math.max(3, Math.floor(width / 90)), true), x, height, "epoch"),
+    axis(ticks(first, last, Math.max(4, Math.floor(width / 90)), true), x, height, "epoch"),
     kept === null ? null : svg("line", { class: "kept", x1: x(kept), x2: x(kept), y1: MARGIN.top, y2: height - MARGIN.bottom }, svg("title", {}, `kept: epoch ${kept}`)),
     curve("train"),
     curve("valid"),
@@ -156,7 +156,7 @@ function axis(values, x, height, label) {
 export function sparkline(values, wanted) {
   const some = values.filter(isNumber);
   if (some.length < 2) return element("span");
-  const [width, height] = [110, 26];
+  const [width, height] = [140, 26];
   const low = Math.min(wanted, ...some);
   const high = Math.max(wanted, ...some);
   const y = scale(low, high, height - 3, 3);
