@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from engine.errors import EngineError
 from service import errors
+from service.pointers import located
 
 __all__ = ["MEDIA_TYPE", "Problem", "install", "problem_response", "problems"]
 
@@ -154,7 +155,7 @@ def _of_validation(request: Request, error: Exception) -> Response:
         return problem_response(
             _request_id(request), 400, "malformed", "The request cannot be read", detail
         )
-    listed = _listed(found)
+    listed = located(found, error.body)
     detail = "; ".join(f"{item['pointer']}: {item['detail']}" for item in listed[:5])
     return problem_response(
         _request_id(request),
@@ -164,63 +165,6 @@ def _of_validation(request: Request, error: Exception) -> Response:
         detail,
         found=listed,
     )
-
-
-def _listed(found: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Turn pydantic's errors into pointers and sentences; alternatives of a union become one."""
-    by_pointer: dict[str, list[str]] = {}
-    for item in found:
-        pointer = _pointer(item["loc"])
-        message = str(item["msg"]).removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
-        message = message.replace("tuple should", "list should").replace(" after validation", "")
-        if item["type"] == "extra_forbidden":
-            message = "unknown field; leave it out"
-        elif item["type"] == "missing":
-            message = "this field is required"
-        messages = by_pointer.setdefault(pointer, [])
-        if message not in messages:
-            messages.append(message)
-    # What is wrong inside a value says more than that the value is none of the alternatives.
-    inner = {pointer: messages for pointer, messages in by_pointer.items()}
-    for pointer in by_pointer:
-        if any(other.startswith(f"{pointer}/") for other in by_pointer):
-            del inner[pointer]
-    return [
-        {"pointer": pointer, "detail": ", or ".join(messages)[:1000]}
-        for pointer, messages in list(inner.items())[:50]
-    ]
-
-
-_MARKS = ("function-", "constrained-", "list[", "dict[", "tuple[", "lax-or-strict", "nullable[")
-_BRANCHES = frozenset(
-    {"str", "int", "float", "bool", "none", "is-instance", "constrained-float", "tagged-union"}
-    | {"sgd", "rmsprop", "adam", "adamw", "bernoulli_dropout", "weight_l1", "weight_l2"}
-)
-
-
-def _pointer(location: Sequence[str | int]) -> str:
-    """Return the JSON pointer of an error's place, without the names of a union's branches."""
-    root, *rest = location or ("body",)
-    parts: list[str] = []
-    for index, part in enumerate(rest):
-        text = str(part)
-        is_branch = isinstance(part, str) and (
-            text.startswith(_MARKS)
-            or text.startswith("literal[")
-            or text == "[key]"
-            or (text in _BRANCHES and not _is_key(rest, index))
-            or (text[:1].isupper() and text.endswith("Spec"))
-        )
-        if not is_branch:
-            parts.append(text.replace("~", "~0").replace("/", "~1"))
-    prefix = [] if root == "body" else [str(root)]
-    return "#" + "".join(f"/{part}" for part in [*prefix, *parts])
-
-
-def _is_key(location: Sequence[str | int], index: int) -> bool:
-    """Whether the part at `index` is a key that the caller chose, below a map of the spec."""
-    return index > 0 and location[index - 1] in ("dropout", "tags", "noise_precision", "noise")
 
 
 def _unexpected(request: Request, error: Exception) -> Response:

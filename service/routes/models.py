@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any
+from json import JSONDecodeError
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 import engine
 from engine.artifact import import_model
 from engine.spec import NetworkSpec, Spec
-from service.bodies import StrictRoute, with_limit
+from service.bodies import StrictRoute, parse_json, with_limit
 from service.deps import (
     AfterQuery,
     BlobsDep,
@@ -142,14 +142,14 @@ async def _parts(request: Request) -> tuple[ImportSpec, bytes]:
     finally:
         await form.close()
     try:
-        parsed: Any = orjson.loads(spec)
-    except orjson.JSONDecodeError as error:
+        parsed = parse_json(spec)
+    except JSONDecodeError as error:
         raise Malformed(f"the part `spec` is not valid JSON: {error.msg}") from error
     try:
         return ImportSpec.model_validate(parsed), weights
     except ValidationError as error:
         found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        raise RequestValidationError(found) from error
+        raise RequestValidationError(found, body=parsed) from error
 
 
 async def _part(form: FormData, name: str) -> bytes:
