@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import engine
 from service import problems
-from service.auth import KeyMiddleware
+from service.auth import KeyMiddleware, is_open
 from service.deps import State, now
 from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
@@ -69,6 +69,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         middleware=[
             Middleware(_RequestIdMiddleware),
             Middleware(MetricsMiddleware),
@@ -172,10 +173,38 @@ def _describe(app: FastAPI) -> None:
 
 def _document_errors(document: dict[str, Any]) -> None:
     """Say of every operation that it may be refused for want of a key or a known parameter."""
-    everywhere = {str(status): answer for status, answer in problems.problems(401, 422).items()}
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        statuses = (422,) if is_open(path) else (401, 422)
+        everywhere = {
+            str(status): answer for status, answer in problems.problems(*statuses).items()
+        }
+        for operation in operations.values():
+            if is_open(path):
+                operation["security"] = []
             answers = operation["responses"]
             for status, answer in everywhere.items():
                 if status not in answers or "HTTPValidationError" in str(answers[status]):
                     answers[status] = answer
+            for status, answer in answers.items():
+                headers = _headers(path, status)
+                if headers:
+                    answer["headers"] = {
+                        name: {"description": text, "schema": {"type": "string"}}
+                        for name, text in headers.items()
+                    }
+
+
+def _headers(path: str, status: str) -> dict[str, str]:
+    """Return the headers of an answer that a caller acts upon, with what they say."""
+    headers: dict[str, str] = {}
+    if status in ("429", "503"):
+        headers["Retry-After"] = "Seconds to wait before another try."
+    if status == "401":
+        headers["WWW-Authenticate"] = "`Bearer`."
+    if status in ("201", "202") and path in ("/datasets", "/train", "/models"):
+        headers["Location"] = "Path of what was created."
+    if status in ("200", "201") and path == "/aliases/{name}":
+        headers["ETag"] = "Version of the alias, for `If-Match`."
+    if status in ("200", "304") and path == "/models/{model_id}/weights":
+        headers["ETag"] = "Hash of the weights, for `If-None-Match`."
+    return headers

@@ -15,18 +15,19 @@ from service.problems import problem_response
 from service.settings import Settings
 from service.store.keys import ApiKeys
 
-__all__ = ["KeyMiddleware"]
+__all__ = ["KeyMiddleware", "is_open"]
 
-_OPEN = frozenset({"/", "/ping", "/openapi.json", "/health/live", "/health/ready"})
-_OPEN_BELOW = ("/docs", "/static/", "/v2/health/")
+_OPEN = frozenset({"/", "/docs", "/ping", "/openapi.json", "/health/live", "/health/ready"})
+_OPEN_BELOW = ("/docs/", "/static/", "/v2/health/")
 _LOOK_AGAIN_S = 1.0
 
 
 class KeyMiddleware:
     """Asks for ``Authorization: Bearer KEY`` on everything but health, docs and static pages.
 
-    Sets ``bernoulli.owner`` in the scope to a stable id of the key. Without any configured or
-    stored key, and with `auth` off, everybody comes in.
+    Sets ``bernoulli.owner`` in the scope to a stable id of the key. Everybody comes in with `auth`
+    off and, as long as only this machine can reach the server, without any configured or stored
+    key; elsewhere nobody does once the last key is revoked.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -35,15 +36,17 @@ class KeyMiddleware:
         self._configured = [
             (hashlib.sha256(key.encode()).digest(), key) for key in settings.configured_keys()
         ]
+        self._is_reachable = not settings.is_loopback
         self._stored_exist = False
         self._looked = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_off or _is_open(scope["path"]):
+        if scope["type"] != "http" or self._is_off or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         stored: ApiKeys = scope["state"]["keys"]
-        if not self._configured and not await self._any_stored(stored):
+        asks = self._configured or self._is_reachable or await self._any_stored(stored)
+        if not asks:
             await self._app(scope, receive, send)
             return
         owner = await self._owner(Request(scope), stored)
@@ -85,5 +88,6 @@ class KeyMiddleware:
         return self._stored_exist
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Whether a path is served to everybody, with keys or without."""
     return path in _OPEN or path.startswith(_OPEN_BELOW)

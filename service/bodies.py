@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from python_multipart.exceptions import MultipartParseError
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from service.errors import TooLarge, UnsupportedMedia
+from service.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 
-__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "with_limit"]
+__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "read_form"]
 
 MAX_DEPTH = 254
 """Levels of lists and objects within each other; orjson writes no more."""
@@ -77,6 +80,7 @@ class StrictRoute(APIRoute):
                         for name in unknown
                     ]
                 )
+            _require_plain(request)
             request = _StrictRequest(request.scope, request.receive)
             if reads_json and await request.body():
                 _require_json(request)
@@ -99,6 +103,12 @@ def _with_dependencies(dependant: Any) -> list[Any]:
     for dependency in dependant.dependencies:
         found += _with_dependencies(dependency)
     return found
+
+
+def _require_plain(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMedia(f"the body's Content-Encoding is {encoding!r}; send it as it is")
 
 
 def _require_json(request: Request) -> None:
@@ -125,7 +135,43 @@ async def limited_stream(request: Request, max_bytes: int) -> AsyncIterator[byte
         yield chunk
 
 
-def with_limit(request: Request, max_bytes: int) -> Request:
+async def read_form(request: Request, max_bytes: int, *names: str) -> FormData:
+    """Read a multipart body that has each named part once and nothing else; close the form.
+
+    Raises TooLarge, Malformed where it is no multipart body, and Invalid for other parts.
+    """
+    limited = _with_limit(request, max_bytes)
+    try:
+        form = await limited.form(max_files=8, max_fields=8, max_part_size=2**20)
+    except (HTTPException, MultipartParseError) as error:
+        raise Malformed(
+            "the multipart body cannot be read, has more than 8 parts, or one over 1 MiB without "
+            "a file name"
+        ) from error
+    try:
+        _require_parts([name for name, _ in form.multi_items()], names)
+    except Invalid:
+        await form.close()
+        raise
+    return form
+
+
+def _require_parts(given: Sequence[str], names: Sequence[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise Invalid(
+                f"unknown part `{name[:80]}`; the form takes `{'` and `'.join(names)}`",
+                pointer=f"#/{name[:80].replace('~', '~0').replace('/', '~1')}",
+            )
+    for name in names:
+        if given.count(name) != 1:
+            raise Invalid(
+                f"the form has the part `{name}` {given.count(name)} times; send it once",
+                pointer=f"#/{name}",
+            )
+
+
+def _with_limit(request: Request, max_bytes: int) -> Request:
     """Return the request with a limit on its body, for parsers that read it themselves."""
     count = 0
 

@@ -126,7 +126,9 @@ IdempotencyHeader = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
+        min_length=1,
         max_length=255,
+        pattern="^[!-~]+$",
         description="The same key with the same content gets the first answer again.",
     ),
 ]

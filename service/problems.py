@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +13,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from engine.errors import EngineError
 from service import errors
@@ -114,7 +116,8 @@ def _ours(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    found = [{"pointer": error.pointer, "detail": error.detail}] if status in (413, 422) else []
+    has_place = status in (413, 422) or error.pointer != "#"
+    found = [{"pointer": error.pointer, "detail": error.detail}] if has_place else []
     return problem_response(
         _request_id(request), status, slug, title, error.detail, found=found, headers=headers
     )
@@ -129,7 +132,7 @@ def _of_http(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request))
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET, HEAD")
     detail = details.get(error.status_code, str(error.detail))
     slug = phrase.lower().replace(" ", "-")
     return problem_response(
@@ -138,12 +141,13 @@ def _of_http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return the methods that some route takes at the request's path."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    """Return the methods of every operation at the request's path."""
+    return sorted(
+        method.upper()
+        for template, operations in request.app.openapi()["paths"].items()
+        if compile_path(template)[0].match(request.scope["path"])
+        for method in operations
+    )
 
 
 def _of_validation(request: Request, error: Exception) -> Response:
@@ -167,14 +171,30 @@ def _of_validation(request: Request, error: Exception) -> Response:
     )
 
 
+def _of_system(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _ours(request, errors.StorageFull("the disk is full; nothing was stored"))
+    return _unexpected(request, error)
+
+
+def _of_disconnect(request: Request, _error: Exception) -> Response:
+    """Nobody reads this answer; it only keeps a broken connection out of the error log."""
+    detail = "the connection was closed before the whole body had come"
+    return _ours(request, errors.Malformed(detail))
+
+
 def _unexpected(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error", path=request.url.path, exc_info=error)
+    request_id = _request_id(request)
+    logger.error("unexpected error", path=request.url.path, request=request_id, exc_info=error)
     return problem_response(
-        _request_id(request),
+        request_id,
         500,
         "internal",
         "An internal error",
         "something went wrong inside; it has been logged under this request's id",
+        # This answer is made outside of the middleware that names all others.
+        headers={"X-Request-Id": request_id},
     )
 
 
@@ -184,4 +204,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EngineError, _ours)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(ClientDisconnect, _of_disconnect)
+    app.add_exception_handler(OSError, _of_system)
     app.add_exception_handler(Exception, _unexpected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +12,15 @@ from typing import Annotated, Any, BinaryIO
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from python_multipart.exceptions import MultipartParseError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
 from engine.data import formats
 from engine.data.dataset import Data, Limits
 from engine.data.profile import profile
-from service.bodies import StrictRoute, limited_stream, with_limit
+from service.bodies import StrictRoute, limited_stream, read_form
 from service.deps import AfterQuery, BlobsDep, DatasetsDep, IdempotencyHeader, IdPath, LimitQuery
-from service.errors import Malformed, NotAcceptable, UnsupportedMedia
+from service.errors import Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from service.idempotency import answer_once, created
 from service.problems import problems
 from service.schemas import DatasetView, ListView, PreviewView
@@ -45,6 +44,7 @@ _BY_NAME = {
     ".npz": "application/x-npz",
 }
 _LIMITS = Limits(max_unpacked_bytes=2**31)
+MAX_PREVIEW = 1_000_000
 
 _UPLOAD = {
     "requestBody": {
@@ -117,7 +117,7 @@ async def _receive(request: Request, upload: Path) -> tuple[str, str]:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limit = request.state.settings.max_upload_bytes
     if media_type == "multipart/form-data":
-        return await _receive_form(with_limit(request, limit), upload)
+        return await _receive_form(request, limit, upload)
     _require_known(media_type)
     digest = hashlib.sha256()
     with upload.open("wb") as file:
@@ -127,15 +127,12 @@ async def _receive(request: Request, upload: Path) -> tuple[str, str]:
     return media_type, digest.hexdigest()
 
 
-async def _receive_form(request: Request, upload: Path) -> tuple[str, str]:
+async def _receive_form(request: Request, limit: int, upload: Path) -> tuple[str, str]:
+    form = await read_form(request, limit, "file")
     try:
-        form = await request.form(max_files=1, max_fields=8)
-    except (HTTPException, MultipartParseError) as error:
-        raise Malformed("the multipart body cannot be read") from error
-    try:
-        part = form.get("file")
+        part = form["file"]
         if not isinstance(part, UploadFile):
-            raise Malformed("the form has no file in its field `file`")
+            raise Invalid("the part `file` is not a file: it has no file name", pointer="#/file")
         media_type = (part.content_type or "").partition(";")[0].strip().lower()
         if media_type not in formats.MEDIA_TYPES:
             media_type = _BY_NAME.get(Path(part.filename or "").suffix.lower(), media_type)
@@ -200,7 +197,7 @@ def get_dataset(dataset_id: IdPath, datasets: DatasetsDep) -> DatasetView:
 @router.get(
     "/datasets/{dataset_id}/preview",
     operation_id="previewDataset",
-    responses=problems(404),
+    responses=problems(404, 413),
 )
 def preview_dataset(
     dataset_id: IdPath,
@@ -208,13 +205,25 @@ def preview_dataset(
     blobs: BlobsDep,
     rows: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> PreviewView:
-    """Show the first rows."""
+    """Show the first rows: fewer than asked for where they would be more than a million values."""
     dataset = datasets.get(dataset_id)
     data = formats.load(blobs.path(dataset.blob), dataset.kind)
-    some = slice(0, min(rows, data.rows))
+    width = _width(dataset)
+    if width > MAX_PREVIEW:
+        raise TooLarge(
+            f"one row holds {width} values, and a preview at most {MAX_PREVIEW}; download "
+            f"/datasets/{dataset.id}/content"
+        )
+    some = slice(0, min(rows, data.rows, MAX_PREVIEW // width))
     return PreviewView(
         rows=orjson.loads(b"".join(formats.write(data, "application/json", rows=some)))
     )
+
+
+def _width(dataset: Dataset) -> int:
+    """Return how many values one row has."""
+    arrays: int = sum(math.prod(array["shape"][1:]) for array in dataset.schema["arrays"])
+    return max(1, arrays + len(dataset.schema["columns"]))
 
 
 @router.get(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
 
 import engine
 from engine.data import formats
 from engine.plan import MAX_PARAMETERS
-from engine.spec import ACTIVATIONS, LAYER_FORMS
+from engine.spec import ACTIVATIONS, LAYER_FORMS, OPTIMIZERS, REGULARIZERS
 from engine.streams import STREAM_VERSION
 from engine.summary import statistics_of
 from service import predictor
 from service.bodies import StrictRoute
 from service.deps import SettingsDep, StateDep
-from service.errors import Unavailable
+from service.errors import StorageFull, Unavailable
 from service.problems import problems
 
 __all__ = ["router"]
@@ -37,8 +39,22 @@ def ready(state: StateDep) -> dict[str, str]:
         raise Unavailable("the server is stopping", retry_after_s=5)
     if not state.health.workers_ready():
         raise Unavailable("no worker is alive and warm, so jobs would wait", retry_after_s=2)
-    state.jobs.counts()  # the database answers
+    _require_writable(state)
     return {"status": "ready"}
+
+
+def _require_writable(state: Any) -> None:
+    probe = state.blobs.temporary()
+    try:
+        with state.database.write():
+            probe.touch()
+    except (OSError, SQLAlchemyError, StorageFull) as error:
+        raise Unavailable(
+            "the database or the artifact folder cannot be written", retry_after_s=10
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 @router.get(
@@ -68,8 +84,8 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "layers": list(LAYER_FORMS),
             "activations": list(ACTIVATIONS),
             "losses": ["mse", "mae", "xe"],
-            "optimizers": ["sgd", "rmsprop", "adam", "adamw"],
-            "regularizers": ["bernoulli_dropout", "weight_l2", "weight_l1"],
+            "optimizers": list(OPTIMIZERS),
+            "regularizers": list(REGULARIZERS),
         },
         "statistics": {
             form: list(statistics_of(form)) for form in ("regressor", "classifier", "autoencoder")

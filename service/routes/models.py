@@ -10,15 +10,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import Field, ValidationError
-from python_multipart.exceptions import MultipartParseError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 import engine
 from engine.artifact import import_model
 from engine.spec import NetworkSpec, Spec
-from service.bodies import StrictRoute, parse_json, with_limit
+from service.bodies import StrictRoute, parse_json, read_form
 from service.deps import (
     AfterQuery,
     BlobsDep,
@@ -131,11 +129,7 @@ async def _parts(request: Request) -> tuple[ImportSpec, bytes]:
             f"the content type is {media_type or 'missing'!r}; send multipart/form-data with the "
             "parts `spec` (JSON) and `weights` (safetensors)"
         )
-    limited = with_limit(request, request.state.settings.max_upload_bytes)
-    try:
-        form = await limited.form(max_files=2, max_fields=8, max_part_size=2**20)
-    except (HTTPException, MultipartParseError) as error:
-        raise Malformed("the multipart body cannot be read") from error
+    form = await read_form(request, request.state.settings.max_upload_bytes, "spec", "weights")
     try:
         spec = await _part(form, "spec")
         weights = await _part(form, "weights")
@@ -153,9 +147,7 @@ async def _parts(request: Request) -> tuple[ImportSpec, bytes]:
 
 
 async def _part(form: FormData, name: str) -> bytes:
-    part = form.get(name)
-    if part is None:
-        raise Malformed(f"the form has no part `{name}`; send `spec` (JSON) and `weights`")
+    part = form[name]
     return await part.read() if isinstance(part, UploadFile) else part.encode()
 
 

@@ -15,6 +15,7 @@ from engine.plan import TrainingPlan, plan_training
 from engine.spec import ValidationSpec
 from service.bodies import StrictRoute
 from service.deps import BlobsDep, DatasetsDep, IdempotencyHeader, JobsDep, OwnerDep
+from service.errors import NotFound
 from service.idempotency import answer_once, created
 from service.problems import problems
 from service.routes.jobs import preferred_wait, wait_for_end
@@ -54,13 +55,14 @@ async def train(
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Queue a training job; follow `Location` for its progress, its events and its model."""
-    plan = await run_in_threadpool(_plan, body, datasets, blobs)
     if validate_only:
+        plan = await run_in_threadpool(_plan, body, datasets, blobs)
         view = PlanView.model_validate(plan.describe())
         return Response(view.model_dump_json(), media_type="application/json")
     spec: dict[str, Any] = body.model_dump(mode="json")
 
     def create(remember: Remember[Job] | None) -> Job:
+        _plan(body, datasets, blobs)
         new = NewJob(
             kind="train",
             spec=spec,
@@ -83,7 +85,10 @@ async def train(
     if wait_s is None:
         return response
     job_id = response.headers["Location"].rsplit("/", 1)[1]
-    job = await wait_for_end(request, jobs, job_id, wait_s)
+    try:
+        job = await wait_for_end(request, jobs, job_id, wait_s)
+    except NotFound:  # the answer is a repeated one, and the job has been deleted since
+        return response
     headers = {"Location": f"/jobs/{job_id}", "Preference-Applied": f"wait={wait_s:g}"}
     content = JobView.of(job).model_dump_json()
     return Response(content, 202, headers=headers, media_type="application/json")
