@@ -19,8 +19,8 @@ from engine.data.encoding import Encoding
 from engine.errors import ArtifactError, SpecError
 from engine.graph import Graph, build_graph, layer_pointer
 from engine.network import Network
-from engine.regularizers import BernoulliDropout, Regularizer, WeightPenalty, resolve
-from engine.spec import DropoutSpec, LayerSpec, NetworkSpec, TrainSpec
+from engine.regularizers import Perturbation, Regularizer, WeightPenalty, resolve
+from engine.spec import LayerSpec, NetworkSpec, RegularizationSpec, TrainSpec
 
 __all__ = [
     "FORMAT",
@@ -150,7 +150,7 @@ def load_model(
         network_spec = NetworkSpec.model_validate(document["network"])
         encoding = Encoding.model_validate(document["encoding"])
         spec = document["spec"]
-        trained = DropoutSpec() if spec is None else TrainSpec.model_validate(spec)
+        trained = RegularizationSpec() if spec is None else TrainSpec.model_validate(spec)
     except (KeyError, pydantic.ValidationError) as error:
         raise ArtifactError("the model's document cannot be read") from error
     assert network_spec.form is not None
@@ -251,6 +251,6 @@ def _checked(graph: Graph, values: Mapping[str, npt.NDArray[Any]]) -> dict[str, 
     return dict(values)
 
 
-def trained_dropout(model: Model) -> tuple[Regularizer, ...]:
-    """Return the dropout that the model was trained with, without the other regularizers."""
-    return tuple(r for r in model.trained if isinstance(r, BernoulliDropout))
+def trained_perturbations(model: Model) -> tuple[Regularizer, ...]:
+    """Return the dropout and noise that the model was trained with, without the penalties."""
+    return tuple(r for r in model.trained if isinstance(r, Perturbation))

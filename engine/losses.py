@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from engine.graph import Graph
-from engine.names import PREDROP
+from engine.regularizers.sites import Site
 
 __all__ = ["PROBABILITY_FLOOR", "loss_outputs", "row_losses", "weighted_mean"]
 
@@ -16,17 +16,17 @@ PROBABILITY_FLOOR = 1e-7
 """Where masks act on a classifier's probabilities, the loss takes the logarithm of no less."""
 
 
-def loss_outputs(graph: Graph, dropped: Collection[str]) -> tuple[str, ...]:
-    """Return the outputs that the loss reads, given the outputs that masks act on.
+def loss_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> tuple[str, ...]:
+    """Return the outputs that the loss reads, given the sites that act on outputs.
 
     Cross-entropy is computed from the last layer's `pre`, which is exact for any logit, unless its
-    probabilities themselves are dropped.
+    probabilities themselves are dropped or noisy.
     """
     last = graph.last
-    if graph.loss != "xe" or last.out in dropped:
+    if graph.loss != "xe" or last.out in sites:
         return (last.out,)
     pre = f"{last.name}:pre"
-    return (pre + PREDROP if pre in dropped else pre,)
+    return (pre + sites[pre][0].suffix if pre in sites else pre,)
 
 
 def row_losses(graph: Graph, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:

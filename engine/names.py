@@ -10,10 +10,12 @@ from fnmatch import fnmatchcase
 
 from engine.errors import PatternError
 
-__all__ = ["PREDROP", "match", "output_name", "parameter_name"]
+__all__ = ["PREDROP", "PRENOISE", "match", "output_name", "parameter_name", "plain_name"]
 
 PREDROP = "-predrop"
 """Suffix under which a dropped output's value before its first mask is readable."""
+PRENOISE = "-prenoise"
+"""Suffix under which a noisy output's value before its first noise is readable."""
 
 
 def output_name(layer: str, output: str) -> str:
@@ -22,6 +24,11 @@ def output_name(layer: str, output: str) -> str:
 
 def parameter_name(layer: str, parameter: str) -> str:
     return f"{layer}.{parameter}"
+
+
+def plain_name(name: str) -> str:
+    """Return the output's own name, without a suffix for its value before dropout or noise."""
+    return name.removesuffix(PREDROP).removesuffix(PRENOISE)
 
 
 def match(pattern: str, names: Iterable[str], *, kind: str, pointer: str) -> tuple[str, ...]:

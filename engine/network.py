@@ -11,15 +11,15 @@ from torch import Tensor
 
 from engine.graph import Graph, LayerNode
 from engine.layers.feedforward import feedforward
-from engine.names import PREDROP
+from engine.names import plain_name
 from engine.parameters import Parameters
-from engine.regularizers.dropout import Site
+from engine.regularizers.sites import Site
 
 __all__ = ["Affine", "Draw", "Network", "evaluate", "padded_affines", "trainable_affines"]
 
 #: Weight and bias of each layer that has them, by the layer's name.
 Affine = Mapping[str, tuple[Tensor, Tensor]]
-#: Gives what a site multiplies its output by: 0 for a dropped element, 1 / (1 - rate) for another.
+#: Gives what a dropout site multiplies its output by, or what a noise site adds to it.
 Draw = Callable[[Site], Tensor]
 _PADDING = 16  # columns
 
@@ -84,8 +84,9 @@ def evaluate(
 
     `known` holds outputs (rows, size) as their layers compute them, before any mask: at least the
     input layer's. A layer whose outputs are known is not computed again, but its masks are drawn.
-    `wanted` may name ``-predrop`` outputs. A mask acts on the named output once its layer has
-    computed it: whoever reads the output reads it dropped, and no other output changes.
+    `wanted` may name ``-predrop`` and ``-prenoise`` outputs. A mask or noise acts on the named
+    output once its layer has computed it: whoever reads the output reads it changed, and no other
+    output changes.
     """
     sites = sites or {}
     values: dict[str, Tensor] = {}
@@ -97,10 +98,11 @@ def evaluate(
             computed = feedforward(layer, values[layer.inputs[0]], weight, bias)
         for name, value in computed.items():
             for site in sites.get(name, ()):
-                values.setdefault(name + PREDROP, value)
-                if site.rate > 0:
+                values.setdefault(name + site.suffix, value)
+                if site.level > 0:
                     assert draw is not None
-                    value = value * draw(site)
+                    drawn = draw(site)
+                    value = value * drawn if site.kind == "dropout" else value + drawn
             values[name] = value
     return {name: values[name] for name in wanted}
 
@@ -109,7 +111,7 @@ def needed_layers(
     graph: Graph, wanted: Collection[str], known: Collection[str]
 ) -> tuple[LayerNode, ...]:
     """Return the layers to visit for `wanted`, in order; what only known ones read is left out."""
-    needed = {name.removesuffix(PREDROP) for name in wanted}
+    needed = {plain_name(name) for name in wanted}
     layers: list[LayerNode] = []
     for layer in reversed(graph.layers):
         if needed.isdisjoint(layer.outputs):

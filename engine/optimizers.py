@@ -9,7 +9,16 @@ from torch import Tensor
 
 from engine.errors import ArtifactError
 from engine.parameters import Parameters
-from engine.spec import AdamSpec, OptimizerSpec, RmspropSpec, SgdSpec
+from engine.spec import (
+    AdadeltaSpec,
+    AdagradSpec,
+    AdamSpec,
+    NagSpec,
+    OptimizerSpec,
+    RmspropSpec,
+    RpropSpec,
+    SgdSpec,
+)
 
 __all__ = ["Optimizer"]
 
@@ -57,6 +66,22 @@ def _build(spec: OptimizerSpec, flat: torch.nn.Parameter) -> torch.optim.Optimiz
                 momentum=spec.momentum,
                 nesterov=spec.nesterov,
                 fused=True,
+            )
+        case NagSpec():
+            return torch.optim.SGD(
+                [flat],
+                lr=spec.learning_rate,
+                momentum=spec.momentum,
+                nesterov=True,
+                fused=True,
+            )
+        case RpropSpec():
+            return torch.optim.Rprop([flat], lr=spec.learning_rate, etas=(spec.shrink, spec.grow))
+        case AdagradSpec():
+            return torch.optim.Adagrad([flat], lr=spec.learning_rate, eps=spec.epsilon)
+        case AdadeltaSpec():
+            return torch.optim.Adadelta(
+                [flat], lr=spec.learning_rate, rho=spec.decay, eps=spec.epsilon
             )
         case RmspropSpec():
             return torch.optim.RMSprop(

@@ -18,6 +18,7 @@ from engine.data.selection import Selection, select
 from engine.data.splits import Split, split
 from engine.errors import DataError, SpecError
 from engine.graph import Graph, build_graph
+from engine.monitors import resolve_monitors
 from engine.regularizers import Regularizer, resolve, unread_warnings
 from engine.spec import TrainSpec
 
@@ -121,6 +122,7 @@ def plan_training(
             pointer="#/network/layers",
         )
     regularizers = resolve(spec, graph)
+    resolve_monitors(spec, graph)
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
     if validation_data is not None:
         valid_rows = validation_data.rows

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.artifact import Model, trained_dropout
+from engine.artifact import Model, trained_perturbations
 from engine.errors import SpecError
 from engine.names import match
 from engine.regularizers import (
     BernoulliDropout,
+    GaussianNoise,
     Regularizer,
     is_given,
     is_stochastic,
@@ -21,7 +22,7 @@ from engine.regularizers import (
     unread_warnings,
 )
 from engine.sampling import Sampler, readable_outputs
-from engine.spec import BernoulliDropoutSpec, PredictSpec
+from engine.spec import BernoulliDropoutSpec, GaussianNoiseSpec, PredictSpec, RegularizationSpec
 from engine.statistics import quantile_key
 from engine.summary import Summary, Tree, default_statistics, renormalised, statistics_of
 
@@ -80,6 +81,19 @@ class PredictionPlan:
             }
             for regularizer in self.regularizers
             if isinstance(regularizer, BernoulliDropout)
+        ]
+
+    def noise(self) -> list[dict[str, Any]]:
+        """Return the deviations of the noise that acts, with the outputs matched."""
+        return [
+            {
+                "pattern": regularizer.pattern,
+                "std": regularizer.weight,
+                "rng": regularizer.rng,
+                "matched": list(regularizer.matched),
+            }
+            for regularizer in self.regularizers
+            if isinstance(regularizer, GaussianNoise)
         ]
 
     def run(self, x: npt.NDArray[np.float32], row_ids: npt.NDArray[np.int64]) -> Tree:
@@ -159,7 +173,7 @@ def _acting(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:
         _refuse_beside_trained(spec)
     if not asks_for_trained and is_given(spec):
         for index, given in enumerate(spec.regularizers or ()):
-            if not isinstance(given, BernoulliDropoutSpec):
+            if not isinstance(given, BernoulliDropoutSpec | GaussianNoiseSpec):
                 raise SpecError(
                     f"{given.form!r} is a term of the training loss and changes no prediction; "
                     "leave it out",
@@ -168,19 +182,19 @@ def _acting(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:
         return resolve(spec, model.graph)
     if not asks_for_trained and spec.num_samples is None:
         return ()
-    trained = trained_dropout(model)
+    trained = trained_perturbations(model)
     if not is_stochastic(trained):
         raise SpecError(
-            "the model was trained without dropout, so all passes would be the same; give "
-            "`input_dropout`, `hidden_dropout`, `output_dropout` or `dropout` with rates, or leave "
-            "out `num_samples`",
+            "the model was trained without dropout and noise, so all passes would be the same; "
+            "give `input_dropout`, `hidden_dropout`, `output_dropout` or `dropout` with rates, or "
+            "leave out `num_samples`",
             pointer="#/dropout" if asks_for_trained else "#/num_samples",
         )
     return trained
 
 
 def _refuse_beside_trained(spec: PredictSpec) -> None:
-    for key in ("input_dropout", "hidden_dropout", "output_dropout", "regularizers"):
+    for key in sorted(set(RegularizationSpec.model_fields) - {"dropout"}):
         if getattr(spec, key) is not None:
             raise SpecError(
                 f"`dropout` is 'trained', which stands for all rates; leave out `{key}`, or give "

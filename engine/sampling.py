@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 
 from engine.graph import Graph
-from engine.names import PREDROP
+from engine.names import plain_name
 from engine.network import Network, evaluate, needed_layers
 from engine.regularizers import Regularizer, Site, sites_by_output
-from engine.streams import drop_mask, row_states, stream_key
+from engine.streams import row_states, stream_key
 
 __all__ = ["Sampler", "readable_outputs"]
 
@@ -30,10 +30,10 @@ _CHUNK_BYTES = 32 << 20
 
 
 def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, int]:
-    """Return the width of every output that can be asked for, ``-predrop`` ones included."""
+    """Return the width of every output that can be asked for, those before dropout included."""
     widths = dict(graph.outputs)
-    for name in sites_by_output(regularizers):
-        widths[name + PREDROP] = graph.outputs[name]
+    for name, sites in sites_by_output(regularizers).items():
+        widths |= {name + site.suffix: graph.outputs[name] for site in sites}
     return widths
 
 
@@ -86,7 +86,7 @@ class Sampler:
         known = self._evaluate_rows(x, self._prefix)
         count = len(passes) * len(x)
         drawn = {
-            name: np.empty((count, graph.outputs[name.removesuffix(PREDROP)]), dtype=np.float32)
+            name: np.empty((count, graph.outputs[plain_name(name)]), dtype=np.float32)
             for name in self.stochastic
         }
         for start in range(0, count, self._tile):
@@ -113,17 +113,12 @@ class Sampler:
             for name in layer.outputs
         ]
         visited = needed_layers(graph, self.stochastic, raw_known)
-        return [
-            name + PREDROP if name in self._sites else name
-            for layer in visited
-            if layer.out in raw_known
-            for name in layer.outputs
-        ]
+        return [name for layer in visited if layer.out in raw_known for name in layer.outputs]
 
     def _evaluate_rows(self, x: Array, wanted: Sequence[str]) -> dict[str, Array]:
-        """Evaluate outputs that no mask reaches for every row, in tiles; raw where a mask acts."""
+        """Evaluate outputs for every row, in tiles, as their layers compute them."""
         graph = self.network.graph
-        plain = {name: name.removesuffix(PREDROP) for name in wanted}
+        plain = {name: plain_name(name) for name in wanted}
         results = {
             name: np.empty((len(x), graph.outputs[raw]), dtype=np.float32)
             for name, raw in plain.items()
@@ -146,16 +141,14 @@ class Sampler:
     def _evaluate_tile(
         self, known: Mapping[str, Array], passes: Indices, rows: Indices
     ) -> dict[str, Array]:
-        tensors = {
-            name.removesuffix(PREDROP): self._to_tile(value) for name, value in known.items()
-        }
+        tensors = {name: self._to_tile(value) for name, value in known.items()}
         with torch.inference_mode():
             values = evaluate(
                 self.network.graph,
                 self.network.affines,
                 tensors,
                 sites=self._sites,
-                draw=lambda site: self._multiplier(site, passes, rows),
+                draw=lambda site: self._draw(site, passes, rows),
                 wanted=self.stochastic,
             )
         return {name: value[: len(passes)].cpu().numpy() for name, value in values.items()}
@@ -165,33 +158,36 @@ class Sampler:
         tile[: len(rows)] = rows
         return torch.from_numpy(tile).to(self.network.device)
 
-    def _multiplier(self, site: Site, passes: Indices, rows: Indices) -> torch.Tensor:
-        """Draw what the site's output is multiplied by: 0, or 1 / (1 - rate), (tile, width)."""
+    def _draw(self, site: Site, passes: Indices, rows: Indices) -> torch.Tensor:
+        """Draw what the site multiplies its output by, or adds to it, (tile, width)."""
         width = self.network.graph.outputs[site.output]
         if self._shares_masks:
             distinct, inverse = np.unique(passes, return_inverse=True)
             states = row_states(self._keys[site], distinct, np.zeros_like(distinct))
-            drop = drop_mask(states, width, site.rate)[inverse]
+            drawn = site.draw(states, width)[inverse]
         else:
-            drop = drop_mask(row_states(self._keys[site], passes, rows), width, site.rate)
-        multiplier = np.zeros((self._tile, width), dtype=np.float32)
-        np.multiply(~drop, np.float32(site.scale), out=multiplier[: len(passes)])
-        return torch.from_numpy(multiplier).to(self.network.device)
+            drawn = site.draw(row_states(self._keys[site], passes, rows), width)
+        return self._to_tile(drawn)
 
 
 def readable_widths(graph: Graph, names: Sequence[str]) -> list[int]:
-    return [graph.outputs[name.removesuffix(PREDROP)] for name in names]
+    return [graph.outputs[plain_name(name)] for name in names]
 
 
 def _random_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> frozenset[str]:
-    """Return every output, ``-predrop`` ones included, whose value differs between passes."""
+    """Return every output, those before dropout and noise included, that differs between passes."""
     random: set[str] = set()
     for layer in graph.layers:
-        raw_is_random = any(name in random for name in layer.inputs)
+        reads_random = any(name in random for name in layer.inputs)
         for name in layer.outputs:
-            if raw_is_random:
-                random.add(name + PREDROP)
-            if raw_is_random or any(site.rate > 0 for site in sites.get(name, ())):
+            is_random = reads_random
+            decided: set[str] = set()
+            for site in sites.get(name, ()):
+                if is_random and site.suffix not in decided:
+                    random.add(name + site.suffix)
+                decided.add(site.suffix)
+                is_random = is_random or site.level > 0
+            if is_random:
                 random.add(name)
     return frozenset(random)
 

@@ -8,32 +8,44 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    model_validator,
+)
 
 __all__ = [
     "Activation",
+    "AdadeltaSpec",
+    "AdagradSpec",
     "AdamSpec",
     "BernoulliDropoutSpec",
-    "DropoutSpec",
     "Form",
+    "GaussianNoiseSpec",
+    "HiddenL1Spec",
     "LayerForm",
     "LayerSpec",
     "LossName",
+    "NagSpec",
     "NetworkSpec",
-    "NoMap",
     "Nothing",
     "OptimizerSpec",
     "PassesSpec",
     "PredictSpec",
+    "RegularizationSpec",
     "RegularizerSpec",
     "RmspropSpec",
+    "RpropSpec",
     "SgdSpec",
     "Spec",
     "Statistic",
     "TrainSpec",
     "ValidationSpec",
     "WeightSpec",
-    "Zero",
 ]
 
 MAX_SEED = 2**53 - 1
@@ -52,6 +64,8 @@ Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 #: A shell-style glob, as `fnmatch.fnmatchcase` reads it.
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=1000)]
+NoiseMap = Annotated[dict[Pattern, NonNegative], Field(max_length=1000)]
+Level = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 #: A layer's name: a glob-free identifier, so that a name is also the pattern of itself.
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 
@@ -69,8 +83,6 @@ def _refuse_all_but(neutral: Any) -> BeforeValidator:
 
 _LATER = "Not available in this version: leave it out."
 Nothing = Annotated[None, _refuse_all_but(None), Field(description=_LATER)]
-Zero = Annotated[float, _refuse_all_but(0), Field(ge=0, le=0, description=_LATER)]
-NoMap = Annotated[dict[str, Any], _refuse_all_but({}), Field(max_length=0, description=_LATER)]
 
 
 class Spec(BaseModel):
@@ -81,12 +93,6 @@ class Spec(BaseModel):
 
 Form = Literal["regressor", "classifier", "autoencoder"]
 LayerForm = Literal["input", "ff", "softmax", "tied"]
-Activation = Literal["linear", "relu", "tanh", "sigmoid", "softplus", "softmax", "elu", "gelu"]
-LossName = Literal["mse", "mae", "xe"]
-
-ACTIVATIONS: tuple[str, ...] = Activation.__args__  # type: ignore[attr-defined]
-LAYER_FORMS: tuple[str, ...] = LayerForm.__args__  # type: ignore[attr-defined]
-
 _SPELLINGS = {
     "feedforward": "ff",
     "classifier": "softmax",
@@ -94,6 +100,43 @@ _SPELLINGS = {
     "cross_entropy": "xe",
     "cross-entropy": "xe",
 }
+
+ACTIVATIONS: tuple[str, ...] = (
+    "linear",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "softmax",
+    "elu",
+    "gelu",
+    "silu",
+    "rect:max",
+    "rect:min",
+    "rect:minmax",
+    "norm:mean",
+    "norm:max",
+    "norm:std",
+    "norm:z",
+)
+
+
+def _known_activation(value: str) -> str:
+    """Check the name of an activation, or of several joined by `+`, applied from left to right."""
+    names = [_SPELLINGS.get(part, part) for part in value.split("+")]
+    for name in names:
+        if name not in ACTIVATIONS:
+            raise ValueError(
+                f"there is no activation {name!r}; there are {', '.join(ACTIVATIONS)}, "
+                "and several joined by '+'"
+            )
+    return "+".join(names)
+
+
+Activation = Annotated[str, Field(max_length=200), AfterValidator(_known_activation)]
+LossName = Literal["mse", "mae", "xe"]
+
+LAYER_FORMS: tuple[str, ...] = LayerForm.__args__  # type: ignore[attr-defined]
 
 
 def _spelling(value: Any) -> Any:
@@ -108,7 +151,7 @@ class LayerSpec(Spec):
     """What it computes; `ff` by default, `input` for the first, by the network for the last."""
     size: Size | None = None
     """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
-    activation: Annotated[Activation, BeforeValidator(_spelling)] | None = None
+    activation: Activation | None = None
     """Applied to `pre` to give `out`; `relu` for hidden layers by default."""
     name: LayerName | None = None
     """`in`, `hid1`, `hid2`, …, `out` unless given."""
@@ -172,6 +215,27 @@ class BernoulliDropoutSpec(Spec):
     """Gives the regularizer a random stream of its own."""
 
 
+class GaussianNoiseSpec(Spec):
+    """Add to each element of every matching output a normal number of mean 0."""
+
+    form: Literal["gaussian_noise"]
+    pattern: Pattern = "*:out"
+    weight: NonNegative
+    """Standard deviation of what is added."""
+    rng: Seed | None = None
+    """Gives the regularizer a random stream of its own."""
+
+
+class HiddenL1Spec(Spec):
+    """A penalty on the size of every matching output: few elements far from zero."""
+
+    form: Literal["hidden_l1"]
+    pattern: Pattern | None = None
+    """The `out` of all hidden layers by default."""
+    weight: NonNegative
+    """Factor of the term in the training loss."""
+
+
 class WeightSpec(Spec):
     """A penalty on the size of every matching weight matrix; biases are excluded."""
 
@@ -183,7 +247,10 @@ class WeightSpec(Spec):
     """`mean`: over elements and matched parameters, as theanets; `sum`: over all elements."""
 
 
-RegularizerSpec = Annotated[BernoulliDropoutSpec | WeightSpec, Field(discriminator="form")]
+RegularizerSpec = Annotated[
+    BernoulliDropoutSpec | GaussianNoiseSpec | HiddenL1Spec | WeightSpec,
+    Field(discriminator="form"),
+]
 
 
 class SgdSpec(Spec):
@@ -199,6 +266,44 @@ class SgdSpec(Spec):
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs a `momentum` above 0")
         return self
+
+
+class NagSpec(Spec):
+    """Nesterov's accelerated gradient, as downhill names it."""
+
+    form: Literal["nag"]
+    learning_rate: Positive = 1e-2
+    momentum: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.9
+
+
+class RpropSpec(Spec):
+    """Resilient backpropagation (Riedmiller & Braun 1993): only signs of gradients count."""
+
+    form: Literal["rprop"]
+    learning_rate: Positive = 1e-2
+    """The first step of every parameter."""
+    shrink: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
+    """Factor of a step after a change of sign."""
+    grow: Annotated[float, Strict(), Field(gt=1, allow_inf_nan=False)] = 1.2
+    """Factor of a step after none."""
+
+
+class AdagradSpec(Spec):
+    """Adagrad (Duchi, Hazan & Singer 2011)."""
+
+    form: Literal["adagrad"]
+    learning_rate: Positive = 1e-2
+    epsilon: Positive = 1e-10
+
+
+class AdadeltaSpec(Spec):
+    """Adadelta (Zeiler 2012)."""
+
+    form: Literal["adadelta"]
+    learning_rate: Positive = 1.0
+    decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
+    """Decay of the running means of squared gradients and steps."""
+    epsilon: Positive = 1e-6
 
 
 class RmspropSpec(Spec):
@@ -237,9 +342,31 @@ def _optimizer_from_name(value: Any) -> Any:
 
 
 OptimizerSpec = Annotated[
-    Annotated[SgdSpec | RmspropSpec | AdamSpec, Field(discriminator="form")],
+    Annotated[
+        SgdSpec | NagSpec | RpropSpec | RmspropSpec | AdagradSpec | AdadeltaSpec | AdamSpec,
+        Field(discriminator="form"),
+    ],
     BeforeValidator(_optimizer_from_name),
 ]
+
+
+OPTIMIZERS: tuple[str, ...] = (
+    "sgd",
+    "nag",
+    "rprop",
+    "rmsprop",
+    "adagrad",
+    "adadelta",
+    "adam",
+    "adamw",
+)
+REGULARIZERS: tuple[str, ...] = (
+    "bernoulli_dropout",
+    "gaussian_noise",
+    "hidden_l1",
+    "weight_l2",
+    "weight_l1",
+)
 
 
 class ValidationSpec(Spec):
@@ -264,8 +391,8 @@ class ValidationSpec(Spec):
         return self
 
 
-class DropoutSpec(Spec):
-    """The ways to aim dropout, the same in training and in prediction."""
+class RegularizationSpec(Spec):
+    """The ways to aim dropout and noise, the same in training and in prediction."""
 
     input_dropout: Rate | None = None
     """Rate on the input layer's `out`."""
@@ -275,11 +402,19 @@ class DropoutSpec(Spec):
     """Rate on the last layer's `out`."""
     dropout: DropoutMap | None = None
     """Rates by pattern over output names: ``{"hid[23]:out": 0.1, "in:out": 0.01}``."""
+    input_noise: NonNegative | None = None
+    """Standard deviation of the noise added to the input layer's `out`."""
+    hidden_noise: NonNegative | None = None
+    """Standard deviation of the noise added to every hidden layer's `out`."""
+    output_noise: NonNegative | None = None
+    """Standard deviation of the noise added to the last layer's `out`."""
+    noise: NoiseMap | None = None
+    """Standard deviations by pattern over output names, applied after all dropout."""
     regularizers: Annotated[tuple[RegularizerSpec, ...], Field(max_length=1000)] | None = None
     """Explicit regularizers, applied after the keywords and the map, in the order given."""
 
 
-class TrainSpec(DropoutSpec):
+class TrainSpec(RegularizationSpec):
     """Everything that decides what a training run computes, apart from the data themselves."""
 
     inputs: Annotated[tuple[Pattern, ...], Field(min_length=1)] | None = None
@@ -296,6 +431,12 @@ class TrainSpec(DropoutSpec):
     optimizer: OptimizerSpec = AdamSpec(form="adam")
     epochs: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 100
     batch_size: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 32
+    monitors: Annotated[
+        dict[Pattern, Level | Annotated[tuple[Level, ...], Field(min_length=1, max_length=100)]],
+        Field(max_length=100),
+    ] = Field(default_factory=dict)
+    """Levels by pattern over outputs and parameters: the share of values below each is reported
+    with every epoch's metrics, ``{"hid1:out": [0.1, 0.9]}`` as ``hid1:out<0.1``, …"""
     patience: Count | None = None
     """Stop after this many epochs without improvement of the validation loss."""
     min_improvement: NonNegative = 0.0
@@ -309,7 +450,7 @@ class TrainSpec(DropoutSpec):
     """Precision of the observation noise, in target units^-2; `fit` by maximum likelihood."""
 
 
-class PassesSpec(DropoutSpec):
+class PassesSpec(RegularizationSpec):
     """How a trained network is sampled: which outputs are dropped, how often, with which seed."""
 
     dropout: DropoutMap | Literal["trained"] | None = None  # type: ignore[assignment]

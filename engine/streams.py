@@ -15,8 +15,17 @@ import hashlib
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
-__all__ = ["STREAM_VERSION", "drop_mask", "generator", "row_states", "stream_key", "threshold"]
+__all__ = [
+    "STREAM_VERSION",
+    "drop_mask",
+    "generator",
+    "normal_noise",
+    "row_states",
+    "stream_key",
+    "threshold",
+]
 
 STREAM_VERSION = 1
 
@@ -81,6 +90,22 @@ def drop_mask(states: Words, width: int, rate: float) -> npt.NDArray[np.bool_]:
                 more = (some[tied_rows] ^ _TIE) + (tied_columns.astype(np.uint64) + 1) * _GAMMA
                 part[tied_rows, tied_columns] = (_mix(more) >> np.uint64(48)) < low
     return drop
+
+
+def normal_noise(states: Words, width: int) -> npt.NDArray[np.float32]:
+    """Return standard normal numbers, (len(states), width), by inversion of a word each.
+
+    The word's leading 53 bits, centred, are the probability; the tails reach 8.1 deviations.
+    """
+    noise = np.empty((len(states), width), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        steps = np.arange(1, width + 1, dtype=np.uint64) * _GAMMA
+        chunk = max(1, _CHUNK_WORDS // width)
+        for first in range(0, len(states), chunk):
+            words = _mix(states[first : first + chunk, None] + steps)
+            probability = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+            noise[first : first + chunk] = special.ndtri(probability)
+    return noise
 
 
 def _mix(words: Words) -> Words:

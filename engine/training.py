@@ -26,12 +26,13 @@ from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.losses import loss_outputs, row_losses, weighted_mean
 from engine.metrics import deterministic_metrics
+from engine.monitors import resolve_monitors
 from engine.network import evaluate, trainable_affines
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
-from engine.regularizers import Regularizer, WeightPenalty, sites_by_output
+from engine.regularizers import Penalty, Regularizer, sites_by_output
 from engine.spec import TrainSpec
-from engine.streams import drop_mask, generator, row_states, stream_key
+from engine.streams import generator, row_states, stream_key
 
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
 
@@ -89,6 +90,11 @@ class _Sums:
     terms: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     elements: dict[str, int] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def _add(totals: dict[str, float], key: str, value: float) -> None:
+    totals[key] = totals.get(key, 0.0) + value
 
 
 @dataclass
@@ -138,9 +144,13 @@ class Training:
         self._penalties = [
             (index, regularizer)
             for index, regularizer in enumerate(self.regularizers)
-            if isinstance(regularizer, WeightPenalty)
+            if isinstance(regularizer, Penalty)
         ]
         self._loss_outputs = loss_outputs(graph, self._sites)
+        self._monitors = resolve_monitors(spec, graph)
+        read = [name for _, penalty in self._penalties for name in penalty.reads]
+        read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
+        self._wanted = tuple(dict.fromkeys((*self._loss_outputs, *read)))
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
@@ -204,20 +214,20 @@ class Training:
             self._sums.loss += loss * count
 
     def _draw_masks(self, epoch: int, count: int) -> dict[tuple[int | str, ...], Tensor]:
-        """Draw the block's multipliers for every site: 0, or 1 / (1 - rate)."""
+        """Draw what every site multiplies its output by in this block, or adds to it."""
         positions = np.arange(self._row, self._row + count, dtype=np.int64)
         masks: dict[tuple[int | str, ...], Tensor] = {}
         for site in self._all_sites:
             key = self._keys[site.output + repr(site.address)]
             width = self.graph.outputs[site.output]
             states = row_states(key, np.full_like(positions, epoch), positions)
-            drop = drop_mask(states, width, site.rate)
-            tally = f"{site.regularizer} {site.output}"
-            dropped = int(np.count_nonzero(drop))
-            self._sums.dropped[tally] = self._sums.dropped.get(tally, 0) + dropped
-            self._sums.elements[tally] = self._sums.elements.get(tally, 0) + drop.size
-            multiplier = np.where(drop, np.float32(0), np.float32(site.scale))
-            masks[site.address] = torch.from_numpy(multiplier).to(self._train.x.device)
+            drawn = site.draw(states, width)
+            if site.kind == "dropout":
+                tally = f"{site.regularizer} {site.output}"
+                dropped = drawn.size - int(np.count_nonzero(drawn))
+                self._sums.dropped[tally] = self._sums.dropped.get(tally, 0) + dropped
+                self._sums.elements[tally] = self._sums.elements.get(tally, 0) + drawn.size
+            masks[site.address] = torch.from_numpy(drawn).to(self._train.x.device)
         return masks
 
     def _step(
@@ -234,13 +244,13 @@ class Training:
             {self.graph.first.out: x},
             sites=self._sites,
             draw=lambda site: masks[site.address],
-            wanted=self._loss_outputs,
+            wanted=self._wanted,
         )
-        loss = weighted_mean(row_losses(self.graph, outputs, y), weights)
+        read = {name: outputs[name] for name in self._loss_outputs}
+        loss = weighted_mean(row_losses(self.graph, read, y), weights)
         for index, penalty in self._penalties:
-            term = penalty.loss(self._parameters.views)
-            key = str(index)
-            self._sums.terms[key] = self._sums.terms.get(key, 0.0) + term.item() * len(x)
+            term = penalty.loss(self._parameters.views, outputs)
+            _add(self._sums.terms, str(index), term.item() * len(x))
             loss = loss + term
         value = loss.item()
         if not math.isfinite(value):
@@ -249,6 +259,10 @@ class Training:
                 "`learning_rate`, a `gradient_clip` or smaller regularizer weights would help",
                 pointer="#/optimizer/learning_rate",
             )
+        for monitor in self._monitors:
+            source = self._parameters.views if monitor.is_parameter else outputs
+            for label, share in monitor.shares(source[monitor.name]):
+                _add(self._sums.shares, label, share * len(x))
         loss.backward()  # type: ignore[no-untyped-call]
         if self.spec.gradient_clip is not None:
             norm = torch.linalg.vector_norm(self._parameters.gradient)
@@ -260,6 +274,7 @@ class Training:
     def _end_epoch(self, epoch: int) -> EpochEnd:
         sums = self._sums
         train = {"loss": sums.loss / sums.rows}
+        train |= {label: total / sums.rows for label, total in sums.shares.items()}
         valid = {} if self._valid is None else self._measure(self._valid)
         regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
         self.epoch = epoch
@@ -309,7 +324,8 @@ class Training:
     def _measure(self, data: TrainingData) -> dict[str, float]:
         """Return the metrics of one deterministic pass."""
         last = self.graph.last
-        wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, ()))))
+        monitored = [monitor.name for monitor in self._monitors if not monitor.is_parameter]
+        wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, {}), *monitored)))
         pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
         with torch.no_grad():
             for x in torch.split(data.x, _EVALUATION_ROWS):
@@ -319,7 +335,7 @@ class Training:
                 for name, value in values.items():
                     pieces[name].append(value)
             outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
-            (read,) = loss_outputs(self.graph, ())
+            (read,) = loss_outputs(self.graph, {})
             losses = row_losses(self.graph, {read: outputs[read]}, data.y)
             metrics = {"loss": weighted_mean(losses, data.weights).item()}
         metrics |= deterministic_metrics(
@@ -328,6 +344,9 @@ class Training:
             data.y.cpu().numpy(),
             target_scale=self.target_scale,
         )
+        for monitor in self._monitors:
+            if not monitor.is_parameter:
+                metrics |= dict(monitor.shares(outputs[monitor.name]))
         return metrics
 
     # -- what is kept ------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from engine.data import formats
 from engine.errors import ArtifactError, DataError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
-from engine.spec import MAX_SEED, NoMap, Nothing, PredictSpec
+from engine.spec import MAX_SEED, Nothing, PredictSpec
 from engine.streams import STREAM_VERSION
 from service.errors import Corrupt, NotFound, QueueFull, TooLarge
 from service.store.blobs import Blobs
@@ -45,7 +45,6 @@ class PredictRequest(PredictSpec):
         Field(examples=[[[0.1, 0.2]], [{"age": 40, "bmi": 23.1}], {"age": [40], "bmi": [23.1]}]),
     ]
     """Rows as lists or objects, one object of columns, or rows of a stored data set."""
-    noise: NoMap = Field(default_factory=dict)
     budget_ms: Nothing = None
     tolerance: Nothing = None
 
@@ -158,6 +157,7 @@ class Predictor:
             "model": stored.id,
             "outputs": _plain(outputs),
             "dropout": plan.dropout(),
+            "noise": plan.noise(),
             "num_samples": plan.num_samples,
             "seed": seed if random or request.seed is not None else None,
             "masks": plan.spec.masks,

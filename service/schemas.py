@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import NoMap, Nothing, Spec, TrainSpec, Zero
+from engine.spec import Nothing, Spec, TrainSpec
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
@@ -138,11 +138,6 @@ class TrainRequest(TrainSpec):
     tags: Tags = Field(default_factory=dict)
     checkpoint_every: CheckpointEvery = CheckpointEvery(seconds=30.0)
     limits: Limits | None = None
-    input_noise: Zero = 0.0
-    hidden_noise: Zero = 0.0
-    output_noise: Zero = 0.0
-    noise: NoMap = Field(default_factory=dict)
-    monitors: NoMap = Field(default_factory=dict)
     calibrate: Nothing = None
     search: Nothing = None
 
@@ -350,6 +345,8 @@ class PredictionView(View):
     """`prediction`, or the statistics of the passes, and the other named outputs asked for."""
     dropout: list[dict[str, Any]]
     """`pattern`, `rate`, `rng` and `matched` of what was dropped."""
+    noise: list[dict[str, Any]]
+    """`pattern`, `std`, `rng` and `matched` of the noise that was added."""
     num_samples: int | None
     seed: int | None
     """Null where nothing random was asked for."""

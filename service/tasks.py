@@ -233,6 +233,7 @@ class _TrainingRun:
             kept_epoch=self.training.kept_epoch,
             version=engine.__version__,
         )
+        document["dataset"] = self._job.spec["dataset"]
         model = NewModel(name=self._job.name, document=document, weights=weights)
         return TaskResult(metrics=metrics, model=model)
 

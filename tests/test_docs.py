@@ -14,7 +14,7 @@ from engine.errors import PatternError
 from engine.names import match
 from engine.regularizers import resolve, sites_by_output
 from engine.sampling import Sampler
-from engine.spec import DropoutSpec
+from engine.spec import RegularizationSpec
 from engine.statistics import entropy, mean_and_variance, mixture_quantiles, pass_mean
 from service.app import create_app
 from service.settings import Settings
@@ -124,7 +124,7 @@ def test_masks_scale_and_spread_as_worked_by_hand(
 ) -> None:
     says(DROPOUT, "4² · 0.2 / 0.8 = 4", "16 for p = 0.5", "becomes 5 in four passes of five")
     passes = 40_000
-    regularizers = resolve(DropoutSpec(hidden_dropout=rate), identity_network(1).graph)
+    regularizers = resolve(RegularizationSpec(hidden_dropout=rate), identity_network(1).graph)
     sampler = Sampler(identity_network(1), regularizers[:1], wanted=("hid1:out",), seed=3)
     x, row = np.full((1, 1), 4.0, dtype=np.float32), np.zeros(1, dtype=np.int64)
     values = sampler.samples(x, row, np.arange(passes))["hid1:out"].ravel()
@@ -137,16 +137,16 @@ def test_masks_scale_and_spread_as_worked_by_hand(
 
 def test_overlapping_patterns_compound_as_worked_by_hand() -> None:
     says(DROPOUT, "0.9 · 0.5 = 0.45", "1/0.9 · 1/0.5 = 2.22", "1.11")
-    spec = DropoutSpec(dropout={"hid*:out": 0.1, "hid2:out": 0.5})
+    spec = RegularizationSpec(dropout={"hid*:out": 0.1, "hid2:out": 0.5})
     sites = sites_by_output(resolve(spec, graph_of(NETWORK)))
-    assert [site.rate for site in sites["hid2:out"]] == [0.1, 0.5]
-    assert np.prod([1 - site.rate for site in sites["hid2:out"]]) == pytest.approx(0.45)
-    assert np.prod([site.scale for site in sites["hid2:out"]]) == pytest.approx(2.22, abs=5e-3)
-    assert [site.scale for site in sites["hid1:out"]] == [pytest.approx(1.11, abs=5e-3)]
+    assert [site.level for site in sites["hid2:out"]] == [0.1, 0.5]
+    assert np.prod([1 - site.level for site in sites["hid2:out"]]) == pytest.approx(0.45)
+    assert np.prod([1 / (1 - site.level) for site in sites["hid2:out"]]) == pytest.approx(2.22, abs=5e-3)
+    assert [1 / (1 - site.level) for site in sites["hid1:out"]] == [pytest.approx(1.11, abs=5e-3)]
 
 
 def test_what_is_asked_for_acts_in_the_order_that_is_written() -> None:
-    spec = DropoutSpec.model_validate(
+    spec = RegularizationSpec.model_validate(
         {
             "regularizers": [{"form": "bernoulli_dropout", "pattern": "*:out", "weight": 0.5}],
             "dropout": {"hid2:out": 0.4, "hid*:out": 0.3},
@@ -156,6 +156,6 @@ def test_what_is_asked_for_acts_in_the_order_that_is_written() -> None:
         }
     )
     sites = sites_by_output(resolve(spec, graph_of(NETWORK)))
-    assert [site.rate for site in sites["in:out"]] == [0.05, 0.5]
-    assert [site.rate for site in sites["hid2:out"]] == [0.1, 0.4, 0.3, 0.5]
-    assert [site.rate for site in sites["out:out"]] == [0.2, 0.5]
+    assert [site.level for site in sites["in:out"]] == [0.05, 0.5]
+    assert [site.level for site in sites["hid2:out"]] == [0.1, 0.4, 0.3, 0.5]
+    assert [site.level for site in sites["out:out"]] == [0.2, 0.5]

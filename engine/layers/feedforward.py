@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.activations import ACTIVATIONS
+from engine.activations import activate
 from engine.graph import LayerNode
 from engine.names import output_name
 
@@ -21,5 +21,5 @@ def feedforward(layer: LayerNode, x: Tensor, weight: Tensor, bias: Tensor) -> di
     pre = torch.addmm(bias, x, weight)[:, : layer.size]
     return {
         output_name(layer.name, "pre"): pre,
-        output_name(layer.name, "out"): ACTIVATIONS[layer.activation](pre),
+        output_name(layer.name, "out"): activate(layer.activation, pre),
     }

@@ -1,7 +1,7 @@
 """Regularizers: what a spec's keywords, maps and lists come to on one network, in order.
 
-The order is the order of application: input, hidden and output keyword, then the `dropout` map in
-the order of its keys, then the explicit `regularizers`.
+The order is the order of application: input, hidden and output dropout, then the `dropout` map in
+the order of its keys; the same for noise; then the explicit `regularizers`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,27 @@ from fnmatch import fnmatchcase
 
 from engine.errors import PatternError
 from engine.graph import Graph
-from engine.names import match
-from engine.regularizers.dropout import BernoulliDropout, Site
+from engine.names import match as match_names
+from engine.regularizers.dropout import BernoulliDropout
+from engine.regularizers.hidden import HiddenPenalty
+from engine.regularizers.noise import GaussianNoise
+from engine.regularizers.sites import Site
 from engine.regularizers.weight import WeightPenalty
-from engine.spec import BernoulliDropoutSpec, DropoutSpec, WeightSpec
+from engine.spec import (
+    BernoulliDropoutSpec,
+    GaussianNoiseSpec,
+    HiddenL1Spec,
+    RegularizationSpec,
+    RegularizerSpec,
+    WeightSpec,
+)
 
 __all__ = [
     "BernoulliDropout",
+    "GaussianNoise",
+    "HiddenPenalty",
+    "Penalty",
+    "Perturbation",
     "Regularizer",
     "Site",
     "WeightPenalty",
@@ -29,99 +43,124 @@ __all__ = [
     "unread_warnings",
 ]
 
-Regularizer = BernoulliDropout | WeightPenalty
+Perturbation = BernoulliDropout | GaussianNoise
+"""What changes outputs at random."""
+Penalty = HiddenPenalty | WeightPenalty
+"""What adds a term to the training loss."""
+Regularizer = Perturbation | Penalty
 
-_KEYWORDS = ("input_dropout", "hidden_dropout", "output_dropout")
+_KEYS = tuple(
+    f"{layers}_{kind}" for kind in ("dropout", "noise") for layers in ("input", "hidden", "output")
+)
 
 
-def is_given(spec: DropoutSpec) -> bool:
-    """Say whether any dropout keyword, map or list stands in the spec, rates of 0 included."""
-    keys = (*_KEYWORDS, "dropout", "regularizers")
+def is_given(spec: RegularizationSpec) -> bool:
+    """Say whether any keyword, map or list stands in the spec, levels of 0 included."""
+    keys = (*_KEYS, "dropout", "noise", "regularizers")
     return any(getattr(spec, key) is not None for key in keys)
 
 
-def resolve(spec: DropoutSpec, graph: Graph) -> tuple[Regularizer, ...]:
+def resolve(spec: RegularizationSpec, graph: Graph) -> tuple[Regularizer, ...]:
     """Match every pattern against the network; raise PatternError for one that matches nothing."""
     regularizers: list[Regularizer] = []
-    for keyword in _KEYWORDS:
-        rate = getattr(spec, keyword)
-        if rate is not None:
-            regularizers.extend(_by_keyword(keyword, rate, graph))
-    for pattern, rate in _dropout_map(spec).items():
-        pointer = "#/dropout/" + pattern.replace("~", "~0").replace("/", "~1")
-        regularizers.append(_dropout(pattern, rate, None, graph, pointer))
+    for make, kind in ((_dropout, "dropout"), (_noise, "noise")):
+        for layers in ("input", "hidden", "output"):
+            level = getattr(spec, f"{layers}_{kind}")
+            pointer = f"#/{layers}_{kind}"
+            if level is not None:
+                patterns = _keyword_patterns(layers, level, graph, pointer)
+                regularizers += [make(pattern, level, None, graph, pointer) for pattern in patterns]
+        levels = getattr(spec, kind)
+        regularizers += [
+            make(pattern, level, None, graph, f"#/{kind}/{_escaped(pattern)}")
+            for pattern, level in (levels.items() if isinstance(levels, dict) else ())
+        ]
     for index, given in enumerate(spec.regularizers or ()):
         regularizers.append(_explicit(given, graph, f"#/regularizers/{index}/pattern"))
     return tuple(regularizers)
 
 
-def _dropout_map(spec: DropoutSpec) -> dict[str, float]:
-    return spec.dropout if isinstance(spec.dropout, dict) else {}
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
 
 
-def _by_keyword(keyword: str, rate: float, graph: Graph) -> list[Regularizer]:
+def _keyword_patterns(layers: str, level: float, graph: Graph, pointer: str) -> tuple[str, ...]:
     """Turn a keyword into patterns: one glob where one says just the same, else one an output.
 
-    A pattern may thus be copied from an answer into a request's `dropout` map, and aims at the same
-    outputs with the same random streams.
+    A pattern may thus be copied from an answer into a request's map, and aims at the same outputs
+    with the same random streams.
     """
-    layers = {
-        "input_dropout": (graph.first,),
-        "hidden_dropout": graph.hidden,
-        "output_dropout": (graph.last,),
-    }[keyword]
-    outputs = tuple(layer.out for layer in layers)
-    if not outputs:
-        if rate == 0:
-            return []
-        raise PatternError(keyword, kind="output", exist=graph.outputs, pointer=f"#/{keyword}")
-    patterns: tuple[str, ...] = outputs
+    chosen = {"input": (graph.first,), "hidden": graph.hidden, "output": (graph.last,)}[layers]
+    outputs = tuple(layer.out for layer in chosen)
+    if not outputs and level > 0:
+        keyword = pointer.removeprefix("#/")
+        raise PatternError(keyword, kind="output", exist=graph.outputs, pointer=pointer)
     glob = "hid*:out"
     matched = tuple(name for name in graph.outputs if fnmatchcase(name, glob))
-    if keyword == "hidden_dropout" and matched == outputs:
-        patterns = (glob,)
-    return [_dropout(pattern, rate, None, graph, f"#/{keyword}") for pattern in patterns]
+    return (glob,) if layers == "hidden" and outputs and matched == outputs else outputs
 
 
-def _explicit(given: BernoulliDropoutSpec | WeightSpec, graph: Graph, pointer: str) -> Regularizer:
-    if isinstance(given, BernoulliDropoutSpec):
-        return _dropout(given.pattern, given.weight, given.rng, graph, pointer)
-    weights = [name for name, shape in graph.parameters.items() if len(shape) > 1]
-    return WeightPenalty(
-        form=given.form,
-        pattern=given.pattern,
-        weight=given.weight,
-        reduction=given.reduction,
-        matched=match(given.pattern, weights, kind="weight", pointer=pointer),
-    )
+def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer:
+    match given:
+        case BernoulliDropoutSpec():
+            return _dropout(given.pattern, given.weight, given.rng, graph, pointer)
+        case GaussianNoiseSpec():
+            return _noise(given.pattern, given.weight, given.rng, graph, pointer)
+        case HiddenL1Spec():
+            pattern = given.pattern
+            outputs = tuple(layer.out for layer in graph.hidden)
+            if pattern is None and not outputs:
+                raise PatternError("*", kind="hidden output", exist=graph.outputs, pointer=pointer)
+            if pattern is not None:
+                outputs = match_names(pattern, graph.outputs, kind="output", pointer=pointer)
+            return HiddenPenalty(pattern=pattern or "*", weight=given.weight, matched=outputs)
+        case WeightSpec():
+            weights = [name for name, shape in graph.parameters.items() if len(shape) > 1]
+            return WeightPenalty(
+                form=given.form,
+                pattern=given.pattern,
+                weight=given.weight,
+                reduction=given.reduction,
+                matched=match_names(given.pattern, weights, kind="weight", pointer=pointer),
+            )
 
 
 def _dropout(
     pattern: str, rate: float, rng: int | None, graph: Graph, pointer: str
 ) -> BernoulliDropout:
-    matched = match(pattern, graph.outputs, kind="output", pointer=pointer)
+    matched = match_names(pattern, graph.outputs, kind="output", pointer=pointer)
     return BernoulliDropout(pattern=pattern, weight=rate, rng=rng, matched=matched)
 
 
+def _noise(
+    pattern: str, deviation: float, rng: int | None, graph: Graph, pointer: str
+) -> GaussianNoise:
+    matched = match_names(pattern, graph.outputs, kind="output", pointer=pointer)
+    return GaussianNoise(pattern=pattern, weight=deviation, rng=rng, matched=matched)
+
+
 def sites_by_output(regularizers: Sequence[Regularizer]) -> dict[str, tuple[Site, ...]]:
-    """Return the masks that act on each output, in order of application.
+    """Return the masks and noises that act on each output, in order of application.
 
     A stream's address is its `rng` (or 0), output and pattern. Where two regularizers agree in all
     three, the later one's address says so, and they stay independent.
     """
-    seen: Counter[tuple[int, str, str]] = Counter()
+    seen: Counter[tuple[int | str, ...]] = Counter()
     sites: dict[str, tuple[Site, ...]] = {}
     for index, regularizer in enumerate(regularizers):
-        if not isinstance(regularizer, BernoulliDropout):
+        if not isinstance(regularizer, Perturbation):
             continue
+        is_noise = isinstance(regularizer, GaussianNoise)
         for output in regularizer.matched:
-            base = (regularizer.rng or 0, output, regularizer.pattern)
+            base: tuple[int | str, ...] = (regularizer.rng or 0, output, regularizer.pattern)
+            base = (*base, "noise") if is_noise else base
             repeat = seen[base]
             seen[base] += 1
             site = Site(
                 regularizer=index,
+                kind="noise" if is_noise else "dropout",
                 output=output,
-                rate=regularizer.weight,
+                level=regularizer.weight,
                 address=(*base, repeat) if repeat else base,
             )
             sites[output] = (*sites.get(output, ()), site)
@@ -129,21 +168,25 @@ def sites_by_output(regularizers: Sequence[Regularizer]) -> dict[str, tuple[Site
 
 
 def is_stochastic(regularizers: Sequence[Regularizer]) -> bool:
-    """Say whether any of them drops anything."""
-    return any(isinstance(r, BernoulliDropout) and r.weight > 0 for r in regularizers)
+    """Say whether any of them changes anything at random."""
+    return any(isinstance(r, Perturbation) and r.weight > 0 for r in regularizers)
 
 
 def unread_warnings(regularizers: Sequence[Regularizer], graph: Graph) -> list[str]:
-    """Say which dropped outputs nothing reads, so that dropping them changes no prediction."""
-    dropped = {
-        output
-        for regularizer in regularizers
-        if isinstance(regularizer, BernoulliDropout) and regularizer.weight > 0
-        for output in regularizer.matched
-    }
-    return [
-        f"dropout on {output!r} changes no prediction, since nothing reads that output; "
-        f"{output.rsplit(':', 1)[0] + ':out'!r} is read by the next layer"
-        for output in graph.outputs
-        if output in dropped and output not in graph.read
-    ]
+    """Say which changed outputs nothing reads, so that changing them changes no prediction."""
+    warnings = []
+    for name in graph.outputs:
+        acting = [
+            "dropout" if isinstance(regularizer, BernoulliDropout) else "noise"
+            for regularizer in regularizers
+            if isinstance(regularizer, Perturbation)
+            and regularizer.weight > 0
+            and name in regularizer.matched
+        ]
+        if acting and name not in graph.read:
+            what = " and ".join(dict.fromkeys(acting))
+            warnings.append(
+                f"{what} on {name!r} changes no prediction, since nothing reads that output; "
+                f"aim at {name.rsplit(':', 1)[0] + ':out'!r} instead"
+            )
+    return warnings

@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BernoulliDropout", "Site"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One place where masks act: a regularizer on one of the outputs that it matches."""
-
-    regularizer: int
-    """Index of the regularizer among those resolved."""
-    output: str
-    rate: float
-    address: tuple[int | str, ...]
-    """What its random stream is keyed by, after seed and purpose; never a position in a list."""
-
-    @property
-    def scale(self) -> float:
-        return 1.0 / (1.0 - self.rate)
+__all__ = ["BernoulliDropout"]
 
 
 @dataclass(frozen=True, kw_only=True)

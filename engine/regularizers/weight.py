@@ -28,7 +28,12 @@ class WeightPenalty:
     matched: tuple[str, ...]
     rng: None = None
 
-    def loss(self, parameters: Mapping[str, Tensor]) -> Tensor:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The outputs whose values the term needs: none."""
+        return ()
+
+    def loss(self, parameters: Mapping[str, Tensor], _outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted term, a scalar through which gradients flow."""
         terms = [self._size(parameters[name]) for name in self.matched]
         total = torch.stack(terms).sum() if len(terms) > 1 else terms[0]

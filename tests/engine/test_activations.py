@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import special
 
-from engine.activations import ACTIVATIONS
+from engine.activations import ACTIVATIONS, activate
 
 X = np.linspace(-6, 6, 97).reshape(1, -1)
 
@@ -20,6 +20,14 @@ FORMULAS = {
     "softmax": special.softmax(X, axis=1),
     "elu": np.where(X > 0, X, np.expm1(X)),
     "gelu": X * special.ndtr(X),
+    "silu": X * special.expit(X),
+    "rect:max": np.maximum(X, 0),
+    "rect:min": np.minimum(X, 1),
+    "rect:minmax": np.clip(X, 0, 1),
+    "norm:mean": X - X.mean(),
+    "norm:max": X / (np.abs(X).max() + 1e-8),
+    "norm:std": X / (X.std() + 1e-8),
+    "norm:z": (X - X.mean()) / (X.std() + 1e-8),
 }
 
 
@@ -27,6 +35,11 @@ FORMULAS = {
 def test_an_activation_is_its_formula(name: str) -> None:
     ours = ACTIVATIONS[name](torch.from_numpy(X)).numpy()
     np.testing.assert_allclose(ours, FORMULAS[name], rtol=1e-12, atol=1e-15)
+
+
+def test_activations_joined_by_plus_apply_from_left_to_right() -> None:
+    ours = activate("tanh+norm:max", torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(ours, np.tanh(X) / (np.abs(np.tanh(X)).max() + 1e-8), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -17,13 +17,13 @@ from engine.regularizers import (
     unread_warnings,
 )
 from engine.sampling import Sampler
-from engine.spec import DropoutSpec
+from engine.spec import RegularizationSpec
 from engine.statistics import mean_and_variance
 from tests.engine.networks import Floats, graph_of, identity_network, random_network
 
 
 def resolved(network: Network, **keywords: Any) -> tuple[Regularizer, ...]:
-    return resolve(DropoutSpec.model_validate(keywords), network.graph)
+    return resolve(RegularizationSpec.model_validate(keywords), network.graph)
 
 
 def one_pass(network: Network, x: Floats, *wanted: str, seed: int = 1, **keywords: Any) -> Any:
@@ -117,7 +117,7 @@ def test_overlapping_patterns_compound_in_order() -> None:
     order = [(r.pattern, r.weight) for r in regularizers]
     assert order == [("hid*:out", 0.4), ("hid[12]:out", 0.2), ("*1:out", 0.1), ("hid1:*", 0.5)]
     sites = sites_by_output(regularizers)
-    assert [site.rate for site in sites["hid1:out"]] == [0.4, 0.2, 0.1, 0.5]
+    assert [site.level for site in sites["hid1:out"]] == [0.4, 0.2, 0.1, 0.5]
     x = np.ones((4000, 50), dtype=np.float32)
     sampler = Sampler(network, regularizers, wanted=("hid1:out",), seed=5)
     y = sampler.samples(x, np.arange(len(x)), np.arange(1))["hid1:out"][0]
@@ -196,8 +196,8 @@ def test_a_pattern_that_matches_nothing_lists_what_exists(
 def test_hidden_dropout_needs_a_hidden_layer() -> None:
     graph = graph_of([3, 1])
     with pytest.raises(PatternError):
-        resolve(DropoutSpec(hidden_dropout=0.1), graph)
-    assert resolve(DropoutSpec(hidden_dropout=0.0), graph) == ()
+        resolve(RegularizationSpec(hidden_dropout=0.1), graph)
+    assert resolve(RegularizationSpec(hidden_dropout=0.0), graph) == ()
 
 
 def test_variance_is_zero_exactly_where_no_mask_reaches() -> None:

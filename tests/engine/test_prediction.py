@@ -12,7 +12,7 @@ from engine.data.encoding import Encoding, Scaled
 from engine.errors import SpecError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import resolve
-from engine.spec import DropoutSpec, PredictSpec
+from engine.spec import PredictSpec, RegularizationSpec
 from tests.engine.networks import random_network
 
 ROWS = np.random.default_rng(3).standard_normal((11, 4)).astype(np.float32)
@@ -30,7 +30,7 @@ def regressor(trained: dict[str, Any] | None = None, tau: float | None = 4.0) ->
             Scaled(name="size", mean=-1.0, scale=0.5),
         ),
     )
-    spec = DropoutSpec.model_validate(trained or {})
+    spec = RegularizationSpec.model_validate(trained or {})
     return Model(
         network=network,
         encoding=encoding,
@@ -48,7 +48,7 @@ def classifier() -> Model:
         target="kind",
         classes=("cat", "dog", "eel"),
     )
-    trained = resolve(DropoutSpec(hidden_dropout=0.5), network.graph)
+    trained = resolve(RegularizationSpec(hidden_dropout=0.5), network.graph)
     return Model(network=network, encoding=encoding, trained=trained, noise_precision=None)
 
 

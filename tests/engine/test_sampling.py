@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 from engine.network import Network, evaluate, padded_affines
 from engine.regularizers import Site, resolve, sites_by_output
 from engine.sampling import Sampler
-from engine.spec import DropoutSpec
+from engine.spec import RegularizationSpec
 from engine.streams import drop_mask, row_states, stream_key
 from tests.engine.networks import Floats, graph_of, identity_network, random_network
 
 
 def sampler_of(network: Network, *wanted: str, seed: int = 1, **keywords: Any) -> Sampler:
     masks = keywords.pop("masks", "independent")
-    regularizers = resolve(DropoutSpec.model_validate(keywords), network.graph)
+    regularizers = resolve(RegularizationSpec.model_validate(keywords), network.graph)
     return Sampler(network, regularizers, wanted=wanted, seed=seed, masks=masks)
 
 
-def plain_loop(network: Network, x: Floats, passes: int, seed: int, spec: DropoutSpec) -> Floats:
+def plain_loop(
+    network: Network, x: Floats, passes: int, seed: int, spec: RegularizationSpec
+) -> Floats:
     """One pass and one row at a time through the whole network, in float64 where it can be."""
     graph = network.graph
     sites = sites_by_output(resolve(spec, graph))
@@ -38,8 +40,8 @@ def plain_loop(network: Network, x: Floats, passes: int, seed: int, spec: Dropou
         def draw(site: Site, number: int = number, row: int = row) -> torch.Tensor:
             key = stream_key(seed, "predict independent", *site.address)
             state = row_states(key, np.array([number]), np.array([row]))
-            drop = drop_mask(state, graph.outputs[site.output], site.rate)
-            return torch.from_numpy(np.where(drop, 0.0, site.scale))
+            drop = drop_mask(state, graph.outputs[site.output], site.level)
+            return torch.from_numpy(np.where(drop, 0.0, 1 / (1 - site.level)))
 
         known = {graph.first.out: torch.from_numpy(x[row : row + 1]).double()}
         value = evaluate(graph, affines, known, sites=sites, draw=draw, wanted=(graph.last.out,))
@@ -84,7 +86,7 @@ def test_samples_are_those_of_the_loop_and_the_same_to_the_bit_in_pieces(
     if not sampler.stochastic:
         return
     whole = sampler.samples(x, np.arange(rows), np.arange(passes))["out:out"]
-    loop = plain_loop(network, x, passes, 11, DropoutSpec.model_validate(keywords))
+    loop = plain_loop(network, x, passes, 11, RegularizationSpec.model_validate(keywords))
     np.testing.assert_allclose(whole, loop, rtol=2e-5, atol=2e-5)
     first_row = data.draw(st.integers(0, rows - 1))
     last_row = data.draw(st.integers(first_row + 1, rows))
