@@ -141,7 +141,9 @@ def test_overlapping_patterns_compound_as_worked_by_hand() -> None:
     sites = sites_by_output(resolve(spec, graph_of(NETWORK)))
     assert [site.level for site in sites["hid2:out"]] == [0.1, 0.5]
     assert np.prod([1 - site.level for site in sites["hid2:out"]]) == pytest.approx(0.45)
-    assert np.prod([1 / (1 - site.level) for site in sites["hid2:out"]]) == pytest.approx(2.22, abs=5e-3)
+    assert np.prod([1 / (1 - site.level) for site in sites["hid2:out"]]) == pytest.approx(
+        2.22, abs=5e-3
+    )
     assert [1 / (1 - site.level) for site in sites["hid1:out"]] == [pytest.approx(1.11, abs=5e-3)]
 
 
