@@ -72,6 +72,7 @@ def resolved_network(graph: Graph) -> NetworkSpec:
             size=layer.size,
             activation=layer.activation,
             name=layer.name,
+            inputs=layer.inputs,
             partner=layer.partner,
         )
         for layer in graph.layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from engine.errors import SpecError
@@ -30,15 +30,31 @@ class LayerNode:
     activation: str
     inputs: tuple[str, ...] = ()
     """Names of the outputs it reads."""
-    input_size: int = 0
+    input_sizes: tuple[int, ...] = ()
     partner: str | None = None
     """For a tied layer: the layer whose weights it uses, transposed."""
+    initial: LayerSpec | None = field(default=None, compare=False)
+    """Where it says how its weights begin."""
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it multiplies by weights: of its own, or a partner's."""
+        return self.form in ("ff", "softmax", "tied")
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of its outputs, in the order they are computed."""
-        kinds = ("out",) if self.form == "input" else ("pre", "out")
+        kinds = ("pre", "out") if self.is_affine else ("out",)
         return tuple(output_name(self.name, kind) for kind in kinds)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of its own weights, one for each input."""
+        if self.form not in ("ff", "softmax"):
+            return ()
+        if len(self.inputs) == 1:
+            return (parameter_name(self.name, "w"),)
+        return tuple(parameter_name(self.name, f"w_{name}") for name in self.inputs)
 
     @property
     def out(self) -> str:
@@ -47,12 +63,12 @@ class LayerNode:
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters it owns, by name; a weight is inputs x outputs."""
-        if self.form == "input":
-            return {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        if self.form != "tied":
-            shapes[parameter_name(self.name, "w")] = (self.input_size, self.size)
-        shapes[parameter_name(self.name, "b")] = (self.size,)
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (size, self.size)
+            for name, size in zip(self.weights, self.input_sizes, strict=False)
+        }
+        if self.is_affine:
+            shapes[parameter_name(self.name, "b")] = (self.size,)
         return shapes
 
 
@@ -103,7 +119,9 @@ class Graph:
 
     def flops_per_row(self) -> int:
         """Floating-point operations of the products of one forward pass of one row."""
-        return sum(2 * layer.input_size * layer.size for layer in self.layers)
+        return sum(
+            2 * sum(layer.input_sizes) * layer.size for layer in self.layers if layer.is_affine
+        )
 
 
 def layer_pointer(index: int, field: str | None = None) -> str:
@@ -138,11 +156,11 @@ def _input_node(layer: LayerSpec, input_size: int | None) -> LayerNode:
             f"the first layer is the input; its form cannot be {layer.form!r}",
             pointer=layer_pointer(0, "form"),
         )
-    for field in ("activation", "partner"):
-        if getattr(layer, field) is not None:
+    for name in ("activation", "partner", "inputs", "mean", "std", "sparsity", "diagonal"):
+        if getattr(layer, name) is not None:
             raise SpecError(
-                f"the first layer is the input; it takes no {field}",
-                pointer=layer_pointer(0, field),
+                f"the first layer is the input; it takes no {name}",
+                pointer=layer_pointer(0, name),
             )
     size = _agreed_size(layer.size, input_size, pointer=layer_pointer(0, "size"), what="inputs")
     return LayerNode(name=layer.name or "in", form="input", size=size, activation="linear")
@@ -160,6 +178,36 @@ def _node(
             pointer=layer_pointer(index, "name"),
         )
     kind = layer.form or ("softmax" if is_last and form == "classifier" else "ff")
+    _check_fields(layer, index, kind)
+    inputs = _inputs(layer, index, nodes)
+    node = LayerNode(
+        name=name,
+        form=kind,
+        size=0,
+        activation=_activation(layer, index, kind, is_last=is_last, form=form),
+        inputs=tuple(inputs),
+        input_sizes=tuple(inputs.values()),
+        initial=layer,
+    )
+    expected = output_size if is_last else None
+    if kind == "tied":
+        return _tied(node, index, nodes, expected)
+    if kind in _COMBINATIONS:
+        return _combination(node, index, expected)
+    if layer.size is None and not is_last:
+        raise SpecError(
+            f"layer {name!r} needs a `size`; only the first and the last are inferred",
+            pointer=layer_pointer(index, "size"),
+        )
+    size = _agreed_size(layer.size, expected, pointer=layer_pointer(index, "size"), what="outputs")
+    return replace(node, size=size)
+
+
+_COMBINATIONS = ("product", "concatenate", "add")
+
+
+def _check_fields(layer: LayerSpec, index: int, kind: str) -> None:
+    """Refuse fields that mean nothing for a layer of this form."""
     if kind == "input":
         raise SpecError(
             "only the first layer can be an input", pointer=layer_pointer(index, "form")
@@ -168,51 +216,93 @@ def _node(
         raise SpecError(
             "`partner` is for layers of form 'tied'", pointer=layer_pointer(index, "partner")
         )
-    activation = _activation(layer, index, kind, is_last=is_last, form=form)
-    before = nodes[-1]
-    partner = None
-    if kind == "tied":
-        partner_node = _partner(layer, index, nodes)
-        if before.size != partner_node.size:
-            raise SpecError(
-                f"layer {name!r} is tied to {partner_node.name!r}, so it reads {partner_node.size} "
-                f"values, but {before.out!r} has {before.size}",
-                pointer=layer_pointer(index),
-            )
-        partner = partner_node.name
-        size = _agreed_size(
-            layer.size,
-            partner_node.input_size,
-            pointer=layer_pointer(index, "size"),
-            what=f"inputs of its partner {partner!r}",
-        )
-        if is_last:
-            _agreed_size(size, output_size, pointer=layer_pointer(index), what="outputs")
-    elif is_last:
-        size = _agreed_size(
-            layer.size, output_size, pointer=layer_pointer(index, "size"), what="outputs"
-        )
-    elif layer.size is None:
+    if kind in _COMBINATIONS and layer.activation is not None:
         raise SpecError(
-            f"layer {name!r} needs a `size`; only the first and the last are inferred",
-            pointer=layer_pointer(index, "size"),
+            f"a layer of form {kind!r} has no activation; put a layer of form 'ff' behind it",
+            pointer=layer_pointer(index, "activation"),
         )
-    else:
-        size = layer.size
-    return LayerNode(
-        name=name,
-        form=kind,
-        size=size,
-        activation=activation,
-        inputs=(before.out,),
-        input_size=before.size,
-        partner=partner,
+    if kind not in ("ff", "softmax"):
+        for name in ("mean", "std", "sparsity", "diagonal"):
+            if getattr(layer, name) is not None:
+                raise SpecError(
+                    f"a layer of form {kind!r} has no weights of its own to begin with",
+                    pointer=layer_pointer(index, name),
+                )
+
+
+def _inputs(layer: LayerSpec, index: int, nodes: list[LayerNode]) -> dict[str, int]:
+    """Return the outputs that a layer reads, with their sizes."""
+    if layer.inputs is None:
+        return {nodes[-1].out: nodes[-1].size}
+    available = {name: node.size for node in nodes for name in node.outputs}
+    found: dict[str, int] = {}
+    for position, given in enumerate(layer.inputs):
+        name = given if ":" in given else output_name(given, "out")
+        pointer = layer_pointer(index, f"inputs/{position}")
+        if name not in available:
+            raise SpecError(
+                f"no earlier layer has the output {name!r}; there are {', '.join(available)}",
+                pointer=pointer,
+            )
+        if name in found:
+            raise SpecError(f"the input {name!r} is named twice", pointer=pointer)
+        found[name] = available[name]
+    return found
+
+
+def _tied(node: LayerNode, index: int, nodes: list[LayerNode], expected: int | None) -> LayerNode:
+    assert node.initial is not None
+    partner = _partner(node.initial, index, nodes)
+    if len(partner.inputs) > 1 or len(node.inputs) > 1:
+        raise SpecError(
+            "a tied layer and its partner read one input each", pointer=layer_pointer(index)
+        )
+    if node.input_sizes[0] != partner.size:
+        raise SpecError(
+            f"layer {node.name!r} is tied to {partner.name!r}, so it reads {partner.size} "
+            f"values, but {node.inputs[0]!r} has {node.input_sizes[0]}",
+            pointer=layer_pointer(index),
+        )
+    size = _agreed_size(
+        node.initial.size,
+        partner.input_sizes[0],
+        pointer=layer_pointer(index, "size"),
+        what=f"inputs of its partner {partner.name!r}",
     )
+    _agreed_size(size, expected, pointer=layer_pointer(index), what="outputs")
+    return replace(node, size=size, partner=partner.name)
+
+
+def _combination(node: LayerNode, index: int, expected: int | None) -> LayerNode:
+    """Size a layer that joins its inputs without weights."""
+    assert node.initial is not None
+    sizes = node.input_sizes
+    if node.form != "concatenate" and len(set(sizes)) > 1:
+        raise SpecError(
+            f"layer {node.name!r} of form {node.form!r} reads outputs of one size, not of "
+            + ", ".join(f"{s} ({n})" for n, s in zip(node.inputs, sizes, strict=True)),
+            pointer=layer_pointer(index, "inputs"),
+        )
+    joined = sum(sizes) if node.form == "concatenate" else sizes[0]
+    size = _agreed_size(
+        node.initial.size,
+        joined,
+        pointer=layer_pointer(index, "size"),
+        what="values in its inputs",
+    )
+    _agreed_size(size, expected, pointer=layer_pointer(index), what="outputs")
+    return replace(node, size=size)
 
 
 def _activation(layer: LayerSpec, index: int, kind: str, *, is_last: bool, form: Form) -> str:
-    needs_softmax = kind == "softmax" or (is_last and form == "classifier")
-    if needs_softmax:
+    if kind in _COMBINATIONS:
+        if is_last and form == "classifier":
+            raise SpecError(
+                "a classifier's last layer has weights and softmax; put one behind this",
+                pointer=layer_pointer(index, "form"),
+            )
+        return "linear"
+    if kind == "softmax" or (is_last and form == "classifier"):
         if layer.activation not in (None, "softmax"):
             raise SpecError(
                 f"a classifier layer's activation is softmax, got {layer.activation!r}",
@@ -228,7 +318,7 @@ def _partner(layer: LayerSpec, index: int, nodes: list[LayerNode]) -> LayerNode:
     Walking back, each tied layer must first be matched by an untied one, as in theanets, so that
     the layers of a deep autoencoder pair up like brackets.
     """
-    owners = [node for node in nodes if node.form not in ("input", "tied")]
+    owners = [node for node in nodes if node.weights]
     if layer.partner is not None:
         for node in owners:
             if node.name == layer.partner:
@@ -239,7 +329,7 @@ def _partner(layer: LayerSpec, index: int, nodes: list[LayerNode]) -> LayerNode:
             pointer=layer_pointer(index, "partner"),
         )
     open_ties = 1
-    for node in reversed(nodes[1:]):
+    for node in reversed([node for node in nodes[1:] if node.is_affine]):
         open_ties += 1 if node.form == "tied" else -1
         if open_ties == 0:
             return node

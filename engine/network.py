@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.graph import Graph, LayerNode
+from engine.layers.combination import combine
 from engine.layers.feedforward import feedforward
 from engine.names import plain_name
 from engine.parameters import Parameters
@@ -17,8 +18,8 @@ from engine.regularizers.sites import Site
 
 __all__ = ["Affine", "Draw", "Network", "evaluate", "padded_affines", "trainable_affines"]
 
-#: Weight and bias of each layer that has them, by the layer's name.
-Affine = Mapping[str, tuple[Tensor, Tensor]]
+#: Weights, one for each input, and bias of each layer that has them, by the layer's name.
+Affine = Mapping[str, tuple[tuple[Tensor, ...], Tensor]]
 #: Gives what a dropout site multiplies its output by, or what a noise site adds to it.
 Draw = Callable[[Site], Tensor]
 _PADDING = 16  # columns
@@ -37,17 +38,32 @@ class Network:
         self.graph = graph
         self.device = device or torch.device("cpu")
         self.affines = padded_affines(graph, values, device=self.device)
-        self.bytes = sum(weight.nbytes + bias.nbytes for weight, bias in self.affines.values())
+        self.bytes = sum(
+            sum(weight.nbytes for weight in weights) + bias.nbytes
+            for weights, bias in self.affines.values()
+        )
 
 
 def trainable_affines(graph: Graph, parameters: Parameters) -> Affine:
     """Return views of `parameters`, through which gradients flow."""
-    affines: dict[str, tuple[Tensor, Tensor]] = {}
-    for layer in graph.layers[1:]:
-        owner = layer.partner or layer.name
-        weight = parameters[f"{owner}.w"]
-        affines[layer.name] = (weight.T if layer.partner else weight, parameters[f"{layer.name}.b"])
-    return affines
+    return {
+        layer.name: (
+            tuple(
+                parameters[name].T if layer.partner else parameters[name]
+                for name in _weight_names(graph, layer)
+            ),
+            parameters[f"{layer.name}.b"],
+        )
+        for layer in graph.layers
+        if layer.is_affine
+    }
+
+
+def _weight_names(graph: Graph, layer: LayerNode) -> tuple[str, ...]:
+    """Return the names of the weights that a layer uses, its own or its partner's."""
+    if layer.partner is None:
+        return layer.weights
+    return next(node.weights for node in graph.layers if node.name == layer.partner)
 
 
 def padded_affines(
@@ -58,16 +74,21 @@ def padded_affines(
     A matrix product whose columns fill whole vector registers gives a row the same bits wherever
     it stands among the others; narrower ones do not, and predictions promise it.
     """
-    affines: dict[str, tuple[Tensor, Tensor]] = {}
-    for layer in graph.layers[1:]:
-        own = np.asarray(values[f"{layer.partner or layer.name}.w"], dtype=np.float32)
-        weight = own.T if layer.partner else own
+    affines: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
+    for layer in graph.layers:
+        if not layer.is_affine:
+            continue
         columns = -(-layer.size // _PADDING) * _PADDING
-        padded = torch.zeros((weight.shape[0], columns), dtype=torch.float32)
-        padded[:, : layer.size] = torch.from_numpy(np.ascontiguousarray(weight))
+        weights = []
+        for name in _weight_names(graph, layer):
+            own = np.asarray(values[name], dtype=np.float32)
+            weight = own.T if layer.partner else own
+            padded = torch.zeros((weight.shape[0], columns), dtype=torch.float32)
+            padded[:, : layer.size] = torch.from_numpy(np.ascontiguousarray(weight))
+            weights.append(padded.to(device))
         bias = torch.zeros(columns, dtype=torch.float32)
         bias[: layer.size] = torch.from_numpy(np.array(values[f"{layer.name}.b"]))
-        affines[layer.name] = (padded.to(device), bias.to(device))
+        affines[layer.name] = (tuple(weights), bias.to(device))
     return affines
 
 
@@ -94,8 +115,7 @@ def evaluate(
         if layer.out in known:
             computed = {name: known[name] for name in layer.outputs if name in known}
         else:
-            weight, bias = affines[layer.name]
-            computed = feedforward(layer, values[layer.inputs[0]], weight, bias)
+            computed = _compute(layer, [values[name] for name in layer.inputs], affines)
         for name, value in computed.items():
             for site in sites.get(name, ()):
                 values.setdefault(name + site.suffix, value)
@@ -105,6 +125,13 @@ def evaluate(
                     value = value * drawn if site.kind == "dropout" else value + drawn
             values[name] = value
     return {name: values[name] for name in wanted}
+
+
+def _compute(layer: LayerNode, inputs: Sequence[Tensor], affines: Affine) -> dict[str, Tensor]:
+    if not layer.is_affine:
+        return combine(layer, inputs)
+    weights, bias = affines[layer.name]
+    return feedforward(layer, inputs, weights, bias)
 
 
 def needed_layers(

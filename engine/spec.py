@@ -92,11 +92,13 @@ class Spec(BaseModel):
 
 
 Form = Literal["regressor", "classifier", "autoencoder"]
-LayerForm = Literal["input", "ff", "softmax", "tied"]
+LayerForm = Literal["input", "ff", "softmax", "tied", "product", "concatenate", "add"]
 _SPELLINGS = {
     "feedforward": "ff",
     "classifier": "softmax",
     "logistic": "sigmoid",
+    "prod": "product",
+    "concat": "concatenate",
     "cross_entropy": "xe",
     "cross-entropy": "xe",
 }
@@ -144,6 +146,17 @@ def _spelling(value: Any) -> Any:
     return _SPELLINGS.get(value, value) if isinstance(value, str) else value
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+LayerInputs = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+    Field(min_length=1, max_length=64),
+    BeforeValidator(_one_or_several),
+]
+
+
 class LayerSpec(Spec):
     """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
@@ -155,6 +168,17 @@ class LayerSpec(Spec):
     """Applied to `pre` to give `out`; `relu` for hidden layers by default."""
     name: LayerName | None = None
     """`in`, `hid1`, `hid2`, …, `out` unless given."""
+    inputs: LayerInputs | None = None
+    """Names of the outputs that it reads, or of earlier layers for their `out`; by default that
+    of the layer before."""
+    mean: Real | None = None
+    """Mean of the initial weights; 0 by default."""
+    std: NonNegative | None = None
+    """Deviation of the initial weights; by default from the numbers of inputs and outputs."""
+    sparsity: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
+    """Share of the initial weights that are zero; 0 by default."""
+    diagonal: Real | None = None
+    """Initial weights are zero but for this value on the diagonal."""
     partner: LayerName | None = None
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
 

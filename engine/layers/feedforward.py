@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,18 @@ from engine.names import output_name
 __all__ = ["feedforward"]
 
 
-def feedforward(layer: LayerNode, x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """Compute ``pre = x w + b`` and ``out = activation(pre)``.
+def feedforward(
+    layer: LayerNode, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor
+) -> dict[str, Tensor]:
+    """Compute ``pre = b + sum_i x_i w_i`` and ``out = activation(pre)``.
 
-    `x` is (rows, inputs), `weight` (inputs, columns) and `bias` (columns,), with columns >= size:
-    what stands beyond the layer's size is padding and is cut off before the activation.
+    Each input is (rows, inputs), each weight (inputs, columns) and `bias` (columns,), with columns
+    >= size: what stands beyond the layer's size is padding and is cut off before the activation.
     """
-    pre = torch.addmm(bias, x, weight)[:, : layer.size]
+    pre = bias
+    for x, weight in zip(inputs, weights, strict=True):
+        pre = torch.addmm(pre, x, weight)
+    pre = pre[:, : layer.size]
     return {
         output_name(layer.name, "pre"): pre,
         output_name(layer.name, "out"): activate(layer.activation, pre),

@@ -33,7 +33,8 @@ def plain_loop(
     sites = sites_by_output(resolve(spec, graph))
     samples = np.empty((passes, len(x), graph.last.size), dtype=np.float64)
     affines = {
-        name: (weight.double(), bias.double()) for name, (weight, bias) in network.affines.items()
+        name: (tuple(w.double() for w in weights), bias.double())
+        for name, (weights, bias) in network.affines.items()
     }
     for number, row in product(range(passes), range(len(x))):
 
@@ -187,8 +188,11 @@ def test_padding_changes_no_number_beyond_rounding() -> None:
     graph = graph_of([5, 3, 2])
     network = random_network([5, 3, 2])
     plain = {
-        name: (weight[:, : graph.layers[i].size], bias[: graph.layers[i].size])
-        for i, (name, (weight, bias)) in enumerate(network.affines.items(), start=1)
+        name: (
+            tuple(weight[:, : graph.layers[i].size] for weight in weights),
+            bias[: graph.layers[i].size],
+        )
+        for i, (name, (weights, bias)) in enumerate(network.affines.items(), start=1)
     }
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     one = evaluate(graph, network.affines, {"in:out": x}, wanted=("out:out",))["out:out"]
