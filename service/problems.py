@@ -132,7 +132,7 @@ def _of_http(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET, HEAD")
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET")
     detail = details.get(error.status_code, str(error.detail))
     slug = phrase.lower().replace(" ", "-")
     return problem_response(

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -19,7 +20,15 @@ from engine.data import formats
 from engine.data.dataset import Data, Limits
 from engine.data.profile import profile
 from service.bodies import StrictRoute, limited_stream, read_form
-from service.deps import AfterQuery, BlobsDep, DatasetsDep, IdempotencyHeader, IdPath, LimitQuery
+from service.deps import (
+    AfterQuery,
+    BlobsDep,
+    DatasetsDep,
+    IdempotencyHeader,
+    IdPath,
+    LimitQuery,
+    OwnerDep,
+)
 from service.errors import Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from service.idempotency import answer_once, created
 from service.problems import problems
@@ -79,6 +88,7 @@ async def create_dataset(
     request: Request,
     blobs: BlobsDep,
     datasets: DatasetsDep,
+    owner: OwnerDep,
     name: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -88,7 +98,7 @@ async def create_dataset(
 
         def create(remember: Remember[Dataset] | None) -> Dataset:
             new = _read(upload, content, media_type=media_type, sha256=sha256, name=name)
-            return datasets.create(new, content, remember=remember)
+            return datasets.create(replace(new, owner=owner), content, remember=remember)
 
         def work() -> Response:
             return answer_once(

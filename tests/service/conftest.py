@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
+import safetensors.numpy
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
@@ -56,6 +59,16 @@ class Api(httpx.Client):
         job: dict[str, Any] = answer.json()
         return job
 
+    def import_model(self, **headers: str) -> httpx.Response:
+        """Import a 2-1 linear network that adds its inputs."""
+        weights = {"out.w": np.ones((2, 1), np.float32), "out.b": np.zeros(1, np.float32)}
+        spec = {"network": {"layers": [2, 1]}, "name": "sum"}
+        files: Any = {
+            "spec": (None, json.dumps(spec), "application/json"),
+            "weights": ("sum.safetensors", safetensors.numpy.save(weights)),
+        }
+        return self.post("/models", files=files, headers=headers)
+
 
 #: Makes a client of an app with these settings.
 Serve = Callable[..., Api]
@@ -72,7 +85,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             state = stack.enter_context(
                 portal.wrap_async_context_manager(app.router.lifespan_context(app))
             )
-            return stack.enter_context(Api(portal, app, state))
+            return stack.enter_context(Api(portal, app, cast(State, state)))
 
         yield start
 

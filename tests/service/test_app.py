@@ -1,0 +1,129 @@
+"""The app as a whole: what holds for every request."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.problems import problems
+from tests.service.conftest import Api, Serve, assert_problem
+
+
+def test_every_answer_carries_an_id_of_its_own(api: Api) -> None:
+    ids = [api.get("/jobs").headers["x-request-id"] for _ in range(3)]
+    assert len(set(ids)) == 3
+
+
+def test_what_is_not_there_is_a_problem(api: Api) -> None:
+    assert_problem(api.get("/nothing"), 404)
+    assert_problem(api.get("/static/nothing"), 404)
+    assert_problem(api.get("/jobs/"), 404)  # and no redirection to a host that the caller named
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/datasets", "GET, POST"),
+        ("/datasets/ds_1", "DELETE, GET"),
+        ("/aliases/a", "DELETE, GET, PUT"),
+        ("/docs", "GET, HEAD"),
+        ("/static/docs.js", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_is_not_taken_is_answered_with_those_that_are(
+    api: Api, path: str, methods: str
+) -> None:
+    answer = api.patch(path)
+    assert_problem(answer, 405)
+    assert answer.headers["allow"] == methods
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs", "/datasets", "/models", "/aliases", "/capabilities", "/health/live"]
+)
+def test_an_unknown_query_parameter_is_refused(api: Api, path: str) -> None:
+    assert_problem(api.get(path, params={"nonsense": 1}), 422, "#/query/nonsense")
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/datasets", "/models", "/aliases"])
+@pytest.mark.parametrize("limit", ["0", "1001", "x", "1.5", "-1"])
+def test_a_limit_out_of_bounds_is_refused(api: Api, path: str, limit: str) -> None:
+    body = assert_problem(api.get(path, params={"limit": limit}), 422, "#/query/limit")
+    assert limit in body["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs/{}", "/jobs/{}/events", "/jobs/{}/regularizers", "/datasets/{}", "/models/{}"]
+)
+@pytest.mark.parametrize("name", ["nothing", "x%00y", "%ff", "%F0%9F%98%80", "job_" + "0" * 26])
+def test_an_id_that_nothing_has_is_a_404(api: Api, path: str, name: str) -> None:
+    assert_problem(api.get(path.format(name)), 404)
+
+
+def test_an_error_from_inside_tells_nothing_of_the_inside(serve: Serve) -> None:
+    api = serve()
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("secret")
+
+    api.app.add_api_route("/broken", broken)
+    answer = api.get("/broken")
+    assert_problem(answer, 500)
+    assert "secret" not in answer.text
+
+
+def test_a_full_disk_is_told_as_such(serve: Serve) -> None:
+    api = serve()
+
+    def full() -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/path")
+
+    api.app.add_api_route("/full", full, responses=problems(507))
+    answer = api.get("/full")
+    assert_problem(answer, 507)
+    assert "secret" not in answer.text
+
+
+def test_ready_says_why_it_is_not(serve: Serve, tmp_path: Path) -> None:
+    api = serve(workers=1)
+    assert api.get("/health/live").json() == {"status": "live"}
+    answer = api.get("/health/ready")
+    assert "worker" in assert_problem(answer, 503)["detail"]
+    assert int(answer.headers["retry-after"]) > 0
+
+    (tmp_path / "other").mkdir()
+    unready = serve(data=tmp_path / "other")
+    assert unready.get("/health/ready").json() == {"status": "ready"}
+    unready.state["blobs"]._temporary.rmdir()
+    assert "written" in assert_problem(unready.get("/health/ready"), 503)["detail"]
+
+
+def test_ready_ends_with_the_shutdown(api: Api) -> None:
+    api.state["shutdown"].begin()
+    assert "stopping" in assert_problem(api.get("/health/ready"), 503)["detail"]
+    assert api.get("/health/live").status_code == 200
+
+
+def test_metrics_count_requests_by_template_and_jobs_by_status(api: Api) -> None:
+    api.train(api.upload())
+    api.get("/jobs/job_a")
+    api.get("/jobs/job_b")
+    api.get("/no/such/path")
+    lines = api.get("/metrics").text.splitlines()
+    assert 'bernoulli_jobs{status="queued"} 1.0' in lines
+    prefix = "bernoulli_requests_total"
+    assert f'{prefix}{{method="GET",route="/jobs/{{job_id}}",status="404"}} 2.0' in lines
+    assert not any("/no/such/path" in line for line in lines)
+    assert any(line.startswith("bernoulli_request_seconds_bucket") for line in lines)
+
+
+def test_capabilities_name_what_is_served(api: Api) -> None:
+    body = api.get("/capabilities").json()
+    assert body["version"] == api.app.version
+    assert "text/csv" in body["formats"]["datasets"]
+    assert "regressor" in body["statistics"]
+    assert "cpu" in body["devices"]
+    assert body["limits"]["max_body_bytes"] > 0
