@@ -154,6 +154,11 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
     warnings = [text for text in warnings if not any(repr(name) in text for name in extra)]
     statistics = _statistics(model, spec)
     if spec.num_samples is not None:
+        if not is_stochastic(regularizers):
+            warnings.append(
+                "nothing is dropped and no noise is added, so all passes are the same; leave out "
+                "the dropout and noise keys for the rates of training"
+            )
         warnings += _noise_warnings(model, statistics)
         warnings += _sample_warnings(spec, statistics)
     return PredictionPlan(

@@ -107,6 +107,8 @@ def test_rates_of_zero_on_purpose_give_variance_zero() -> None:
     assert (given["std"] == 0).all()
     assert (given["variance"]["epistemic"] == 0).all()
     assert np.array_equal(given["mean"], answer(regressor())["prediction"])
+    (warning,) = planned(regressor(), num_samples=50, hidden_dropout=0.0).warnings
+    assert "all passes are the same" in warning
 
 
 def test_statistics_are_those_of_the_samples() -> None:
