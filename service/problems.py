@@ -132,7 +132,7 @@ def _of_http(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET")
+        headers["Allow"] = ", ".join(_methods(request, headers.get("Allow", "GET")))
     detail = details.get(error.status_code, str(error.detail))
     slug = phrase.lower().replace(" ", "-")
     return problem_response(
@@ -140,14 +140,18 @@ def _of_http(request: Request, error: Exception) -> Response:
     )
 
 
-def _methods(request: Request) -> list[str]:
-    """Return the methods of every operation at the request's path."""
-    return sorted(
+def _methods(request: Request, of_route: str) -> list[str]:
+    """Return the methods of every operation at the request's path.
+
+    The framework says those `of_route`, of one route among several; pages have no others.
+    """
+    documented = {
         method.upper()
         for template, operations in request.app.openapi()["paths"].items()
         if compile_path(template)[0].match(request.scope["path"])
         for method in operations
-    )
+    }
+    return sorted(documented or of_route.split(", "))
 
 
 def _of_validation(request: Request, error: Exception) -> Response:

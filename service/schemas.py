@@ -324,7 +324,7 @@ class AliasView(View):
     created_at: datetime
     moved_at: datetime
     history: list[AliasMoveView] | None = None
-    """Every move of the name, the oldest first; only for a single alias."""
+    """Every move of the name, newest first; only for a single alias."""
 
     @classmethod
     def of(cls, alias: Alias, history: list[AliasMove] | None = None) -> AliasView:

@@ -185,7 +185,8 @@ def get_model_weights(
     """Download the weights; the bytes depend on the parameters only."""
     model = models.resolve(model_id)
     etag = f'"{model.document["weights"]["sha256"]}"'
-    if etag in request.headers.get("if-none-match", ""):
+    known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+    if "*" in known or etag in (tag.removeprefix("W/") for tag in known):
         return Response(status_code=304, headers={"ETag": etag})
     return FileResponse(
         blobs.path(model.weights),

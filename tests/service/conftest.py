@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.deps import State
 from service.settings import Settings
-from service.shutdown import Shutdown
 
 
 class _AppTransport(httpx.BaseTransport):
@@ -74,20 +73,33 @@ class Api(httpx.Client):
 Serve = Callable[..., Api]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+@contextmanager
+def _apps(folder: Path) -> Iterator[Serve]:
+    """Give a maker of apps, whose data are in `folder` unless their settings say otherwise."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
 
-        def start(shutdown: Shutdown | None = None, **settings: Any) -> Api:
-            values = {"data": tmp_path, "workers": 0, **settings}
-            app = create_app(Settings(**values), shutdown=shutdown)
+        def start(**settings: Any) -> Api:
+            app = create_app(Settings(**{"data": folder, "workers": 0, **settings}))
             state = stack.enter_context(
                 portal.wrap_async_context_manager(app.router.lifespan_context(app))
             )
             return stack.enter_context(Api(portal, app, cast(State, state)))
 
         yield start
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    with _apps(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One app for all tests that do not mind what the others leave in it."""
+    with _apps(tmp_path_factory.mktemp("shared")) as start:
+        yield start()
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from service.problems import problems
 from tests.service.conftest import Api, Serve, assert_problem
 
 
-def test_every_answer_carries_an_id_of_its_own(api: Api) -> None:
-    ids = [api.get("/jobs").headers["x-request-id"] for _ in range(3)]
+def test_every_answer_carries_an_id_of_its_own(shared: Api) -> None:
+    ids = [shared.get("/jobs").headers["x-request-id"] for _ in range(3)]
     assert len(set(ids)) == 3
 
 
-def test_what_is_not_there_is_a_problem(api: Api) -> None:
-    assert_problem(api.get("/nothing"), 404)
-    assert_problem(api.get("/static/nothing"), 404)
-    assert_problem(api.get("/jobs/"), 404)  # and no redirection to a host that the caller named
+def test_what_is_not_there_is_a_problem(shared: Api) -> None:
+    assert_problem(shared.get("/nothing"), 404)
+    assert_problem(shared.get("/static/nothing"), 404)
+    assert_problem(shared.get("/jobs/"), 404)  # and no redirection to a host that the caller named
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_what_is_not_there_is_a_problem(api: Api) -> None:
     ],
 )
 def test_a_method_that_is_not_taken_is_answered_with_those_that_are(
-    api: Api, path: str, methods: str
+    shared: Api, path: str, methods: str
 ) -> None:
-    answer = api.patch(path)
+    answer = shared.patch(path)
     assert_problem(answer, 405)
     assert answer.headers["allow"] == methods
 
@@ -44,14 +44,14 @@ def test_a_method_that_is_not_taken_is_answered_with_those_that_are(
 @pytest.mark.parametrize(
     "path", ["/jobs", "/datasets", "/models", "/aliases", "/capabilities", "/health/live"]
 )
-def test_an_unknown_query_parameter_is_refused(api: Api, path: str) -> None:
-    assert_problem(api.get(path, params={"nonsense": 1}), 422, "#/query/nonsense")
+def test_an_unknown_query_parameter_is_refused(shared: Api, path: str) -> None:
+    assert_problem(shared.get(path, params={"nonsense": 1}), 422, "#/query/nonsense")
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/datasets", "/models", "/aliases"])
 @pytest.mark.parametrize("limit", ["0", "1001", "x", "1.5", "-1"])
-def test_a_limit_out_of_bounds_is_refused(api: Api, path: str, limit: str) -> None:
-    body = assert_problem(api.get(path, params={"limit": limit}), 422, "#/query/limit")
+def test_a_limit_out_of_bounds_is_refused(shared: Api, path: str, limit: str) -> None:
+    body = assert_problem(shared.get(path, params={"limit": limit}), 422, "#/query/limit")
     assert limit in body["errors"][0]["detail"]
 
 
@@ -59,8 +59,8 @@ def test_a_limit_out_of_bounds_is_refused(api: Api, path: str, limit: str) -> No
     "path", ["/jobs/{}", "/jobs/{}/events", "/jobs/{}/regularizers", "/datasets/{}", "/models/{}"]
 )
 @pytest.mark.parametrize("name", ["nothing", "x%00y", "%ff", "%F0%9F%98%80", "job_" + "0" * 26])
-def test_an_id_that_nothing_has_is_a_404(api: Api, path: str, name: str) -> None:
-    assert_problem(api.get(path.format(name)), 404)
+def test_an_id_that_nothing_has_is_a_404(shared: Api, path: str, name: str) -> None:
+    assert_problem(shared.get(path.format(name)), 404)
 
 
 def test_an_error_from_inside_tells_nothing_of_the_inside(serve: Serve) -> None:
@@ -120,9 +120,9 @@ def test_metrics_count_requests_by_template_and_jobs_by_status(api: Api) -> None
     assert any(line.startswith("bernoulli_request_seconds_bucket") for line in lines)
 
 
-def test_capabilities_name_what_is_served(api: Api) -> None:
-    body = api.get("/capabilities").json()
-    assert body["version"] == api.app.version
+def test_capabilities_name_what_is_served(shared: Api) -> None:
+    body = shared.get("/capabilities").json()
+    assert body["version"] == shared.app.version
     assert "text/csv" in body["formats"]["datasets"]
     assert "regressor" in body["statistics"]
     assert "cpu" in body["devices"]

@@ -34,28 +34,28 @@ BODIES = ["/train", "/predict"]
     ],
     ids=lambda body: body[:24].decode(errors="replace"),
 )
-def test_what_is_not_json_is_malformed(api: Api, path: str, body: bytes) -> None:
-    problem = assert_problem(api.post(path, content=body, headers=JSON), 400)
+def test_what_is_not_json_is_malformed(shared: Api, path: str, body: bytes) -> None:
+    problem = assert_problem(shared.post(path, content=body, headers=JSON), 400)
     assert problem["type"] == "urn:bernoulli:problem:malformed"
 
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b'"x"', b"null", b"{}"])
-def test_json_of_another_shape_is_wrong_content(api: Api, path: str, body: bytes) -> None:
-    assert_problem(api.post(path, content=body, headers=JSON), 422)
+def test_json_of_another_shape_is_wrong_content(shared: Api, path: str, body: bytes) -> None:
+    assert_problem(shared.post(path, content=body, headers=JSON), 422)
 
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "", "json", "a/b;c"])
-def test_other_media_types_are_refused(api: Api, path: str, media_type: str) -> None:
-    answer = api.post(path, content=b"{}", headers={"Content-Type": media_type})
+def test_other_media_types_are_refused(shared: Api, path: str, media_type: str) -> None:
+    answer = shared.post(path, content=b"{}", headers={"Content-Type": media_type})
     assert "application/json" in assert_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("path", [*BODIES, "/datasets", "/models"])
-def test_an_encoded_body_is_refused_rather_than_misread(api: Api, path: str) -> None:
+def test_an_encoded_body_is_refused_rather_than_misread(shared: Api, path: str) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    assert_problem(api.post(path, content=b"\x1f\x8b", headers=headers), 415)
+    assert_problem(shared.post(path, content=b"\x1f\x8b", headers=headers), 415)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -106,25 +106,25 @@ def test_a_body_over_the_limit_is_refused_with_and_without_its_length(
     ids=str,
 )
 def test_the_pointer_leads_to_what_is_wrong(
-    api: Api, change: dict[str, Any], pointer: str, words: str
+    shared: Api, change: dict[str, Any], pointer: str, words: str
 ) -> None:
     body = {"dataset": "ds_x", "network": {"layers": [None, None]}, **change}
-    problem = assert_problem(api.post("/train", json=body), 422, pointer)
+    problem = assert_problem(shared.post("/train", json=body), 422, pointer)
     assert words in problem["errors"][0]["detail"]
     assert words in problem["detail"]
 
 
-def test_each_wrong_place_is_listed_once_and_not_too_many(api: Api) -> None:
+def test_each_wrong_place_is_listed_once_and_not_too_many(shared: Api) -> None:
     rates = {f"out{i}": 2 for i in range(900)}
     body = {"dataset": "ds_x", "network": {"layers": [None, None]}, "dropout": rates}
-    errors = assert_problem(api.post("/train", json=body), 422)["errors"]
+    errors = assert_problem(shared.post("/train", json=body), 422)["errors"]
     assert len(errors) == 50
     assert len({error["pointer"] for error in errors}) == 50
 
 
-def test_a_missing_data_set_is_pointed_at(api: Api) -> None:
+def test_a_missing_data_set_is_pointed_at(shared: Api) -> None:
     network = {"layers": [None, None]}
-    answer = api.post("/train", json={"dataset": "ds_x", "network": network})
+    answer = shared.post("/train", json={"dataset": "ds_x", "network": network})
     assert_problem(answer, 404, "#/dataset")
-    body = {"dataset": api.upload(), "network": network, "validation": {"dataset": "ds_y"}}
-    assert_problem(api.post("/train", json=body), 404, "#/validation/dataset")
+    body = {"dataset": shared.upload(), "network": network, "validation": {"dataset": "ds_y"}}
+    assert_problem(shared.post("/train", json=body), 404, "#/validation/dataset")

@@ -1,0 +1,128 @@
+"""Training requests: checked as a whole, then queued, or told as a plan."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from service.store.jobs import Status
+from tests.service.conftest import Api, Serve, assert_problem
+
+
+def test_a_job_is_queued_as_it_was_asked_for(api: Api) -> None:
+    dataset = api.upload()
+    body = {
+        "dataset": dataset,
+        "network": {"layers": [None, [5, "tanh"], None]},
+        "dropout": {"hid1:out": 0.1},
+        "epochs": 7,
+        "name": "seven",
+        "tags": {"of": "tests"},
+    }
+    answer = api.post("/train", json=body)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert (job["kind"], job["status"], job["terminal"]) == ("train", "queued", False)
+    assert (job["name"], job["tags"]) == ("seven", {"of": "tests"})
+    assert (job["attempts"], job["model"], job["result"], job["error"]) == (0, None, None, None)
+    assert job["metrics"] == {"train": {}, "valid": {}}
+    spec = job["spec"]
+    assert (spec["dataset"], spec["epochs"], spec["dropout"]) == (dataset, 7, {"hid1:out": 0.1})
+    assert spec["network"]["layers"][1]["activation"] == "tanh"
+    assert spec["checkpoint_every"]["seconds"] == 30
+    assert api.get(answer.headers["location"]).json() == job
+
+
+def test_the_plan_is_told_and_nothing_queued(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}, "hidden_dropout": 0.2}
+    answer = api.post("/train", params={"validate_only": True}, json=body)
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert plan["parameter_count"] == 3 + 3 + 3 + 1
+    assert plan["regularizers"][0]["matched"] == ["hid1:out"]
+    assert set(plan["outputs"]) >= {"in:out", "hid1:pre", "hid1:out", "out:out"}
+    assert api.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"dropout": {"hid9:out": 0.1}}, "#/dropout/hid9:out", "in:out, hid1:pre, hid1:out"),
+        ({"targets": ["z"]}, "#/targets/0", "y"),
+        ({"rows": [0, 4]}, "#/rows/1", "0 to 3"),
+        ({"validation": {"rows": [9]}}, "#/validation/rows/0", "0 to 3"),
+        ({"network": {"layers": [7, 3, None]}}, "#/network/layers/0/size", "7"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("validate_only", [True, False])
+def test_what_the_data_cannot_meet_is_refused_before_it_is_queued(
+    api: Api, validate_only: bool, change: dict[str, Any], pointer: str, words: str
+) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}, **change}
+    answer = api.post("/train", params={"validate_only": validate_only}, json=body)
+    assert words in assert_problem(answer, 422, pointer)["detail"]
+    assert api.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("field", ["calibrate", "search"])
+def test_what_a_later_version_serves_is_refused_by_name(api: Api, field: str) -> None:
+    """Nothing is accepted and ignored; the neutral value is taken."""
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    answer = api.post("/train", json={**body, field: {"any": 1}})
+    assert "not available" in assert_problem(answer, 422, f"#/{field}")["detail"]
+    assert api.post("/train", json={**body, field: None}).status_code == 202
+
+
+def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
+    api = serve(max_queued_jobs=2)
+    dataset = api.upload()
+    for _ in range(2):
+        api.train(dataset)
+    body = {"dataset": dataset, "network": {"layers": [None, 3, None]}}
+    answer = api.post("/train", json=body)
+    assert_problem(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_wait_holds_the_answer_until_the_job_ends(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    jobs = api.state["jobs"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(api.post, "/train", json=body, headers={"Prefer": "wait=30"})
+        while (job := jobs.claim("w")) is None:
+            assert not waiting.done()
+        jobs.finish(job, Status.SUCCEEDED)
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["status"]) == (202, "succeeded")
+    assert answer.headers["preference-applied"] == "wait=30"
+    assert answer.headers["location"] == f"/jobs/{job.id}"
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", "respond-async, wait=0", 'wait="0"', "WAIT = 0"])
+def test_a_wait_that_is_up_answers_what_there_is(api: Api, prefer: str) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    answer = api.post("/train", json=body, headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert answer.headers["preference-applied"] == "wait=0"
+
+
+def test_other_preferences_are_not_said_to_be_applied(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    for prefer in ("respond-async", "await=0", "return=minimal", "wait=x"):
+        answer = api.post("/train", json=body, headers={"Prefer": prefer})
+        assert answer.status_code == 202
+        assert "preference-applied" not in answer.headers
+
+
+def test_a_stop_of_the_server_ends_the_wait(api: Api) -> None:
+    job = api.train(api.upload())
+    with ThreadPoolExecutor(1) as pool:
+        path = f"/jobs/{job['id']}"
+        waiting = pool.submit(api.get, path, headers={"Prefer": "wait=60"})
+        api.state["shutdown"].begin()
+        answer = waiting.result(timeout=20)
+    assert answer.json()["status"] == "queued"
