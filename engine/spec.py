@@ -46,11 +46,26 @@ __all__ = [
     "TrainSpec",
     "ValidationSpec",
     "WeightSpec",
+    "at_most",
 ]
 
 MAX_SEED = 2**53 - 1
 MAX_LAYERS = 256
 MAX_SIZE = 1_000_000
+MAX_ENTRIES = 1000
+"""Keys of one map or object; the largest spec has some fifty fields."""
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuse what is too large at once, instead of finding each of its entries wrong."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict | list | tuple) and len(value) > count:
+            raise ValueError(f"must have at most {count} entries, has {len(value)}")
+        return value
+
+    return BeforeValidator(check)
+
 
 Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
@@ -63,8 +78,10 @@ Size = Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 #: A shell-style glob, as `fnmatch.fnmatchcase` reads it.
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
-DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=1000)]
-NoiseMap = Annotated[dict[Pattern, NonNegative], Field(max_length=1000)]
+DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)]
+NoiseMap = Annotated[
+    dict[Pattern, NonNegative], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)
+]
 Level = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 #: A layer's name: a glob-free identifier, so that a name is also the pattern of itself.
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
@@ -89,6 +106,14 @@ class Spec(BaseModel):
     """Base of every spec: immutable, and closed against unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_huge(cls, value: Any) -> Any:
+        """Refuse an object with very many fields at once, instead of naming each as unknown."""
+        if isinstance(value, dict) and len(value) > MAX_ENTRIES:
+            raise ValueError(f"must have at most {MAX_ENTRIES} fields, has {len(value)}")
+        return value
 
 
 Form = Literal["regressor", "classifier", "autoencoder"]
@@ -223,7 +248,9 @@ class NetworkSpec(Spec):
 
     form: Form | None = None
     """`classifier` where the target is text or boolean, else `regressor`, unless given."""
-    layers: Annotated[tuple[LayerSpec, ...], Field(min_length=2, max_length=MAX_LAYERS)]
+    layers: Annotated[
+        tuple[LayerSpec, ...], Field(min_length=2, max_length=MAX_LAYERS), at_most(MAX_LAYERS)
+    ]
     loss: Annotated[LossName, BeforeValidator(_spelling)] | None = None
     """`xe` for classifiers, else `mse`, unless given."""
 
@@ -400,7 +427,7 @@ class ValidationSpec(Spec):
     """Share of the job's rows, drawn at random."""
     seed: Seed | None = None
     """Seed of that draw; the job's own by default."""
-    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Row numbers of the data set."""
     dataset: Annotated[str, Field(max_length=64)] | None = None
     """Another data set with the same columns or arrays."""
@@ -434,20 +461,23 @@ class RegularizationSpec(Spec):
     """Standard deviation of the noise added to the last layer's `out`."""
     noise: NoiseMap | None = None
     """Standard deviations by pattern over output names, applied after all dropout."""
-    regularizers: Annotated[tuple[RegularizerSpec, ...], Field(max_length=1000)] | None = None
+    regularizers: (
+        Annotated[tuple[RegularizerSpec, ...], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)]
+        | None
+    ) = None
     """Explicit regularizers, applied after the keywords and the map, in the order given."""
 
 
 class TrainSpec(RegularizationSpec):
     """Everything that decides what a training run computes, apart from the data themselves."""
 
-    inputs: Annotated[tuple[Pattern, ...], Field(min_length=1)] | None = None
+    inputs: Annotated[tuple[Pattern, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Globs over columns (arrays: names); by default all that is neither target nor weight."""
-    targets: Annotated[tuple[Pattern, ...], Field(min_length=1)] | None = None
+    targets: Annotated[tuple[Pattern, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Globs over columns (arrays: names); by default the last column (arrays: `y`)."""
     sample_weight: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Column (array) of non-negative weights of the rows in the loss."""
-    rows: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Rows of the data set that the job may use; all by default."""
     validation: Annotated[float, Strict(), Field(ge=0, lt=1)] | ValidationSpec | None = 0.1
     """A fraction, or how to choose the rows; null or 0 for none."""
@@ -458,6 +488,7 @@ class TrainSpec(RegularizationSpec):
     monitors: Annotated[
         dict[Pattern, Level | Annotated[tuple[Level, ...], Field(min_length=1, max_length=100)]],
         Field(max_length=100),
+        at_most(100),
     ] = Field(default_factory=dict)
     """Levels by pattern over outputs and parameters: the share of values below each is reported
     with every epoch's metrics, ``{"hid1:out": [0.1, 0.9]}`` as ``hid1:out<0.1``, …"""
@@ -470,7 +501,9 @@ class TrainSpec(RegularizationSpec):
     seed: Seed = 13
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32"] = "float32"
-    noise_precision: Literal["fit"] | Positive | dict[str, Positive] = "fit"
+    noise_precision: (
+        Literal["fit"] | Positive | Annotated[dict[str, Positive], at_most(MAX_ENTRIES)]
+    ) = "fit"
     """Precision of the observation noise, in target units^-2; `fit` by maximum likelihood."""
 
 
@@ -517,5 +550,5 @@ class PredictSpec(PassesSpec):
         tuple[Annotated[float, Strict(), Field(ge=0, le=1)], ...],
         Field(min_length=1, max_length=100),
     ] = (0.05, 0.5, 0.95)
-    outputs: Annotated[tuple[Pattern, ...], Field(max_length=1000)] = ()
+    outputs: Annotated[tuple[Pattern, ...], Field(max_length=MAX_ENTRIES, fail_fast=True)] = ()
     """Patterns of other named outputs to return, ``-predrop`` ones included."""

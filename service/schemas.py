@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Nothing, Spec, TrainSpec
+from engine.spec import Nothing, Spec, TrainSpec, at_most
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
@@ -105,12 +105,22 @@ class Limits(Spec):
     """Longest time that one attempt may run; it then ends as failed, of kind `timeout`."""
 
 
+def _plain(tags: dict[str, str]) -> dict[str, str]:
+    """Refuse what not every database can store."""
+    for text in (*tags, *tags.values()):
+        if any(ord(character) < 32 for character in text):
+            raise ValueError(f"must be text without control characters, got {text!r:.80}")
+    return tags
+
+
 Tags = Annotated[
     dict[
         Annotated[str, Field(min_length=1, max_length=64)],
         Annotated[str, Field(max_length=512)],
     ],
     Field(max_length=16),
+    at_most(16),
+    AfterValidator(_plain),
 ]
 
 

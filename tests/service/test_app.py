@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from service.observe.logs import configure_logs
 from service.problems import problems
 from tests.service.conftest import Api, Serve, assert_problem
 
@@ -73,6 +76,30 @@ def test_an_error_from_inside_tells_nothing_of_the_inside(serve: Serve) -> None:
     answer = api.get("/broken")
     assert_problem(answer, 500)
     assert "secret" not in answer.text
+
+
+def test_the_log_of_an_error_tells_where_but_no_key(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api = serve(keys="sesame")
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("inside")
+
+    api.app.add_api_route("/broken", broken)
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    configure_logs("error", process="test")
+    try:
+        answer = api.get("/broken", headers={"Authorization": "Bearer sesame"})
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+    logged = capfd.readouterr().err
+    assert answer.json()["instance"].rpartition(":")[2] in logged
+    assert "inside" in logged
+    assert "sesame" not in logged
 
 
 def test_a_full_disk_is_told_as_such(serve: Serve) -> None:

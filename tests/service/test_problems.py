@@ -98,6 +98,7 @@ def test_a_body_over_the_limit_is_refused_with_and_without_its_length(
         ({"regularizers": [{"form": "weight_l2"}]}, "#/regularizers/0/weight", "required"),
         ({"noise_precision": {"float": -1}}, "#/noise_precision/float", "greater than 0"),
         ({"tags": {"a": 1}}, "#/tags/a", "text"),
+        ({"tags": {"a\0": "b"}}, "#/tags", "control characters"),
         ({"tags": {str(i): "" for i in range(17)}}, "#/tags", "16"),
         ({"epochs": 1.5}, "#/epochs", "integer"),
         ({"seed": -1}, "#/seed", "got -1"),
@@ -120,6 +121,32 @@ def test_each_wrong_place_is_listed_once_and_not_too_many(shared: Api) -> None:
     errors = assert_problem(shared.post("/train", json=body), 422)["errors"]
     assert len(errors) == 50
     assert len({error["pointer"] for error in errors}) == 50
+
+
+MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b'"rows": [' + b",".join([b"null"] * MANY) + b"]",
+        b'"validation": {"rows": [' + b",".join([b"-1"] * MANY) + b"]}",
+        b'"inputs": [' + b",".join([b"1"] * MANY) + b"]",
+        b'"network": {"layers": [' + b",".join([b"-1"] * MANY) + b"]}",
+        b'"regularizers": [' + b",".join([b"0"] * MANY) + b"]",
+        b'"dropout": {' + b",".join(b'"%d": 2' % i for i in range(MANY)) + b"}",
+        b'"tags": {' + b",".join(b'"%d": 2' % i for i in range(MANY)) + b"}",
+        b'"optimizer": {' + b",".join(b'"%d": 2' % i for i in range(MANY)) + b"}",
+        b",".join(b'"%d": 2' % i for i in range(MANY)),
+    ],
+    ids=lambda member: member[:12].decode(),
+)
+@pytest.mark.timeout(20)
+def test_very_many_wrong_values_are_refused_by_the_first(shared: Api, member: bytes) -> None:
+    """Finding each of them wrong would take minutes and gigabytes for a body within the limit."""
+    body = b'{"dataset": "ds_x", "network": {"layers": [null, null]}, ' + member + b"}"
+    problem = assert_problem(shared.post("/train", content=body, headers=JSON), 422)
+    assert len(problem["errors"]) == 1
 
 
 def test_a_missing_data_set_is_pointed_at(shared: Api) -> None:
