@@ -21,6 +21,7 @@ from service.auth import KeyMiddleware, is_open
 from service.deps import State, now
 from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
+from service.parsing import Parsers
 from service.predictor import Predictor
 from service.routes import aliases, datasets, health, jobs, models, predictions, training, web
 from service.settings import Settings
@@ -55,10 +56,12 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         torch.set_num_threads(1)
         database = Database(settings.database_url)
         database.migrate()
+        parsers = Parsers()
         try:
-            yield _state(settings, database, stopping)
+            yield _state(settings, database, parsers, stopping)
         finally:
             stopping.begin()
+            parsers.close()
             database.close()
 
     app = FastAPI(
@@ -84,7 +87,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     return app
 
 
-def _state(settings: Settings, database: Database, shutdown: Shutdown) -> State:
+def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: Shutdown) -> State:
     blobs = Blobs(settings.artifacts_path)
     models_store = Models(database, now)
     datasets_store = Datasets(database, now, blobs)
@@ -116,6 +119,7 @@ def _state(settings: Settings, database: Database, shutdown: Shutdown) -> State:
         idempotency=IdempotencyKeys(database, now),
         in_flight=InFlight(),
         predictor=predictor,
+        parsers=parsers,
         health=readiness,
         metrics=Metrics(jobs_store, predictor, readiness),
         shutdown=shutdown,

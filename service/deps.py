@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from service.health import Health
 from service.observe.metrics import Metrics
+from service.parsing import Parsers
 from service.predictor import Predictor
 from service.settings import Settings
 from service.shutdown import Shutdown
@@ -31,6 +32,7 @@ __all__ = [
     "LimitQuery",
     "ModelsDep",
     "OwnerDep",
+    "ParsersDep",
     "PredictorDep",
     "SettingsDep",
     "State",
@@ -53,6 +55,7 @@ class State(TypedDict):
     idempotency: IdempotencyKeys
     in_flight: InFlight
     predictor: Predictor
+    parsers: Parsers
     health: Health
     metrics: Metrics
     shutdown: Shutdown
@@ -98,6 +101,10 @@ def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
 
+def _parsers(request: Request) -> Parsers:
+    return request.state.parsers  # type: ignore[no-any-return]
+
+
 def _owner(request: Request) -> str | None:
     owner: str | None = request.scope.get("bernoulli.owner")
     return owner
@@ -109,6 +116,7 @@ DatasetsDep = Annotated[Datasets, Depends(_datasets)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
+ParsersDep = Annotated[Parsers, Depends(_parsers)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
 OwnerDep = Annotated[str | None, Depends(_owner)]
 """Id of the caller's key; None where no keys are asked for."""

@@ -17,8 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from engine.data import formats
-from engine.data.dataset import Data, Limits
-from engine.data.profile import profile
+from engine.data.dataset import Data
 from service.bodies import StrictRoute, limited_stream, read_form
 from service.deps import (
     AfterQuery,
@@ -28,9 +27,11 @@ from service.deps import (
     IdPath,
     LimitQuery,
     OwnerDep,
+    ParsersDep,
 )
 from service.errors import Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from service.idempotency import answer_once, created
+from service.parsing import Parsers
 from service.problems import problems
 from service.schemas import DatasetView, ListView, PreviewView
 from service.store.blobs import Blobs, dataset_key
@@ -52,7 +53,6 @@ _BY_NAME = {
     ".json": "application/json",
     ".npz": "application/x-npz",
 }
-_LIMITS = Limits(max_unpacked_bytes=2**31)
 MAX_PREVIEW = 1_000_000
 
 _UPLOAD = {
@@ -88,6 +88,7 @@ async def create_dataset(
     request: Request,
     blobs: BlobsDep,
     datasets: DatasetsDep,
+    parsers: ParsersDep,
     owner: OwnerDep,
     name: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
     idempotency_key: IdempotencyHeader = None,
@@ -97,8 +98,9 @@ async def create_dataset(
         media_type, sha256 = await _receive(request, upload)
 
         def create(remember: Remember[Dataset] | None) -> Dataset:
-            new = _read(upload, content, media_type=media_type, sha256=sha256, name=name)
-            return datasets.create(replace(new, owner=owner), content, remember=remember)
+            new = _read(parsers, upload, content, media_type=media_type, sha256=sha256)
+            new = replace(new, name=name, owner=owner)
+            return datasets.create(new, content, remember=remember)
 
         def work() -> Response:
             return answer_once(
@@ -170,22 +172,18 @@ def _require_known(media_type: str) -> None:
 
 
 def _read(
-    upload: Path, content: Path, *, media_type: str, sha256: str, name: str | None
+    parsers: Parsers, upload: Path, content: Path, *, media_type: str, sha256: str
 ) -> NewDataset:
     """Parse the upload, write what is stored of it to `content`, and describe it."""
-    data = formats.parse(upload, media_type, limits=_LIMITS)
-    schema = profile(data)
-    formats.save(data, content)
-    with content.open("rb") as file:
-        stored = hashlib.file_digest(file, "sha256").hexdigest()
+    parsed = parsers.parse(upload, content, media_type)
+    kind, rows = parsed.schema["kind"], parsed.schema["rows"]
     return NewDataset(
-        kind=schema.kind,
-        rows=schema.rows,
-        schema=schema.model_dump(mode="json"),
+        kind=kind,
+        rows=rows,
+        schema=parsed.schema,
         bytes=upload.stat().st_size,
         sha256=sha256,
-        blob=dataset_key(stored, _SUFFIXES[schema.kind]),
-        name=name,
+        blob=dataset_key(parsed.sha256, _SUFFIXES[kind]),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-__all__ = ["Server", "csv_of", "npz_of", "serving", "wait_for"]
+__all__ = ["Server", "children_of", "csv_of", "npz_of", "serving", "wait_for"]
 
 _URL = re.compile(r"http://[\d.]+:\d+")
 
@@ -50,18 +50,7 @@ class Server:
 
     def children(self, *words: str) -> list[int]:
         """Return the pids of the server's child processes whose command holds all `words`."""
-        pids = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if int(fields[1]) == self.process.pid and all(word in command for word in words):
-                pids.append(int(entry.name))
-        return pids
+        return children_of(self.process.pid, *words)
 
     def kill(self) -> None:
         """Kill the server as hard as can be, and wait until all its processes are gone."""
@@ -124,6 +113,22 @@ class Server:
         answer = self.client.get(f"/models/{model_id}/weights")
         assert answer.status_code == 200, answer.text
         return answer.content
+
+
+def children_of(parent: int, *words: str) -> list[int]:
+    """Return the pids of a process' children whose command holds all `words`."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if int(fields[1]) == parent and all(word in command for word in words):
+            pids.append(int(entry.name))
+    return pids
 
 
 def _is_alive(pid: int) -> bool:

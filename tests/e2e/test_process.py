@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.servers import Server, csv_of, serving, wait_for
+from tests.e2e.servers import Server, children_of, csv_of, serving, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -172,7 +172,10 @@ def test_sigterm_ends_streams_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_server(number: signal.Signals, tmp_path: Path) -> None:
     with serving(tmp_path / "data") as server:
+        server.upload(csv_of())  # starts a process that parses
         pids = processes_of(server)
+        pids += [pid for child in pids for pid in children_of(child) if pid not in pids]
+        assert len(pids) == 4
         server.process.send_signal(number)
         server.process.wait(30)
         wait_for(lambda: alive(pids) == [], 10)

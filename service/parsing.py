@@ -1,0 +1,129 @@
+"""Parsing uploads in processes of their own: a hostile file can end no more than one of these.
+
+The libraries that read Parquet, Arrow and the rest are large and written in C++. What a crafted
+file does to them, it does to a process that holds nothing: its crash is the file's refusal.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from engine.errors import DataError
+from service.errors import StorageFull, Unavailable
+
+__all__ = ["Parsed", "Parsers"]
+
+logger = structlog.get_logger(__name__)
+
+MAX_PROCESSES = 2
+MAX_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """What became of an upload."""
+
+    schema: dict[str, Any]
+    """`engine.data.Schema` as JSON."""
+    sha256: str
+    """Hash of the stored content."""
+
+
+class Parsers:
+    """A few processes that parse, started when they are first needed and kept for the next file."""
+
+    def __init__(self) -> None:
+        self._turn = threading.BoundedSemaphore(MAX_PROCESSES)
+        self._lock = threading.Lock()
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+
+    def parse(self, upload: Path, content: Path, media_type: str) -> Parsed:
+        """Parse the file `upload` and write what is stored of it to `content`.
+
+        Raises DataError where the file cannot be read, StorageFull where there is no room.
+        """
+        with self._turn:
+            process = self._take()
+            try:
+                answer = _ask(process, upload, content, media_type)
+            except BaseException:
+                _end(process)
+                raise
+            self._put_back(process)
+        if "schema" in answer:
+            return Parsed(schema=answer["schema"], sha256=answer["sha256"])
+        if answer["kind"] == "storage":
+            raise StorageFull("there is no room left to store the data set")
+        raise DataError(answer["detail"], pointer=answer["pointer"])
+
+    def close(self) -> None:
+        """End the processes; those at work end with their file."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for process in idle:
+            _end(process)
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the server is stopping", retry_after_s=5)
+            if self._idle:
+                return self._idle.pop()
+        command = [sys.executable, "-m", "service.executors.parser_process"]
+        return subprocess.Popen(
+            [*command, "--parent", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def _put_back(self, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(process)
+                return
+        _end(process)
+
+
+def _ask(
+    process: subprocess.Popen[bytes], upload: Path, content: Path, media_type: str
+) -> Mapping[str, Any]:
+    """Have one file parsed; a process that dies of it, or takes too long, has refused it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    question = {"upload": str(upload), "content": str(content), "media_type": media_type}
+    watch = threading.Timer(MAX_SECONDS, process.kill)
+    watch.daemon = True
+    watch.start()
+    try:
+        process.stdin.write(orjson.dumps(question) + b"\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = b""
+    finally:
+        watch.cancel()
+    if not line.endswith(b"\n"):
+        logger.warning("parser died of a file", media_type=media_type, code=process.wait())
+        raise DataError("the file cannot be read: it is damaged, or takes too much to unpack")
+    answer: Mapping[str, Any] = orjson.loads(line)
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
