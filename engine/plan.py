@@ -161,7 +161,7 @@ def _check_validation(
     """Refuse validation rows that the encoding learnt on the training rows cannot read."""
     if validation_data is not None:
         try:
-            encoding.encode_inputs(validation_data, np.arange(1))
+            encoding.encode_inputs(validation_data, np.arange(1), unseen="zeros")
             encoding.encode_targets(validation_data)
             encoding.encode_weights(validation_data)
         except DataError as error:

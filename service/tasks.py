@@ -78,7 +78,7 @@ class _TrainingRun:
         self._valid: tuple[Array, Array] | None = None
         if self._valid_rows is not None and len(self._valid_rows):
             self._valid = (
-                encoding.encode_inputs(self._valid_data, self._valid_rows),
+                encoding.encode_inputs(self._valid_data, self._valid_rows, unseen="zeros"),
                 encoding.encode_targets(self._valid_data, self._valid_rows),
             )
         self.training = Training(

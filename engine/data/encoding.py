@@ -1,18 +1,21 @@
 """Columns in their own units to the numbers that a network reads and writes, and back.
 
-What is learnt, is learnt on the training rows: means and standard deviations, and the classes.
+What is learnt, is learnt on the training rows: means and standard deviations, categories, what
+fills gaps, and the classes.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.data import scaling
+from engine.data import features, scaling
+from engine.data.categories import Categories
 from engine.data.dataset import Data
+from engine.data.features import InputField
 from engine.data.labels import Label, fit_classes, number_labels
 from engine.data.records import FieldShape, read_records
 from engine.data.scaling import Scaled
@@ -21,7 +24,7 @@ from engine.data.selection import Selection
 from engine.errors import DataError
 from engine.spec import Form, Spec
 
-__all__ = ["Encoding", "Label", "Scaled"]
+__all__ = ["Categories", "Encoding", "Label", "Scaled"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -34,8 +37,8 @@ class Encoding(Spec):
     kind: Kind
     """Whether the model was trained on the columns of a table or on arrays."""
     form: Form
-    inputs: tuple[Scaled, ...]
-    """What the model reads, in the order in which a row of plain numbers has it."""
+    inputs: tuple[InputField, ...]
+    """What the model reads, in the order in which a row given as a plain list has it."""
     targets: tuple[Scaled, ...] = ()
     """What a regressor (autoencoder) predicts; empty for a classifier."""
     target: str | None = None
@@ -49,11 +52,13 @@ class Encoding(Spec):
     def fit(cls, data: Data, selection: Selection, train_rows: Rows) -> Encoding:
         """Learn the encoding of the selected columns on the training rows."""
         form, names = selection.form, selection.targets
-        inputs = tuple(scaling.fit(data, name, train_rows, "inputs") for name in selection.inputs)
+        # What an autoencoder reads it must give back, which it cannot for what was missing.
+        fill = form != "autoencoder"
+        inputs = features.fit_inputs(data, selection.inputs, train_rows, fill=fill)
         classifier = form == "classifier"
         targets: tuple[Scaled, ...] = ()
         if form == "autoencoder":
-            targets = inputs
+            targets = tuple(field for field in inputs if isinstance(field, Scaled))
         elif form == "regressor":
             targets = tuple(scaling.fit(data, name, train_rows, "targets") for name in names)
         return cls(
@@ -82,7 +87,8 @@ class Encoding(Spec):
 
     @property
     def input_size(self) -> int:
-        return sum(field.size for field in self.inputs)
+        """How many numbers the network reads of a row."""
+        return sum(field.width for field in self.inputs)
 
     @property
     def output_size(self) -> int:
@@ -113,40 +119,39 @@ class Encoding(Spec):
         return scaling.joined(self.targets, "scale") if self.targets else np.ones(self.output_size)
 
     @cached_property
-    def input_moments(self) -> tuple[Doubles, Doubles]:
-        """Mean and scale, each of shape (inputs,): encoded = (original - mean) / scale."""
-        return scaling.joined(self.inputs, "mean"), scaling.joined(self.inputs, "scale")
-
-    @cached_property
     def input_shapes(self) -> tuple[FieldShape, ...]:
         """What a row of a request has to hold."""
-        return tuple(
-            FieldShape(field.name, field.size, field.type == "boolean") for field in self.inputs
-        )
+        return tuple(FieldShape(field) for field in self.inputs)
 
-    def encode_inputs(self, data: Data, rows: Rows | None = None) -> Floats:
-        """Return rows of a stored data set as (rows, inputs), as the network reads them."""
+    def encode_inputs(
+        self,
+        data: Data,
+        rows: Rows | None = None,
+        *,
+        unseen: Literal["refuse", "zeros"] = "refuse",
+    ) -> Floats:
+        """Return rows of a stored data set as (rows, inputs), as the network reads them.
+
+        A category that the training rows have not is refused, or is none of the known ones.
+        """
         scaling.require(data, [field.name for field in self.inputs], "inputs")
-        return scaling.standardise(data, self.inputs, rows, "inputs")
+        return features.encode_rows(data, self.inputs, rows, refuse_unseen=unseen == "refuse")
 
     def encode_records(self, inputs: Any) -> Floats:
         """Return the `inputs` of a request as (rows, inputs), as the network reads them.
 
-        Lists of numbers, objects, or one object of columns; errors point below `#/inputs`. Columns
-        that the model predicts or was weighted by may be there and are passed over.
+        Lists of values, objects, or one object of columns; errors point below `#/inputs`. Null is a
+        missing value. Columns that the model predicts or was weighted by may be there and are
+        passed over.
         """
-        mean, scale = self.input_moments
-        values = read_records(inputs, self.input_shapes, spare=self._spare_names())
-        encoded = scaling.encode(values, mean, scale)
-        if not np.isfinite(encoded).all():
-            row, at = np.argwhere(~np.isfinite(encoded))[0]
-            raise DataError(
-                f"{float(values[row, at])!r} for {self.input_names[at]!r} is too far from what the "
-                f"model was trained on (mean {float(mean[at])!r}, scale {float(scale[at])!r}) "
-                "to be represented",
-                pointer=f"#/inputs/{row}",
-            )
-        return encoded
+        cells = read_records(inputs, self.input_shapes, spare=self._spare_names())
+        if self._plain_inputs is not None:
+            mean, scale, fill = self._plain_inputs
+            missing = np.isnan(cells)
+            encoded = scaling.encode(np.where(missing, fill, cells), mean, scale)
+            if np.isfinite(encoded).all():  # else the slow way tells what is wrong
+                return encoded
+        return features.encode_cells(cells, self.inputs)
 
     def encode_targets(self, data: Data, rows: Rows | None = None) -> Floats | Rows:
         """Return what the network should say: (rows, outputs), or class numbers (rows,)."""
@@ -191,6 +196,16 @@ class Encoding(Spec):
     def describe(self) -> dict[str, Any]:
         """Return the encoding as JSON: what is read, how it is scaled, what comes out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    @cached_property
+    def _plain_inputs(self) -> tuple[Doubles, Doubles, Doubles] | None:
+        """Mean, scale and fill by input if all are numbers without indicators: read in one go."""
+        numbers = [field for field in self.inputs if isinstance(field, Scaled)]
+        if len(numbers) < len(self.inputs) or any(field.indicator for field in numbers):
+            return None
+        fills = [np.nan if field.fill is None else field.fill for field in numbers]
+        fill = np.repeat(np.array(fills), [field.size for field in numbers])
+        return scaling.joined(numbers, "mean"), scaling.joined(numbers, "scale"), fill
 
     def _spare_names(self) -> set[str]:
         names = {field.name for field in self.targets} | {self.target, self.sample_weight}

@@ -1,10 +1,14 @@
-"""The `inputs` of a request, as JSON has them, to a matrix of numbers."""
+"""The `inputs` of a request, as JSON has them, to a matrix of numbers, a column for each value.
+
+Booleans are 0 and 1, times seconds since 1970, texts the numbers of their categories; a missing
+value is NaN.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -12,28 +16,93 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.categories import Categories
+from engine.data.scaling import Scaled
 from engine.errors import DataError
 
 __all__ = ["FieldShape", "read_records"]
 
 _SHOWN = 20
+_LONGEST_TIME = 40  # characters
+_EPOCH = datetime(1970, 1, 1)
 Matrix = npt.NDArray[np.float64]
 Pointer = Callable[[int], str]
 
 
-@dataclass(frozen=True)
 class FieldShape:
-    """A column of numbers, or an array with `size` numbers a row."""
+    """What a row of a request has to hold for one column (array), and how it is read."""
 
-    name: str
-    size: int
-    boolean: bool
+    def __init__(self, field: Scaled | Categories) -> None:
+        self.name = field.name
+        self.size = field.size
+        self.boolean = field.type == "boolean"
+        self.plain = field.type not in ("text", "datetime")
+        """Whether its values are numbers (or booleans) as they are."""
+        self._field = field
+
+    def read(self, value: Any) -> float:
+        """Return one value as a number; the error has no pointer."""
+        if value is None:
+            if self._field.takes_missing:
+                return math.nan
+            raise DataError(
+                f"expected {self._expected}, got null; the model takes no missing values "
+                f"for {self.name!r}"
+            )
+        if isinstance(self._field, Categories):
+            if not isinstance(value, str):
+                raise self._mistaken(value)
+            code = self._field.codes.get(value)
+            if code is None:
+                raise DataError(self._field.unseen(value))
+            return code
+        return self._seconds(value) if self._field.type == "datetime" else self._number(value)
+
+    def _seconds(self, value: Any) -> float:
+        if not isinstance(value, str):
+            raise self._mistaken(value)
+        try:
+            time = datetime.fromisoformat(value[:_LONGEST_TIME])
+            if time.tzinfo is not None:
+                time = time.astimezone(UTC).replace(tzinfo=None)
+        except (ValueError, OverflowError):
+            raise DataError(f"expected {self._expected}, got {value[:_LONGEST_TIME]!r}") from None
+        # As many microseconds as the stored column counts, so that both give the same float.
+        return ((time - _EPOCH) // timedelta(microseconds=1)) / 1e6
+
+    def _number(self, value: Any) -> float:
+        if isinstance(value, bool) and self.boolean:
+            return float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._mistaken(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise DataError("expected a finite number that a 64-bit float holds")
+        if self.boolean and number not in (0.0, 1.0):
+            raise DataError(f"expected {self._expected}, got {number!r}")
+        return number
+
+    def _mistaken(self, value: Any) -> DataError:
+        return DataError(f"expected {self._expected}, got {_kind(value)}")
+
+    @property
+    def _expected(self) -> str:
+        if self.boolean:
+            return "true, false, 0 or 1"
+        if isinstance(self._field, Categories):
+            return f"a category of {self.name!r} (a text)"
+        if self._field.type == "datetime":
+            return "a date or time as ISO 8601 has it (2021-05-17, 2021-05-17T08:30:00Z)"
+        return "a number"
 
 
 def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection[str]) -> Matrix:
     """Return (rows, numbers) in the order of `fields`.
 
-    Takes a list of lists of numbers, a list of objects, or an object of columns. Keys in `spare`
+    Takes a list of lists of values, a list of objects, or an object of columns. Keys in `spare`
     may be there and are passed over; others are refused.
     """
     if isinstance(inputs, dict):
@@ -53,35 +122,36 @@ def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection
     alike = dict if isinstance(inputs[0], dict) else (list, tuple)
     index = next(i for i, row in enumerate(inputs) if not isinstance(row, alike))
     raise DataError(
-        f"a row is a list of {_width(fields)} numbers or an object of column names and values, "
+        f"a row is a list of {_counted(fields)} or an object of column names and values, "
         f"and all rows are alike; got {_kind(inputs[index])}",
         pointer=f"#/inputs/{index}",
     )
 
 
 def _from_lists(rows: Sequence[Sequence[Any]], fields: Sequence[FieldShape]) -> Matrix:
-    width = _width(fields)
     names = [field.name for field in fields]
-    expected = f"{width} numbers"
+    width = sum(field.size for field in fields)
+    expected = _counted(fields)
     if len(names) == width:
         expected += f" ({', '.join(names[:_SHOWN])}{', …' if width > _SHOWN else ''})"
-    flags = np.repeat([field.boolean for field in fields], [field.size for field in fields])
-    return _matrix(rows, flags, expected, lambda row: f"#/inputs/{row}")
+    cells = list(chain.from_iterable([field] * field.size for field in fields))
+    return _matrix(rows, cells, expected, lambda row: f"#/inputs/{row}")
 
 
 def _matrix(
-    rows: Sequence[Any], booleans: npt.NDArray[np.bool_], expected: str, pointer: Pointer
+    rows: Sequence[Any], cells: Sequence[FieldShape], expected: str, pointer: Pointer
 ) -> Matrix:
-    """Return lists of numbers as a matrix; the slow way is only taken to find what is wrong."""
-    width = len(booleans)
+    """Return lists of values as a matrix; lists of numbers alone are read in one go."""
+    width = len(cells)
     well_formed = (
-        set(map(type, rows)) <= {list, tuple}
+        all(cell.plain for cell in cells)
+        and set(map(type, rows)) <= {list, tuple}
         and set(map(len, rows)) == {width}
         and set(map(type, chain.from_iterable(rows))) <= {int, float}
     )
     if well_formed:
         numbers = _as_numbers(rows)
-        if numbers is not None and _are_binary(numbers[:, booleans]):
+        if numbers is not None and _are_binary(numbers[:, [cell.boolean for cell in cells]]):
             return numbers
     matrix = np.empty((len(rows), width))
     for index, row in enumerate(rows):
@@ -89,8 +159,11 @@ def _matrix(
             raise DataError(f"expected {expected}, got {_kind(row)}", pointer=pointer(index))
         if len(row) != width:
             raise DataError(f"expected {expected}, got a row of {len(row)}", pointer=pointer(index))
-        for at, value in enumerate(row):
-            matrix[index, at] = _number(value, bool(booleans[at]), f"{pointer(index)}/{at}")
+        for at, (value, cell) in enumerate(zip(row, cells, strict=True)):
+            try:
+                matrix[index, at] = cell.read(value)
+            except DataError as error:
+                raise DataError(error.detail, pointer=f"{pointer(index)}/{at}") from None
     return matrix
 
 
@@ -168,32 +241,19 @@ def _from_columns(
 def _column(values: Sequence[Any], field: FieldShape, pointer: Pointer) -> Matrix:
     """Return the values of one column (array) as (rows, size)."""
     if field.size > 1 or any(isinstance(value, list | tuple) for value in values):
-        flags = np.full(field.size, field.boolean)
-        return _matrix(values, flags, f"a list of {field.size} numbers", pointer)
-    if set(map(type, values)) <= {int, float}:
+        cells = [field] * field.size
+        return _matrix(values, cells, f"a list of {_counted([field])}", pointer)
+    if field.plain and set(map(type, values)) <= {int, float}:
         numbers = _as_numbers(values)
         if numbers is not None and (not field.boolean or _are_binary(numbers)):
             return numbers[:, np.newaxis]
-    read = [_number(value, field.boolean, pointer(row)) for row, value in enumerate(values)]
-    return np.array(read, dtype=np.float64)[:, np.newaxis]
-
-
-def _number(value: Any, boolean: bool, pointer: str) -> float:
-    if isinstance(value, bool) and boolean:
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        hint = "; missing values are not taken yet" if value is None else ""
-        expected = "true, false, 0 or 1" if boolean else "a number"
-        raise DataError(f"expected {expected}, got {_kind(value)}{hint}", pointer=pointer)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise DataError("expected a finite number that a 64-bit float holds", pointer=pointer)
-    if boolean and number not in (0.0, 1.0):
-        raise DataError(f"expected true, false, 0 or 1, got {number!r}", pointer=pointer)
-    return number
+    column = np.empty((len(values), 1))
+    for row, value in enumerate(values):
+        try:
+            column[row, 0] = field.read(value)
+        except DataError as error:
+            raise DataError(error.detail, pointer=pointer(row)) from None
+    return column
 
 
 def _refuse_unknown(keys: Collection[str], allowed: Collection[str], pointer: str) -> None:
@@ -212,8 +272,10 @@ def _refuse_missing(field: FieldShape, pointer: str) -> NoReturn:
     raise DataError(f"{field.name!r} is missing; the model needs it", pointer=pointer)
 
 
-def _width(fields: Sequence[FieldShape]) -> int:
-    return sum(field.size for field in fields)
+def _counted(fields: Sequence[FieldShape]) -> str:
+    """Say how many values a row has, and whether they are all numbers."""
+    what = "numbers" if all(field.plain for field in fields) else "values"
+    return f"{sum(field.size for field in fields)} {what}"
 
 
 def _token(name: str) -> str:

@@ -1,9 +1,9 @@
-"""Columns of numbers, standardised by what the training rows say of them."""
+"""Columns of numbers and times, standardised by what the training rows say of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,22 @@ from engine.data.dataset import Data
 from engine.errors import DataError
 from engine.spec import Spec
 
-__all__ = ["Scaled", "encode", "fit", "joined", "read", "require", "standardise"]
+__all__ = [
+    "Scaled",
+    "encode",
+    "fit",
+    "joined",
+    "read",
+    "require",
+    "standardise",
+    "standardise_into",
+]
 
 # Numbers held at a time in double precision, while an array is read.
 _BLOCK = 2**22
 # Sums are taken of numbers this much smaller, so that they cannot overflow; exact, as a power of 2.
 _SHRINK = 2.0**-30
+_PER_SECOND = 1e6  # a table's times are counted in microseconds
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -29,81 +39,155 @@ class Scaled(Spec):
     """A column (array) of numbers that is read as (value - mean) / scale."""
 
     name: str
-    type: Literal["number", "integer", "boolean"] = "number"
-    """Booleans are read as 0 and 1."""
+    type: Literal["number", "integer", "boolean", "datetime"] = "number"
+    """Booleans are read as 0 and 1, times as seconds since 1970-01-01T00:00:00Z."""
     size: Annotated[int, Field(ge=1)] = 1
     """How many numbers a row of it has; 1 for a column."""
     mean: float | tuple[float, ...] = 0.0
-    """Mean over the training rows; for an array one for each of its `size` numbers."""
+    """Mean of the values of the training rows, without missing ones; for an array one for each of
+    its `size` numbers."""
     scale: float | tuple[float, ...] = 1.0
-    """Standard deviation over the training rows (divisor n); 1 where all values are the same."""
+    """Standard deviation of the same values (divisor n); 1 where all are the same."""
+    fill: float | None = None
+    """Read in place of a missing value: the median of the training rows (of booleans the more
+    frequent, of equally frequent ones false; 0 if there is no value). Null where missing values are
+    refused."""
+    indicator: bool = False
+    """Whether one more input, `NAME is missing`, is 1 where the value was missing, else 0; so where
+    the training rows have missing values."""
+
+    @property
+    def width(self) -> int:
+        """How many inputs of the network it comes to."""
+        return self.size + self.indicator
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name for each number of a row: the column's, or `x[0]`, `x[1]`, …"""
-        if self.size == 1:
-            return (self.name,)
-        return tuple(f"{self.name}[{index}]" for index in range(self.size))
+        """One name for each input: the column's, or `x[0]`, `x[1]`, …, and `NAME is missing`."""
+        if self.size > 1:
+            return tuple(f"{self.name}[{index}]" for index in range(self.size))
+        return (self.name, f"{self.name} is missing") if self.indicator else (self.name,)
+
+    @property
+    def takes_missing(self) -> bool:
+        return self.fill is not None
+
+    def write(self, values: Doubles, out: Floats) -> None:
+        """Write values (rows, size), NaN where missing, as inputs (rows, width).
+
+        They are infinite where 32 bits do not reach.
+        """
+        if self.fill is not None:
+            missing = np.isnan(values)
+            values = np.where(missing, self.fill, values)
+            if self.indicator:
+                out[:, -1] = missing[:, 0]
+        out[:, : self.size] = encode(values, np.asarray(self.mean), np.asarray(self.scale))
 
 
-def fit(data: Data, name: str, rows: Rows, role: str) -> Scaled:
-    """Learn a column's (array's) means and standard deviations on the given rows."""
-    low, high, mean = _bounds_and_mean(data, name, rows, role)
+def fit(data: Data, name: str, rows: Rows, role: str, *, gaps: bool = False) -> Scaled:
+    """Learn a column's (array's) means and standard deviations on the given rows.
+
+    With `gaps` a column may have missing values and times; what fills gaps is learnt as well.
+    """
+    kind = data.type_of(name)
+    scaled = Scaled(name=name, type="number" if kind == "text" else kind)
+    fill: float | None = None
+    indicator = False
+    if gaps:
+        values = np.concatenate(list(_blocks(data, name, rows, role, scaled.type, gaps=True)))
+        there = values[~np.isnan(values)]
+        indicator = len(there) < len(values)
+        if len(there) == 0:
+            return scaled.model_copy(update={"fill": 0.0, "indicator": True})
+        fill = _middle(there, kind == "boolean")
+        mean, scale = _moments([there[:, np.newaxis]])
+    else:
+        mean, scale = _moments(_Source(data, name, rows, role))
+    return Scaled(
+        name=name,
+        type=scaled.type,
+        size=len(mean),
+        mean=float(mean[0]) if len(mean) == 1 else tuple(mean.tolist()),
+        scale=float(scale[0]) if len(mean) == 1 else tuple(scale.tolist()),
+        fill=fill,
+        indicator=indicator,
+    )
+
+
+def _middle(values: Doubles, boolean: bool) -> float:
+    """Return the median; of booleans the more frequent one."""
+    ordered = np.sort(values)
+    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
+    # Halves, so that no sum overflows.
+    return low if boolean or low == high else low / 2 + high / 2
+
+
+class _Source:
+    """The blocks of a column (array), to be read more than once."""
+
+    def __init__(self, data: Data, name: str, rows: Rows, role: str) -> None:
+        self._of = (data, name, rows, role)
+
+    def __iter__(self) -> Iterator[Doubles]:
+        return _blocks(*self._of)
+
+
+def _moments(source: Iterable[Doubles]) -> tuple[Doubles, Doubles]:
+    """Return means and standard deviations of blocks, which are read twice."""
+    low, high, mean, count = _bounds_and_mean(source)
     # Half of the largest deviation; halves, so that no difference overflows.
     reach = np.maximum(mean / 2 - low / 2, high / 2 - mean / 2)
     unit = np.where(reach > 0, reach, 1.0)
     squares = np.zeros_like(mean)
-    for block in _blocks(data, name, rows, role):
+    for block in source:
         squares += np.square((block / 2 - mean / 2) / unit).sum(axis=0)
-    deviation = np.sqrt(squares / len(rows)) * unit * 2
+    deviation = np.sqrt(squares / count) * unit * 2
     # Compared, since a rounded mean of equal values would leave a deviation of 1e-17. A deviation
     # below the normal numbers has too few digits to divide by.
     constant = (low == high) | (deviation < np.finfo(np.float64).tiny * 2)
-    mean, scale = np.where(constant, low, mean), np.where(constant, 1.0, deviation)
-    kind = data.type_of(name)
-    return Scaled(
-        name=name,
-        type=kind if kind == "integer" or kind == "boolean" else "number",
-        size=len(mean),
-        mean=float(mean[0]) if len(mean) == 1 else tuple(mean.tolist()),
-        scale=float(scale[0]) if len(mean) == 1 else tuple(scale.tolist()),
-    )
+    return np.where(constant, low, mean), np.where(constant, 1.0, deviation)
 
 
-def _bounds_and_mean(
-    data: Data, name: str, rows: Rows, role: str
-) -> tuple[Doubles, Doubles, Doubles]:
+def _bounds_and_mean(source: Iterable[Doubles]) -> tuple[Doubles, Doubles, Doubles, int]:
     low: Doubles = np.array(np.inf)
     high: Doubles = np.array(-np.inf)
     total: Doubles = np.array(0.0)
-    for block in _blocks(data, name, rows, role):
+    count = 0
+    for block in source:
         low = np.minimum(low, block.min(axis=0))
         high = np.maximum(high, block.max(axis=0))
         total = total + (block * _SHRINK).sum(axis=0)
-    return low, high, np.clip(total / len(rows) / _SHRINK, low, high)
+        count += len(block)
+    return low, high, np.clip(total / count / _SHRINK, low, high), count
 
 
 def standardise(data: Data, fields: Sequence[Scaled], rows: Rows | None, role: str) -> Floats:
     """Return the fields' values as (rows, numbers), as a network reads them."""
     count = data.rows if rows is None else len(rows)
-    encoded = np.empty((count, sum(field.size for field in fields)), dtype=np.float32)
+    encoded = np.empty((count, sum(field.width for field in fields)), dtype=np.float32)
     at = 0
     for field in fields:
-        mean, scale = np.asarray(field.mean), np.asarray(field.scale)
-        start = 0
-        for block in _blocks(data, field.name, rows, role):
-            _check_size(field, block, role)
-            values = encode(block, mean, scale)
-            if not np.isfinite(values).all():
-                raise DataError(
-                    f"{field.name!r} has values too far from those of the training rows to be "
-                    "represented in 32 bits",
-                    pointer=f"#/{role}",
-                )
-            encoded[start : start + len(block), at : at + field.size] = values
-            start += len(block)
-        at += field.size
+        standardise_into(encoded[:, at : at + field.width], data, field, rows, role)
+        at += field.width
     return encoded
+
+
+def standardise_into(out: Floats, data: Data, field: Scaled, rows: Rows | None, role: str) -> None:
+    """Write a field's values into (rows, width), as a network reads them."""
+    start = 0
+    gaps = field.takes_missing and data.kind == "table"
+    for block in _blocks(data, field.name, rows, role, field.type, gaps=gaps):
+        _check_size(field, block, role)
+        part = out[start : start + len(block)]
+        field.write(block, part)
+        if not np.isfinite(part).all():
+            raise DataError(
+                f"{field.name!r} has values too far from those of the training rows to be "
+                "represented in 32 bits",
+                pointer=f"#/{role}",
+            )
+        start += len(block)
 
 
 def encode(values: Doubles, mean: Doubles, scale: Doubles) -> Floats:
@@ -144,12 +228,20 @@ def require(data: Data, names: Sequence[str], role: str) -> None:
         )
 
 
-def _blocks(data: Data, name: str, rows: Rows | None, role: str) -> Iterator[Doubles]:
-    """Yield a column (array) as float64 blocks of shape (rows, size)."""
+def _blocks(
+    data: Data,
+    name: str,
+    rows: Rows | None,
+    role: str,
+    wanted: str = "number",
+    *,
+    gaps: bool = False,
+) -> Iterator[Doubles]:
+    """Yield a column (array) as float64 blocks of shape (rows, size).
+
+    Missing values are NaN with `gaps`, else they are refused.
+    """
     pointer = f"#/{role}"
-    kind = data.type_of(name)
-    if kind in ("text", "datetime"):
-        raise DataError(f"{name!r} holds {kind}; numbers are needed", pointer=pointer)
     count = data.rows if rows is None else len(rows)
     # A table's column is narrow: read whole. An array may be wide, and mapped from a file.
     whole = data.column(name, rows) if data.kind == "table" else None
@@ -158,15 +250,37 @@ def _blocks(data: Data, name: str, rows: Rows | None, role: str) -> Iterator[Dou
         raise DataError(
             f"{name!r} has {source.ndim} dimensions; at most 2 are taken", pointer=pointer
         )
+    if gaps and count and _missing(source).all():
+        yield np.full((count, 1), np.nan)
+        return
+    kind = data.type_of(name)
+    if kind == "text" or (kind == "datetime") != (wanted == "datetime"):
+        needed = "times" if wanted == "datetime" else "numbers"
+        raise DataError(f"{name!r} holds {kind}; {needed} are needed", pointer=pointer)
     step = max(1, _BLOCK // (source.shape[1] if source.ndim == 2 else 1))
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         values = source[part] if whole is not None or rows is None else source[rows[part]]
-        if values.dtype == object or (values.dtype.kind == "f" and np.isnan(values).any()):
+        missing = _missing(values)
+        if not gaps and missing.any():
             raise DataError(
                 f"{name!r} has missing values; fill them before you send the data", pointer=pointer
             )
-        yield values.astype(np.float64).reshape(len(values), -1)
+        if values.dtype.kind == "M":
+            numbers = np.where(missing, np.nan, values.astype(np.int64) / _PER_SECOND)
+        else:
+            numbers = values.astype(np.float64)  # None becomes NaN
+        yield numbers.reshape(len(values), -1)
+
+
+def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if values.dtype == object:
+        return np.array([value is None for value in values.tolist()], dtype=np.bool_)
+    if values.dtype.kind == "M":
+        return np.asarray(np.isnat(values))
+    if values.dtype.kind == "f":
+        return np.asarray(np.isnan(values))
+    return np.zeros(values.shape, dtype=np.bool_)
 
 
 def _check_size(field: Scaled, block: Doubles, role: str) -> None:

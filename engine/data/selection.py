@@ -41,7 +41,7 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
     targets = _targets(schema, spec, weight)
     inputs = _inputs(schema, spec, targets, weight)
     form = _form(schema, spec, targets)
-    _check_inputs(schema, inputs)
+    _check_inputs(schema, form, inputs)
     _check_targets(schema, form, targets)
     return Selection(
         kind=schema.kind, form=form, inputs=inputs, targets=targets, sample_weight=weight
@@ -54,7 +54,7 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
             "an autoencoder's targets are its inputs; leave `targets` out", pointer="#/targets"
         )
     inputs = _inputs(schema, spec, (), weight)
-    _check_inputs(schema, inputs)
+    _check_inputs(schema, "autoencoder", inputs)
     return Selection(
         kind=schema.kind, form="autoencoder", inputs=inputs, targets=inputs, sample_weight=weight
     )
@@ -176,28 +176,41 @@ def _form(schema: Schema, spec: TrainSpec, targets: Sequence[str]) -> Form:
     return "regressor"
 
 
-def _check_inputs(schema: Schema, names: Sequence[str]) -> None:
+def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
     items = _items(schema, names)
-    bad = [item.name for item in items if _content(item) in ("text", "datetime")]
-    if bad:
-        raise SpecError(
-            f"{_noun(schema)}s {_some(bad)} hold text or times; inputs are numbers and booleans: "
-            "choose others by `inputs`, or send them as numbers",
-            pointer="#/inputs",
-        )
-    _check_nulls(items, "inputs")
+    if form == "autoencoder":
+        _check_reproducible(items, _noun(schema))
     for item in items:
-        if isinstance(item, Array) and len(item.shape) > 2:
+        dimensions = 2
+        if isinstance(item, Array) and item.dtype == "text":
+            dimensions = 1
+        if isinstance(item, Array) and len(item.shape) > dimensions:
             raise SpecError(
                 f"array {item.name!r} has shape {list(item.shape)}; "
-                "inputs have one or two dimensions, (rows, features)",
+                + (
+                    "inputs have one or two dimensions, (rows, features)"
+                    if dimensions == 2
+                    else "an input of texts has one dimension, a text for each row"
+                ),
                 pointer="#/inputs",
             )
 
 
+def _check_reproducible(items: Sequence[Column | Array], noun: str) -> None:
+    """Refuse what an autoencoder cannot give back: its targets are its inputs."""
+    bad = [item.name for item in items if _content(item) in ("text", "datetime")]
+    if bad:
+        raise SpecError(
+            f"{noun}s {_some(bad)} hold text or times; an autoencoder's inputs, which are its "
+            "targets, are numbers and booleans: choose others by `inputs`, or send them as numbers",
+            pointer="#/inputs",
+        )
+    _check_nulls(items, "inputs", "an autoencoder's inputs, which are its targets,")
+
+
 def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
     items = _items(schema, names)
-    _check_nulls(items, "targets")
+    _check_nulls(items, "targets", "targets")
     times = [item.name for item in items if _content(item) == "datetime"]
     if times:
         raise SpecError(
@@ -228,14 +241,14 @@ def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
         )
 
 
-def _check_nulls(items: Sequence[Column | Array], role: str) -> None:
+def _check_nulls(items: Sequence[Column | Array], role: str, what: str) -> None:
     bad = [item for item in items if isinstance(item, Column) and item.nulls]
     if bad:
         counts = ", ".join(f"{item.name!r} ({item.nulls})" for item in bad[:_SHOWN])
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise SpecError(
-            f"these columns have missing values: {counts}{more}; "
-            f"choose others by `{role}`, or fill them before you send the data",
+            f"{what} have no missing values, but these columns have: {counts}{more}; choose others "
+            f"by `{role}`, or leave out those rows or fill them before you send the data",
             pointer=f"#/{role}",
         )
 

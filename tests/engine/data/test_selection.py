@@ -83,6 +83,13 @@ def test_an_autoencoder_predicts_its_inputs() -> None:
     assert chosen.inputs == chosen.targets == ("a", "c", "y")
 
 
+def test_texts_times_and_gaps_may_be_inputs_but_an_autoencoders() -> None:
+    schema = _table(3, t="text", d="datetime", gap="number", y="number")
+
+    assert select(schema, _spec()).inputs == ("t", "d", "gap")
+    assert select(schema, _spec(form="autoencoder", inputs=["y"])).inputs == ("y",)
+
+
 def test_arrays_are_x_and_y_unless_named() -> None:
     schema = _arrays(x=((9, 4), "float32"), y=((9,), "text"), w=((9,), "int64"))
     chosen = select(schema, _spec(sample_weight="w"))
@@ -120,8 +127,8 @@ def test_a_long_list_of_what_exists_is_cut() -> None:
         (NUMBERS, {"form": "classifier", "targets": ["a", "b"]}, "#/targets", "exactly one"),
         (NUMBERS, {"form": "autoencoder", "targets": ["y"]}, "#/targets", "leave `targets` out"),
         (NUMBERS, {"inputs": ["*"] * 300}, "#/inputs/256", "256 globs"),
-        (_table(t="text", d="datetime", y="number"), {}, "#/inputs", "'t', 'd' hold text or times"),
-        (_table(3, gap="number", y="number"), {}, "#/inputs", "'gap' (3)"),
+        (_table(t="text", d="datetime"), {"form": "autoencoder"}, "#/inputs", "'t', 'd' hold text"),
+        (_table(3, gap="number"), {"form": "autoencoder"}, "#/inputs", "'gap' (3)"),
         (_table(3, a="number", gap="number"), {}, "#/targets", "'gap' (3)"),
         (_table(3, gap="number", y="number"), {"sample_weight": "gap"}, "#/sample_weight", "3 mis"),
         (_table(a="number", y="datetime"), {}, "#/targets", "hold times"),
@@ -131,6 +138,7 @@ def test_a_long_list_of_what_exists_is_cut() -> None:
         (_arrays(a=((9, 1), "int8"), y=((9,), "int8")), {}, "#/inputs", "these exist: a, y"),
         (_arrays(x=((9, 1), "int8")), {}, "#/targets", "these exist: x"),
         (_arrays(x=((9, 2, 2), "int8"), y=((9,), "int8")), {}, "#/inputs", "[9, 2, 2]"),
+        (_arrays(x=((9, 1), "text"), y=((9,), "int8")), {}, "#/inputs", "a text for each row"),
         (_arrays(x=((9,), "int8"), y=((9, 1, 1), "int8")), {}, "#/targets", "[9, 1, 1]"),
         (_arrays(x=((9,), "int8"), y=((9, 2), "bool")), {}, "#/targets", "one dimension"),
         (
