@@ -60,7 +60,11 @@ class Parsers:
             except BaseException:
                 _end(process)
                 raise
-            self._put_back(process)
+            # What a bad file may have left behind in the process shall not meet the next one.
+            if "schema" in answer:
+                self._put_back(process)
+            else:
+                _end(process)
         if "schema" in answer:
             return Parsed(schema=answer["schema"], sha256=answer["sha256"])
         if answer["kind"] == "storage":
@@ -79,8 +83,11 @@ class Parsers:
         with self._lock:
             if self._closed:
                 raise Unavailable("the server is stopping", retry_after_s=5)
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                process = self._idle.pop()
+                if process.poll() is None:
+                    return process
+                _end(process)
         command = [sys.executable, "-m", "service.executors.parser_process"]
         return subprocess.Popen(
             [*command, "--parent", str(os.getpid())],

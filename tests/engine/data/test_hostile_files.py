@@ -97,10 +97,15 @@ def test_a_mangled_file_is_a_data_error_or_a_sound_data_set(
     assert not any(str(tmp_path) in message for message in messages)
 
 
+# A pool must outlive what was allocated from it, and Arrow's threads may still hold some of that.
+_POOLS: list[pa.MemoryPool] = []
+
+
 def _peak_bytes(path: Path, media_type: str, limits: Limits) -> int:
     """Return the memory that Python and Arrow held at most while the file was refused."""
     pool = pa.default_memory_pool()
     counted = pa.proxy_memory_pool(pool)
+    _POOLS.append(counted)
     pa.set_memory_pool(counted)
     tracemalloc.start()
     try:
