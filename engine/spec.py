@@ -92,7 +92,7 @@ def _refuse_all_but(neutral: Any) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if value != neutral or isinstance(value, bool):
-            raise ValueError(f"not available in this version; leave it out (or {neutral!r})")
+            raise ValueError("not available in this version; leave it out")
         return value
 
     return BeforeValidator(check)
