@@ -5,7 +5,8 @@ EngineError
 │   └── PatternError     a pattern matches nothing; the message lists what exists
 ├── DataError        the data cannot be used as they are
 ├── ArtifactError    stored weights do not fit their description
-└── DivergedError    the loss left the numbers that a float can hold
+├── DivergedError    the loss left the numbers that a float can hold
+└── StoppedError     work ended because nobody wants it any more
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "EngineError",
     "PatternError",
     "SpecError",
+    "StoppedError",
 ]
 
 
@@ -57,3 +59,7 @@ class ArtifactError(EngineError):
 
 class DivergedError(EngineError):
     """Training whose loss became NaN or infinite."""
+
+
+class StoppedError(EngineError):
+    """Work that was asked to stop before its end."""

@@ -19,13 +19,17 @@ from engine.spec import TrainSpec
 from engine.statistics import pass_mean
 from engine.summary import renormalised
 
-__all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
+__all__ = ["Evaluation", "array_of", "evaluate_on_validation", "given_precision"]
 
 NUM_SAMPLES = 100
 _MAX_SAMPLES = 5_000_000
 """Numbers held at once: 100 passes of 50 000 rows of one target; later rows do not count."""
 
 Array = npt.NDArray[Any]
+
+_MAX_FLOPS = 4e11
+"""About ten seconds of products; later rows do not count."""
+_MIN_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,9 @@ def evaluate_on_validation(
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
-    rows = min(len(x), max(1, _MAX_SAMPLES // (passes * graph.last.size)))
+    by_memory = _MAX_SAMPLES // (passes * graph.last.size)
+    by_work = int(_MAX_FLOPS / (passes * max(1, graph.flops_per_row())))
+    rows = min(len(x), max(_MIN_ROWS, min(by_memory, by_work)))
     sampler = Sampler(network, regularizers, wanted=(graph.last.out,), seed=spec.seed)
     numbers = np.arange(passes, dtype=np.int64)
     pieces: list[Array] = []
@@ -99,5 +105,15 @@ def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Arra
 
 
 def given_precision(given: str | float | Mapping[str, float], name: str) -> float:
-    """Return the precision that the caller gave for a target, alone or by its name."""
-    return float(given[name] if isinstance(given, Mapping) else given)
+    """Return the precision that the caller gave for a target.
+
+    Alone, by the target's name, or by that of the array whose column it is (`y` for `y[0]`).
+    """
+    if not isinstance(given, Mapping):
+        return float(given)
+    return float(given[name] if name in given else given[array_of(name)])
+
+
+def array_of(target: str) -> str:
+    """Return the name of the array that a target such as `y[0]` is a column of."""
+    return target.rpartition("[")[0] or target

@@ -17,6 +17,7 @@ from engine.data.schema import Schema
 from engine.data.selection import Selection, select
 from engine.data.splits import Split, split
 from engine.errors import DataError, SpecError
+from engine.evaluation import array_of
 from engine.graph import Graph, build_graph
 from engine.monitors import resolve_monitors
 from engine.regularizers import Regularizer, resolve, unread_warnings
@@ -131,7 +132,7 @@ def plan_training(
             "`patience` watches the validation loss; give `validation` rows, or leave it out",
             pointer="#/patience",
         )
-    _check_noise_precision(spec, selection)
+    _check_noise_precision(spec, selection, encoding)
     return TrainingPlan(
         spec=spec,
         selection=selection,
@@ -177,7 +178,7 @@ def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
     return data.column(selection.targets[0]) if selection.form == "classifier" else None
 
 
-def _check_noise_precision(spec: TrainSpec, selection: Selection) -> None:
+def _check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Encoding) -> None:
     given = spec.noise_precision
     if given == "fit":
         return
@@ -188,11 +189,13 @@ def _check_noise_precision(spec: TrainSpec, selection: Selection) -> None:
         )
     if not isinstance(given, dict):
         return
-    unknown = [name for name in given if name not in selection.targets]
-    missing = [name for name in selection.targets if name not in given]
+    names = encoding.target_names
+    taken = {*names, *selection.targets}
+    unknown = [name for name in given if name not in taken]
+    missing = [name for name in names if name not in given and array_of(name) not in given]
     if unknown or missing:
         raise SpecError(
-            f"`noise_precision` by target names each of them: {', '.join(selection.targets)}; "
+            f"`noise_precision` by target names each of them: {', '.join(names)}; "
             f"not among them: {', '.join(unknown) or 'none'}; "
             f"missing: {', '.join(missing) or 'none'}",
             pointer="#/noise_precision",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,10 +96,17 @@ class PredictionPlan:
             if isinstance(regularizer, GaussianNoise)
         ]
 
-    def run(self, x: npt.NDArray[np.float32], row_ids: npt.NDArray[np.int64]) -> Tree:
+    def run(
+        self,
+        x: npt.NDArray[np.float32],
+        row_ids: npt.NDArray[np.int64],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Tree:
         """Return the answer's `outputs` for encoded rows (rows, inputs).
 
-        `row_ids` are the rows' positions in the random streams, without `row_offset`.
+        `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
+        says so, StoppedError ends the work.
         """
         wanted = tuple(dict.fromkeys((self.model.graph.last.out, *self.extra)))
         sampler = Sampler(
@@ -108,6 +115,7 @@ class PredictionPlan:
             wanted=wanted,
             seed=self.seed,
             masks=self.spec.masks,
+            stop=stop,
         )
         ids = row_ids + self.spec.row_offset
         pieces = [

@@ -7,13 +7,14 @@ the same path through the BLAS and gives a row the same bits alone, among others
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.errors import StoppedError
 from engine.graph import Graph
 from engine.names import plain_name
 from engine.network import Network, evaluate, needed_layers
@@ -48,9 +49,12 @@ class Sampler:
         wanted: Sequence[str],
         seed: int = 0,
         masks: Literal["independent", "shared"] = "independent",
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`stop` is asked before every tile; where it says so, StoppedError ends the work."""
         self.network = network
         self.wanted = tuple(wanted)
+        self._stop = stop
         self._shares_masks = masks == "shared"
         self._sites = sites_by_output(regularizers)
         self._keys = {
@@ -90,6 +94,7 @@ class Sampler:
             for name in self.stochastic
         }
         for start in range(0, count, self._tile):
+            self._go_on()
             pairs = np.arange(start, min(start + self._tile, count))
             which_pass, which_row = np.divmod(pairs, len(x))
             values = self._evaluate_tile(
@@ -126,6 +131,7 @@ class Sampler:
         if not results:
             return results
         for start in range(0, len(x), self._tile):
+            self._go_on()
             rows = x[start : start + self._tile]
             known = {graph.first.out: self._to_tile(rows)}
             with torch.inference_mode():
@@ -135,6 +141,10 @@ class Sampler:
             for name, raw in plain.items():
                 results[name][start : start + len(rows)] = values[raw][: len(rows)].cpu().numpy()
         return results
+
+    def _go_on(self) -> None:
+        if self._stop():
+            raise StoppedError("the work was asked to stop")
 
     # -- one tile ----------------------------------------------------------------------------------
 

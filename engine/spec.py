@@ -225,12 +225,26 @@ class LayerSpec(Spec):
         raise ValueError("a layer is a size, an object, a list such as [100, 'tanh'], or null")
 
 
+def _check_word(word: str) -> None:
+    """Name a word that is neither a form nor an activation for what it is."""
+    if word in LAYER_FORMS:
+        return
+    try:
+        _known_activation(word)
+    except ValueError:
+        raise ValueError(
+            f"{word!r} is neither a form of layers ({', '.join(LAYER_FORMS)}) "
+            f"nor an activation ({', '.join(ACTIVATIONS)})"
+        ) from None
+
+
 def _layer_from_list(elements: list[Any]) -> dict[str, Any]:
     """Read theanets' short form: an integer is the size, a word the form or the activation."""
     layer: dict[str, Any] = {}
     for element in elements:
         if isinstance(element, str):
             word = _spelling(element)
+            _check_word(word)
             # "softmax" is a form and an activation; in a list it means the form, as in theanets.
             key = "form" if word in LAYER_FORMS else "activation"
         elif isinstance(element, int) and not isinstance(element, bool):

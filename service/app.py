@@ -75,6 +75,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         redirect_slashes=False,
         middleware=[
             Middleware(_RequestIdMiddleware),
+            Middleware(_HeadMiddleware),
             Middleware(MetricsMiddleware),
             Middleware(KeyMiddleware, settings=settings),
         ],
@@ -145,6 +146,27 @@ class _RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, named)
+
+
+class _HeadMiddleware:
+    """Answers HEAD as GET, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
+
+        async def bodiless(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # Without `Accept` nothing is streamed for as long as a job lasts.
+        await self._app({**scope, "method": "GET", "headers": headers}, receive, bodiless)
 
 
 def _describe(app: FastAPI) -> None:

@@ -38,15 +38,16 @@ def answer_once(
 ) -> Response:
     """Create something and answer, or repeat the first answer to the same key.
 
-    `content` is the parsed content of the request. Raises IdempotencyMismatch where the key came
-    with other content before, and IdempotencyInFlight while the first request is going on.
+    `content` is the parsed content of the request, its parameters included. Raises
+    IdempotencyMismatch where the key came with other content before, and IdempotencyInFlight while
+    the first request is going on.
     """
     if key is None:
         return _response(answer(create(None)))
     state = request.state
     keys: IdempotencyKeys = state.idempotency
     in_flight: InFlight = state.in_flight
-    described = [request.method, request.url.path, sorted(request.query_params.items()), content]
+    described = [request.method, request.url.path, content]
     canonical = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(canonical).hexdigest()
     owner = request.scope.get("bernoulli.owner")

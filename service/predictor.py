@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
+import orjson
 from pydantic import Field
 
 from engine import artifact
@@ -132,26 +134,62 @@ class Predictor:
         max_bytes: int,
         max_running: int,
         max_waiting: int,
+        max_wait_s: float = 30.0,
     ) -> None:
         self.loaded = LoadedModels(blobs, max_bytes=max_bytes)
         self._models = models
         self._datasets = datasets
         self._blobs = blobs
+        self._max_running = max_running
         self._max_waiting = max_waiting
-        self._running = threading.BoundedSemaphore(max_running)
-        self._lock = threading.Lock()
-        self._waiting = 0
+        self._max_wait_s = max_wait_s
+        self._turns = anyio.Semaphore(max_running)
+        # Threads of their own: waiting for these is no reason to keep any other route waiting.
+        self._threads = anyio.CapacityLimiter(max_running)
 
-    def predict(self, request: PredictRequest) -> dict[str, Any]:
-        """Answer a request; raises NotFound, EngineError, TooLarge or QueueFull."""
+    async def answer(self, request: PredictRequest, stop: threading.Event) -> bytes:
+        """Answer a request as JSON, in its turn.
+
+        Setting `stop` ends the work with StoppedError. Raises NotFound, EngineError, TooLarge, or
+        QueueFull when too many wait already, or this one has for too long.
+        """
+        waiting = self._turns.statistics().tasks_waiting
+        if waiting >= self._max_waiting:
+            raise QueueFull(
+                f"{waiting} predictions are waiting already; try again shortly", retry_after_s=1
+            )
+        try:
+            with anyio.fail_after(self._max_wait_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise QueueFull(
+                f"other predictions took all turns for {self._max_wait_s:g} s; try again later",
+                retry_after_s=5,
+            ) from error
+        try:
+            return await anyio.to_thread.run_sync(
+                self._content, request, stop, limiter=self._threads
+            )
+        finally:
+            self._turns.release()
+
+    def _content(self, request: PredictRequest, stop: threading.Event) -> bytes:
+        # The numbers are arrays still: they are written once, straight from memory.
+        return orjson.dumps(
+            self.predict(request, stop=stop.is_set), option=orjson.OPT_SERIALIZE_NUMPY
+        )
+
+    def predict(
+        self, request: PredictRequest, *, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Answer in this thread; raises NotFound, EngineError, TooLarge or StoppedError."""
         stored = self._models.resolve(request.model)
         model = self.loaded.get(stored)
         seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
         plan = plan_prediction(model, request.spec(), seed=seed)
-        with self._turn():
-            x, row_ids = self._rows(model, plan, request.inputs)
-            _check_size(plan, len(x))
-            outputs = plan.run(x, row_ids)
+        x, row_ids = self._rows(model, plan, request.inputs)
+        _check_size(plan, len(x))
+        outputs = plan.run(x, row_ids, stop=stop)
         random = is_stochastic(plan.regularizers)
         return {
             "model": stored.id,
@@ -166,26 +204,6 @@ class Predictor:
             "stream": STREAM_VERSION,
             "warnings": plan.warnings,
         }
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for one of the few turns to compute, in a queue of bounded length."""
-        with self._lock:
-            if self._waiting >= self._max_waiting:
-                raise QueueFull(
-                    f"{self._waiting} predictions are waiting already; try again shortly",
-                    retry_after_s=1,
-                )
-            self._waiting += 1
-        try:
-            self._running.acquire()
-        finally:
-            with self._lock:
-                self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._running.release()
 
     def _rows(
         self, model: artifact.Model, plan: PredictionPlan, inputs: Any

@@ -105,11 +105,16 @@ class Limits(Spec):
     """Longest time that one attempt may run; it then ends as failed, of kind `timeout`."""
 
 
-def _plain(tags: dict[str, str]) -> dict[str, str]:
+def _plain_text(text: str) -> str:
     """Refuse what not every database can store."""
+    if any(ord(character) < 32 for character in text):
+        raise ValueError(f"must be text without control characters, got {text!r:.80}")
+    return text
+
+
+def _plain(tags: dict[str, str]) -> dict[str, str]:
     for text in (*tags, *tags.values()):
-        if any(ord(character) < 32 for character in text):
-            raise ValueError(f"must be text without control characters, got {text!r:.80}")
+        _plain_text(text)
     return tags
 
 
@@ -143,10 +148,12 @@ class TrainRequest(TrainSpec):
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)]
     """Id of the data set to train on."""
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    name: (
+        Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_text)] | None
+    ) = None
     """Name of the job and of its model."""
     tags: Tags = Field(default_factory=dict)
-    checkpoint_every: CheckpointEvery = CheckpointEvery(seconds=30.0)
+    checkpoint_every: CheckpointEvery | None = CheckpointEvery(seconds=30.0)
     limits: Limits | None = None
     calibrate: Nothing = None
     search: Nothing = None

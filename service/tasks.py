@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,9 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         run.restore(context.checkpoint)
     for event in run.training:
         yield run.step(event if isinstance(event, EpochEnd) else None)
+    yield run.trained()
     for done in run.evaluate():
-        yield Step(
-            progress=run.progress("evaluating", completed=round(100 * done), total=100, unit="%")
-        )
+        yield run.evaluating(done)
     yield Step(
         events=(("log", {"message": run.closing_message()}),),
         progress=run.progress("training", completed=run.training.epoch),
@@ -163,6 +163,16 @@ class _TrainingRun:
             snapshot=self.training.state,
             result=self.result if self.training.epoch else None,
         )
+
+    def trained(self) -> Step:
+        """Describe the end of training: worth keeping before what follows."""
+        return replace(self.step(None), is_milestone=True)
+
+    def evaluating(self, done: float) -> Step:
+        """Describe where the evaluation stands; what is kept and left is that of training."""
+        percent = round(100 * done)
+        progress = self.progress("evaluating", completed=percent, total=100, unit="%")
+        return replace(self.step(None), progress=progress)
 
     def progress(
         self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"

@@ -60,6 +60,8 @@ class Step:
     metrics: Mapping[str, Any] | None = None
     epoch: int = 0
     """Whole epochs behind it."""
+    is_milestone: bool = False
+    """A good moment for a checkpoint, due or not."""
     snapshot: Callable[[], bytes] | None = None
     """Everything that is needed to go on from here."""
     result: Callable[[], TaskResult] | None = None
@@ -148,9 +150,7 @@ class Worker:
         """Run the job and finish it in whichever way it ends."""
         attempt = _Attempt(job, jobs=self._jobs, blobs=self._blobs, clock=self._clock)
         try:
-            last = self._follow(job, attempt)
-        except _Cancelled as cancelled:
-            attempt.finish(Status.CANCELLED, attempt.last if cancelled.keep else None)
+            attempt.finish(*self._outcome(job, attempt))
         except _TimedOut:
             limit = job.spec["limits"]["seconds"]
             attempt.fail("timeout", f"the job ran for its limit of {limit:g} seconds")
@@ -166,8 +166,14 @@ class Worker:
         except Exception:
             logger.exception("job broke", job=job.id)
             attempt.fail("infrastructure", "an internal error ended the job; it has been logged")
-        else:
-            attempt.finish(Status.SUCCEEDED, last)
+
+    def _outcome(self, job: Job, attempt: _Attempt) -> tuple[Status, TaskResult | None]:
+        """Run the job to its end, or to where it is cancelled; return what it leaves."""
+        try:
+            last = self._follow(job, attempt)
+            return Status.SUCCEEDED, _result_of(last)
+        except _Cancelled as cancelled:
+            return Status.CANCELLED, _result_of(attempt.last) if cancelled.keep else None
 
     def _follow(self, job: Job, attempt: _Attempt) -> Step | None:
         """Go through the task's steps to the last; raise to end it before."""
@@ -193,6 +199,10 @@ class Worker:
                     attempt.give_back()
                     raise _Stopped
         return attempt.last
+
+
+def _result_of(step: Step | None) -> TaskResult | None:
+    return None if step is None or step.result is None else step.result()
 
 
 def _generator(steps: Iterator[Step]) -> Any:
@@ -243,6 +253,8 @@ class _Attempt:
     def _is_checkpoint_due(self, step: Step, now: float) -> bool:
         if step.snapshot is None:
             return False
+        if step.is_milestone:
+            return bool(now - self._checkpointed >= FIRST_CHECKPOINT_S)
         if self._every_epochs is not None:
             if step.epoch - self._checkpoint_epoch >= self._every_epochs:
                 return True
@@ -322,9 +334,8 @@ class _Attempt:
             error["errors"] = [{"pointer": pointer, "detail": detail}]
         self._finish(Status.FAILED, error=error)
 
-    def finish(self, status: Status, last: Step | None) -> None:
-        """End the job with what its last step leaves, in one transaction."""
-        result = last.result() if last is not None and last.result is not None else None
+    def finish(self, status: Status, result: TaskResult | None) -> None:
+        """End the job with what it leaves, in one transaction."""
         if result is None or result.model is None:
             self._finish(status, metrics=None if result is None else result.metrics)
             return
@@ -339,10 +350,12 @@ class _Attempt:
             weights=key,
         )
         try:
-            self._finish(status, metrics=result.metrics, model=row)
-        except LeaseLost:
+            finished = self._finish(status, metrics=result.metrics, model=row)
+        except BaseException:
             self._blobs.delete(key)
             raise
+        if finished.model != model_id:  # cancelled at the last moment
+            self._blobs.delete(key)
 
     def _finish(
         self,
@@ -351,8 +364,8 @@ class _Attempt:
         metrics: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
         model: NewModelRow | None = None,
-    ) -> None:
-        self._jobs.finish(
+    ) -> Job:
+        finished = self._jobs.finish(
             self.job,
             status,
             events=self._events,
@@ -362,3 +375,4 @@ class _Attempt:
             model=model,
         )
         self._forget()
+        return finished

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -49,7 +50,10 @@ class _Child:
     pipe: int
     started: float
     heard: float
+    oom_kills: int
+    """Processes that the kernel had killed for memory when it started."""
     is_warm: bool = False
+    hung: bool = False
 
 
 @dataclass
@@ -144,7 +148,7 @@ class Supervisor:
         os.close(writer)
         os.set_blocking(reader, False)
         now = time.monotonic()
-        child = _Child(role, name, process, reader, started=now, heard=now)
+        child = _Child(role, name, process, reader, started=now, heard=now, oom_kills=_oom_kills())
         self._selector.register(reader, selectors.EVENT_READ, child)
         logger.info("process started", role=role, name=name, pid=process.pid)
         return child
@@ -190,10 +194,22 @@ class Supervisor:
         os.close(child.pipe)
 
     def _take_job_from(self, child: _Child, code: int) -> None:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        self._jobs.worker_died(
-            child.name, "infrastructure", f"the worker process {how} while it ran the job"
-        )
+        """Have the job tried again, or fail: whoever kills a worker from outside is not the job."""
+        if child.hung:
+            how = f"gave no sign of life for {self._settings.hang_s:g} s"
+            self._jobs.worker_died(child.name, "infrastructure", f"the worker process {how}")
+        elif code == -signal.SIGKILL and _oom_kills() > child.oom_kills:
+            self._jobs.worker_died(
+                child.name, "memory", "the system ended the worker process for lack of memory"
+            )
+        else:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            self._jobs.worker_died(
+                child.name,
+                "infrastructure",
+                f"the worker process {how} while it ran the job",
+                counts=code not in (-signal.SIGKILL, -signal.SIGTERM),
+            )
 
     def _kill_hung(self) -> None:
         """Kill workers without a sign of life; the rest is as for any that died."""
@@ -201,6 +217,7 @@ class Supervisor:
         for child in self._children():
             if child.role == "worker" and now - child.heard > self._settings.hang_s:
                 logger.error("worker gives no sign of life", name=child.name)
+                child.hung = True
                 child.process.kill()
                 child.process.wait()
 
@@ -246,3 +263,12 @@ class Supervisor:
                 child.process.wait()
             self._forget(child)
         health.publish(self._settings, 0)
+
+
+def _oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

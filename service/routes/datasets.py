@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 
 from engine.data import formats
 from engine.data.dataset import Data
+from service.accept import preferred
 from service.bodies import StrictRoute, limited_stream, read_form
 from service.deps import (
     AfterQuery,
@@ -106,7 +107,7 @@ async def create_dataset(
             return answer_once(
                 request,
                 idempotency_key,
-                [media_type, sha256],
+                [media_type, sha256, name],
                 create,
                 lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
             )
@@ -254,39 +255,12 @@ def get_dataset_content(
 ) -> Response:
     """Download the data; `Accept` chooses the format, CSV for tables and npz for arrays if none."""
     dataset = datasets.get(dataset_id)
-    media_type = _chosen(request.headers.get("accept", ""), formats.WRITABLE[dataset.kind])
+    offered = formats.WRITABLE[dataset.kind]
+    media_type = preferred(request.headers.get("accept", ""), offered)
+    if media_type is None:
+        raise NotAcceptable(f"this data set can be sent as {', '.join(offered)}")
     data: Data = formats.load(blobs.path(dataset.blob), dataset.kind)
     return StreamingResponse(formats.write(data, media_type), media_type=media_type)
-
-
-def _chosen(accept: str, offered: Any) -> str:
-    """Return the offered media type that the `Accept` header likes best."""
-    weights: dict[str, float] = {}
-    for entry in accept.split(","):
-        name, *parameters = (part.strip() for part in entry.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key.strip() == "q":
-                try:
-                    quality = float(value)
-                except ValueError:
-                    quality = 0.0
-        if name:
-            weights[name.lower()] = quality
-    if not weights:
-        return str(offered[0])
-
-    def quality_of(media_type: str) -> float:
-        for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-            if name in weights:
-                return weights[name]
-        return 0.0
-
-    best = max(offered, key=quality_of)
-    if quality_of(best) <= 0:
-        raise NotAcceptable(f"this data set can be sent as {', '.join(offered)}")
-    return str(best)
 
 
 @router.delete(

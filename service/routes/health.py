@@ -27,7 +27,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/health/live", operation_id="isLive")
-def live() -> dict[str, str]:
+async def live() -> dict[str, str]:
     """Answer 200 while the process can answer."""
     return {"status": "live"}
 

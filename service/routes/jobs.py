@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from service.accept import preferred
 from service.bodies import StrictRoute
 from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
 from service.errors import Invalid, NotFound
@@ -138,7 +139,8 @@ async def list_job_events(
     ] = None,
 ) -> Response:
     """List what happened to a job or, with `Accept: text/event-stream`, follow it as it happens."""
-    if "text/event-stream" not in request.headers.get("accept", ""):
+    offered = ("application/json", "text/event-stream")
+    if preferred(request.headers.get("accept", ""), offered) != "text/event-stream":
         page = await run_in_threadpool(jobs.events, job_id, after=after or 0, limit=limit)
         view = ListView[EventView](
             data=[EventView.of(event) for event in page.data], has_more=page.has_more
@@ -148,6 +150,7 @@ async def list_job_events(
     job = await run_in_threadpool(jobs.get, job_id)
     if job.terminal and first >= job.last_event:
         return Response(status_code=204)
+    first = min(first, job.last_event)  # what has not happened yet cannot have been received
     return StreamingResponse(
         _stream(request, jobs, job_id, first),
         media_type="text/event-stream",

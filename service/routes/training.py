@@ -106,6 +106,13 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
     """Check the request against its data and this machine."""
     if body.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("this server has no CUDA device; take `auto` or `cpu`", pointer="#/device")
+    validation = body.validation
+    if isinstance(validation, ValidationSpec) and validation.dataset == body.dataset:
+        raise SpecError(
+            "the validation data set is the one to train on; give another, or a `fraction` or "
+            "`rows` of this one, which are then taken out of the training rows",
+            pointer="#/validation/dataset",
+        )
     found = {
         pointer: datasets.get(dataset_id, pointer=pointer)
         for dataset_id, pointer in _needed(body).items()
@@ -114,8 +121,6 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
         pointer: formats.load(blobs.path(dataset.blob), dataset.kind)
         for pointer, dataset in found.items()
     }
-    validation = loaded.get("#/validation/dataset")
-    if validation is None and isinstance(body.validation, ValidationSpec):
-        validation = loaded["#/dataset"] if body.validation.dataset is not None else None
+    other = loaded.get("#/validation/dataset")
     schema = Schema.model_validate(found["#/dataset"].schema)
-    return plan_training(body.spec(), loaded["#/dataset"], validation, schema=schema)
+    return plan_training(body.spec(), loaded["#/dataset"], other, schema=schema)

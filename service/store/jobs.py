@@ -294,6 +294,12 @@ class Jobs:
             held = lifecycle.held_job(connection, job)
             if status is Status.CANCELLED and held.status is not Status.CANCELLING:
                 raise ValueError(f"nobody has asked to cancel {job.id}")
+            if status is Status.SUCCEEDED and held.status is Status.CANCELLING:
+                # Its caller was told that it is being cancelled; the worker had not heard of it.
+                status = Status.CANCELLED
+                if not held.cancel_keep:
+                    model = None
+                    values = {k: v for k, v in values.items() if k not in ("model", "result")}
             if model is not None:
                 insert_model(connection, model, job_id=job.id, now=now)
             return lifecycle.end(
@@ -309,14 +315,22 @@ class Jobs:
             held = lifecycle.held_job(connection, job)
             return lifecycle.requeue(connection, held, self._clock(), reason=reason)
 
-    def worker_died(self, worker: str, kind: ErrorKind, detail: str) -> Job | None:
+    def worker_died(
+        self, worker: str, kind: ErrorKind, detail: str, *, counts: bool = True
+    ) -> Job | None:
         """Decide on the job of a worker that is certainly gone; None if it had none.
 
-        The attempt counts as failed unless it left a new checkpoint. Below the cap the job waits
-        again, at the cap it has failed, with `kind` and `detail` (our own text) as its error.
+        The attempt counts as failed unless it left a new checkpoint, or `counts` is false: the
+        worker was killed from outside. Below the cap the job waits again, at the cap it has
+        failed, with `kind` and `detail` (our own text) as its error.
         """
         with self._database.write() as connection:
-            return self._part(connection, worker, kind, detail, self._clock())
+            now = self._clock()
+            if not counts:
+                which = JOBS.c.worker == worker
+                back = claims.take_back(connection, which, now, reason="worker_killed")
+                return back[0] if back else None
+            return self._part(connection, worker, kind, detail, now)
 
     def void_leases(self) -> Sequence[Job]:
         """Take every job from its worker, for a server that starts and knows that it is alone.

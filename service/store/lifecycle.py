@@ -2,8 +2,8 @@
 
     queued ──claim──▶ running ──finish──▶ succeeded | failed | cancelled
       ▲  │               │  │
-      │  └──cancel──┐    │  └──cancel──▶ cancelling ──finish──▶ cancelled (succeeded | failed, if
-      │             ▼    │                   │                  it ended before it was told)
+      │  └──cancel──┐    │  └──cancel──▶ cancelling ──finish──▶ cancelled, or failed if it did so
+      │             ▼    │                   │                  before it was told
       └──requeue─────────┘                   └──requeue──▶ cancelled: what was to be cancelled
                  cancelled                                 never runs again
 

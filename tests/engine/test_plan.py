@@ -11,6 +11,7 @@ import pytest
 
 from engine.data.dataset import Data
 from engine.errors import EngineError
+from engine.evaluation import given_precision
 from engine.plan import plan_training
 from engine.spec import TrainSpec
 
@@ -81,3 +82,18 @@ def test_a_bad_request_is_refused_where_it_stands(spec: dict[str, Any], pointer:
         planned(**spec)
     assert caught.value.pointer == pointer
     assert caught.value.detail
+
+
+@pytest.mark.parametrize("given", [{"y": 3.0}, {"y[0]": 3.0, "y[1]": 2.0}, 3.0, "fit"])
+def test_noise_precision_of_an_array_goes_by_its_name_or_its_columns(given: Any) -> None:
+    rng = np.random.default_rng(0)
+    data = Data(arrays={"x": rng.standard_normal((40, 3)), "y": rng.standard_normal((40, 2))})
+    spec = TrainSpec.model_validate(
+        {"network": {"layers": [None, 4, None]}, "noise_precision": given}
+    )
+    names = plan_training(spec, data).encoding.target_names
+    if isinstance(given, dict):
+        assert [given_precision(spec.noise_precision, name) for name in names] == [
+            3.0,
+            given.get("y[1]", 3.0),
+        ]

@@ -294,3 +294,54 @@ def test_an_unknown_kind_of_job_fails_and_harms_nobody(world: World) -> None:
     job_id = world.jobs.create(NewJob(kind="dance", spec={})).id
     world.work(counting(world))
     assert world.jobs.get(job_id).status is Status.FAILED
+
+
+def test_a_milestone_is_checkpointed_though_none_is_due(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"seconds": 600})
+
+    def task(_job: Job, _context: TaskContext) -> Iterator[Step]:
+        for number in (1, 2, 3):
+            world.clock.now += 0.9
+            yield Step(epoch=number, snapshot=b"s".strip, is_milestone=number == 3)
+
+    world.work(task)
+    epochs = [e.data["epoch"] for e in world.jobs.events(job_id).data if e.type == "checkpoint"]
+    assert epochs == [3]
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_what_goes_wrong_with_the_result_ends_the_job_not_the_worker(
+    world: World, cancels: bool
+) -> None:
+    job_id = world.queue()
+
+    def leave() -> TaskResult:
+        raise ZeroDivisionError("secret")
+
+    def task(_job: Job, _context: TaskContext) -> Iterator[Step]:
+        yield Step(result=leave)
+        if cancels:
+            world.clock.now += 1
+            world.jobs.cancel(job_id, keep=True)
+            yield Step(result=leave)
+
+    assert world.work(task)
+    job = world.jobs.get(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["kind"] == "infrastructure"
+
+
+def test_a_job_cancelled_at_the_last_moment_leaves_no_model(world: World) -> None:
+    job_id = world.queue()
+
+    def leave() -> TaskResult:
+        world.jobs.cancel(job_id)
+        return _result(None, 3)
+
+    def task(_job: Job, _context: TaskContext) -> Iterator[Step]:
+        yield Step(result=leave)
+
+    world.work(task)
+    assert world.jobs.get(job_id).status is Status.CANCELLED
+    assert world.blob_keys("models") == []

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from service.errors import Conflict, Invalid, NotFound, QueueFull, QuotaExceeded
-from service.store.blobs import Blobs, dataset_key
+from service.store.blobs import Blobs, dataset_key, model_key
 from service.store.database import Database, new_id
 from service.store.datasets import Dataset, Datasets, NewDataset
 from service.store.jobs import Checkpoint, Job, Jobs, NewJob, Status, job_error
+from service.store.models import Models, NewModelRow
 from tests.service.store.conftest import Clock
 from tests.service.store.soundness import assert_sound
 
@@ -176,12 +177,32 @@ def test_what_has_ended_otherwise_cannot_be_cancelled(jobs: Jobs, status: Status
     assert jobs.get(job.id) == job
 
 
-def test_a_job_that_ends_before_it_is_told_to_stop_keeps_its_end(jobs: Jobs) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_cancel_that_was_acknowledged_holds_though_the_job_ends_first(
+    jobs: Jobs, models: Models, keep: bool
+) -> None:
     jobs.create(TRAIN)
     job = claim(jobs)
-    jobs.cancel(job.id)
+    jobs.cancel(job.id, keep=keep)
+    model_id = new_id("mdl")
+    row = NewModelRow(id=model_id, document={}, weights=model_key(model_id))
 
-    assert jobs.finish(job, Status.SUCCEEDED).status is Status.SUCCEEDED
+    ended = jobs.finish(job, Status.SUCCEEDED, model=row)
+
+    assert ended.status is Status.CANCELLED
+    assert ended.model == (model_id if keep else None)
+    assert [model.id for model in models.list().data] == ([model_id] if keep else [])
+
+
+def test_kills_from_outside_count_as_nothing(jobs: Jobs) -> None:
+    jobs.create(TRAIN)
+    for attempt in range(1, 20):
+        job = claim(jobs)
+        assert job.attempts == attempt
+        assert job.worker is not None
+        left = jobs.worker_died(job.worker, "infrastructure", "killed", counts=False)
+        assert left is not None
+        assert (left.status, left.failures) == (Status.QUEUED, 0)
 
 
 def test_only_an_ended_job_can_be_deleted(jobs: Jobs, database: Database) -> None:
