@@ -81,7 +81,8 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         ],
     )
     problems.install(app)
-    for part in (datasets, training, jobs, models, aliases, predictions, health, web):
+    # Predictions first: routes are tried in order, and these are the most frequent.
+    for part in (predictions, datasets, training, jobs, models, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)

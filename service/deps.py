@@ -66,46 +66,49 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _state(request: Request) -> Any:
+# These are `async` so that they run where they are asked for: a thread costs more than a look-up.
+
+
+async def _state(request: Request) -> Any:
     return request.state
 
 
 StateDep = Annotated[Any, Depends(_state)]
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.state.settings  # type: ignore[no-any-return]
 
 
-def _blobs(request: Request) -> Blobs:
+async def _blobs(request: Request) -> Blobs:
     return request.state.blobs  # type: ignore[no-any-return]
 
 
-def _datasets(request: Request) -> Datasets:
+async def _datasets(request: Request) -> Datasets:
     return request.state.datasets  # type: ignore[no-any-return]
 
 
-def _jobs(request: Request) -> Jobs:
+async def _jobs(request: Request) -> Jobs:
     return request.state.jobs  # type: ignore[no-any-return]
 
 
-def _models(request: Request) -> Models:
+async def _models(request: Request) -> Models:
     return request.state.models  # type: ignore[no-any-return]
 
 
-def _aliases(request: Request) -> Aliases:
+async def _aliases(request: Request) -> Aliases:
     return request.state.aliases  # type: ignore[no-any-return]
 
 
-def _predictor(request: Request) -> Predictor:
+async def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
 
-def _parsers(request: Request) -> Parsers:
+async def _parsers(request: Request) -> Parsers:
     return request.state.parsers  # type: ignore[no-any-return]
 
 
-def _owner(request: Request) -> str | None:
+async def _owner(request: Request) -> str | None:
     owner: str | None = request.scope.get("bernoulli.owner")
     return owner
 
