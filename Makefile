@@ -58,7 +58,7 @@ serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 
 clean: ## Remove the environment and all that was made; data/ stays
 	rm -rf $(VENV) *.egg-info build dist demo .coverage .hypothesis
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An install that was interrupted leaves its mark, and the next one starts from nothing.
