@@ -67,8 +67,8 @@ def resolve(spec: RegularizationSpec, graph: Graph) -> tuple[Regularizer, ...]:
         for layers in ("input", "hidden", "output"):
             level = getattr(spec, f"{layers}_{kind}")
             pointer = f"#/{layers}_{kind}"
-            if level is not None:
-                patterns = _keyword_patterns(layers, level, graph, pointer)
+            if level:  # as in theanets, a keyword of 0 asks for nothing
+                patterns = _keyword_patterns(layers, graph, pointer)
                 regularizers += [make(pattern, level, None, graph, pointer) for pattern in patterns]
         levels = getattr(spec, kind)
         regularizers += [
@@ -84,7 +84,7 @@ def _escaped(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def _keyword_patterns(layers: str, level: float, graph: Graph, pointer: str) -> tuple[str, ...]:
+def _keyword_patterns(layers: str, graph: Graph, pointer: str) -> tuple[str, ...]:
     """Turn a keyword into patterns: one glob where one says just the same, else one an output.
 
     A pattern may thus be copied from an answer into a request's map, and aims at the same outputs
@@ -92,12 +92,12 @@ def _keyword_patterns(layers: str, level: float, graph: Graph, pointer: str) -> 
     """
     chosen = {"input": (graph.first,), "hidden": graph.hidden, "output": (graph.last,)}[layers]
     outputs = tuple(layer.out for layer in chosen)
-    if not outputs and level > 0:
+    if not outputs:
         keyword = pointer.removeprefix("#/")
         raise PatternError(keyword, kind="output", exist=graph.outputs, pointer=pointer)
     glob = "hid*:out"
     matched = tuple(name for name in graph.outputs if fnmatchcase(name, glob))
-    return (glob,) if layers == "hidden" and outputs and matched == outputs else outputs
+    return (glob,) if layers == "hidden" and matched == outputs else outputs
 
 
 def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer:

@@ -219,3 +219,10 @@ def test_theanets_log_lines_are_kept() -> None:
     network = identity_network(3)
     (dropout,) = resolved(network, hidden_dropout=0.5)
     assert dropout.log() == "regularizer: BernoulliDropout(hid*:out) ~ B(0.5)"
+
+
+def test_a_keyword_of_zero_asks_for_nothing_but_a_pattern_of_zero_stays() -> None:
+    network = identity_network(3)
+    assert resolved(network, input_dropout=0.0, hidden_dropout=0.0, output_noise=0.0) == ()
+    (zero,) = resolved(network, dropout={"hid1:out": 0.0})
+    assert zero.matched == ("hid1:out",)

@@ -85,7 +85,7 @@ def test_the_variance_of_noise_adds_up_through_a_linear_network() -> None:
 
 def test_a_deviation_of_zero_changes_nothing() -> None:
     network = identity_network(4)
-    regularizers = resolve(RegularizationSpec(hidden_noise=0.0), network.graph)
+    regularizers = resolve(RegularizationSpec(noise={"hid1:out": 0.0}), network.graph)
     assert not is_stochastic(regularizers)
     assert "hid1:out-prenoise" in readable_outputs(network.graph, regularizers)
 
