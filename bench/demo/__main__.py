@@ -18,8 +18,9 @@ FOLDER = Path("demo")
 
 
 def main() -> None:
-    """Start a server, show both data sets, stop it; Ctrl-C and SIGTERM stop it, too."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Start a server, show both data sets, stop it; Ctrl-C, SIGTERM and a hang-up stop it, too."""
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(asked, lambda number, frame: sys.exit(128 + number))
     console = Console(highlight=False, soft_wrap=False)
     started = time.monotonic()
     FOLDER.mkdir(exist_ok=True)

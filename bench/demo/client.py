@@ -24,8 +24,10 @@ class Client:
     def get(self, path: str) -> Any:
         return _content(self._http.get(path))
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return _content(self._http.post(path, json=body))
+    def post(self, path: str, body: dict[str, Any], *, wait_s: int = 0) -> Any:
+        """Send a request; with `wait_s`, one whose answer may wait so long for its job's end."""
+        headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        return _content(self._http.post(path, json=body, headers=headers))
 
     def upload(self, content: bytes, media_type: str, *, name: str) -> Any:
         """Store a data set and return its description."""

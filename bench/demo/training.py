@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.demo.client import Client
 
-__all__ = ["train"]
+__all__ = ["train", "train_unseen"]
 
 
 def train(client: Client, console: Console, body: dict[str, Any]) -> Any:
@@ -23,10 +23,19 @@ def train(client: Client, console: Console, body: dict[str, Any]) -> Any:
                 epoch = event["data"]
                 losses = f"loss {epoch['train']['loss']:.4f}, valid {epoch['valid']['loss']:.4f}"
                 progress.update(task, completed=epoch["epoch"], losses=losses)
-    job = client.get(f"/jobs/{job['id']}")
-    if job["status"] != "succeeded":
-        raise SystemExit(f"job {job['id']} has {job['status']}: {job['error']}")
+    job = _succeeded(client.get(f"/jobs/{job['id']}"))
     _print_log(client, console, job["id"])
+    return job
+
+
+def train_unseen(client: Client, body: dict[str, Any]) -> Any:
+    """Train and return the ended job; the answer to one request waits for it."""
+    return _succeeded(client.post("/train", body, wait_s=50))
+
+
+def _succeeded(job: Any) -> Any:
+    if job["status"] != "succeeded":
+        raise SystemExit(f"job {job['id']} is {job['status']}: {job['error']}")
     return job
 
 
