@@ -26,12 +26,13 @@ from service.schemas import (
 from service.shutdown import Shutdown
 from service.store.jobs import Event, Job, Jobs, Status
 
-__all__ = ["preferred_wait", "router", "wait_for_end"]
+__all__ = ["pause_s", "preferred_wait", "router", "wait_for_end"]
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 MAX_WAIT_S = 60.0
-_POLL_S = 0.05
+_LEAST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
 _COMMENT_S = 15.0
 _PAGE = 500
 
@@ -75,16 +76,30 @@ def preferred_wait(prefer: str | None) -> float | None:
     return None if found is None else min(float(found.group(1)), MAX_WAIT_S)
 
 
+def pause_s(quiet_s: float) -> float:
+    """Return the pause before the next look at a job about which nothing was new for so long.
+
+    A twentieth of that time: news are hardly later for it, and callers who wait for a slow job
+    cost little.
+    """
+    return min(max(quiet_s / 20, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
+
+
 async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float) -> Job:
-    """Return the job once it has ended, or as it is when the time is up or the server stops."""
+    """Return the job once it has ended.
+
+    Or as it is when the time is up, the server stops, or the caller is gone.
+    """
     shutdown: Shutdown = request.state.shutdown
-    end = time.monotonic() + wait_s
+    begin = time.monotonic()
     while True:
         job = await run_in_threadpool(jobs.get, job_id)
-        left = end - time.monotonic()
-        if job.terminal or left <= 0 or shutdown.has_begun:
+        waited_s = time.monotonic() - begin
+        if job.terminal or waited_s >= wait_s or shutdown.has_begun:
             return job
-        await shutdown.sleep(min(left, _POLL_S))
+        if await request.is_disconnected():
+            return job
+        await shutdown.sleep(min(wait_s - waited_s, pause_s(waited_s)))
 
 
 @router.post(
@@ -172,7 +187,7 @@ def _stream_start(last_event_id: str | None, after: int | None) -> int:
 async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
     """Yield events as they come, until the final one, the job's deletion or the server's stop."""
     shutdown: Shutdown = request.state.shutdown
-    quiet_since = time.monotonic()
+    news_at = told_at = time.monotonic()
     while True:
         try:
             page = await run_in_threadpool(jobs.events, job_id, after=after, limit=_PAGE)
@@ -181,16 +196,16 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
         for event in page.data:
             yield _frame(event)
             after = event.id
-            quiet_since = time.monotonic()
+            news_at = told_at = time.monotonic()
         if page.data and page.data[-1].type == "finished":
             return
         if page.has_more:
             continue
-        if await shutdown.sleep(_POLL_S):
+        if await shutdown.sleep(pause_s(time.monotonic() - news_at)):
             return
-        if time.monotonic() - quiet_since >= _COMMENT_S:
+        if time.monotonic() - told_at >= _COMMENT_S:
             yield ": still here\n\n"
-            quiet_since = time.monotonic()
+            told_at = time.monotonic()
 
 
 def _frame(event: Event) -> str:

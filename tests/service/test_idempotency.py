@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import orjson
 import pytest
 
@@ -88,6 +90,23 @@ def test_a_request_still_in_flight_is_a_conflict(api: Api) -> None:
     with api.state["in_flight"].hold(Idempotency("once", None, fingerprint)):
         assert_problem(api.post("/datasets", content=CSV, headers=headers), 409)
     assert api.post("/datasets", content=CSV, headers=headers).status_code == 201
+
+
+def test_requests_at_the_same_time_with_one_key_create_one_job(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+
+    def post(_: int) -> httpx.Response:
+        return api.post("/train", json=body, headers=ONCE)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(post, range(8)))
+    told = {answer.content for answer in answers if answer.status_code == 202}
+    assert len(told) == 1
+    for answer in answers:
+        if answer.status_code != 202:
+            assert_problem(answer, 409)
+    assert count(api, "/jobs") == 1
+    assert {post(0).content} == told
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é", "\x7f"])

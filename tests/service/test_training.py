@@ -5,8 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import anyio
 import pytest
+import torch
+from starlette.requests import Request
+from starlette.types import Message
 
+from service.routes.jobs import pause_s, wait_for_end
 from service.store.jobs import Status
 from tests.service.conftest import Api, Serve, assert_problem
 
@@ -68,6 +73,22 @@ def test_what_the_data_cannot_meet_is_refused_before_it_is_queued(
     assert api.get("/jobs").json()["data"] == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}, "device": "cuda"}
+    assert "`cpu`" in assert_problem(api.post("/train", json=body), 422, "#/device")["detail"]
+
+
+def test_a_validation_data_set_is_another_one_that_exists(api: Api) -> None:
+    dataset = api.upload()
+    body: dict[str, Any] = {"dataset": dataset, "network": {"layers": [None, 3, None]}}
+    for other, status in (("ds_none", 404), (dataset, 422)):
+        body["validation"] = {"dataset": other}
+        assert_problem(api.post("/train", json=body), status, "#/validation/dataset")
+    body["validation"] = {"dataset": api.upload(b"x,y\n5,10\n6,12\n")}
+    assert api.post("/train", json=body).status_code == 202
+
+
 @pytest.mark.parametrize("field", ["calibrate", "search"])
 def test_what_a_later_version_serves_is_refused_by_name(api: Api, field: str) -> None:
     """Nothing is accepted and ignored; the neutral value is taken."""
@@ -126,3 +147,26 @@ def test_a_stop_of_the_server_ends_the_wait(api: Api) -> None:
         api.state["shutdown"].begin()
         answer = waiting.result(timeout=20)
     assert answer.json()["status"] == "queued"
+
+
+def test_a_wait_ends_with_its_caller(api: Api) -> None:
+    """Callers who hang up and ask again shall not add up to work that nobody reads."""
+    job = api.train(api.upload())
+
+    async def hang_up() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def wait() -> Status:
+        request = Request({"type": "http", "state": dict(api.state)}, hang_up)
+        with anyio.fail_after(20):
+            return (await wait_for_end(request, api.state["jobs"], job["id"], 60.0)).status
+
+    assert anyio.run(wait) is Status.QUEUED
+
+
+def test_who_waits_long_asks_seldom_and_hears_of_it_little_later() -> None:
+    quiet = [step / 10 for step in range(600)]
+    pauses = [pause_s(seconds) for seconds in quiet]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.05, 0.5)
+    assert all(p <= max(0.05, s / 20) for p, s in zip(pauses, quiet, strict=True))
