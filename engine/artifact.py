@@ -17,7 +17,8 @@ import torch
 
 from engine.data.encoding import Encoding
 from engine.errors import ArtifactError, SpecError
-from engine.graph import Graph, build_graph, layer_pointer
+from engine.graph import Graph, build_graph
+from engine.layers import Layer, layer_pointer, shown
 from engine.network import Network
 from engine.regularizers import Perturbation, Regularizer, WeightPenalty, resolve
 from engine.spec import LayerSpec, NetworkSpec, RegularizationSpec, TrainSpec
@@ -36,6 +37,9 @@ __all__ = [
 FORMAT = 1
 """Version of the document; a reader refuses those it does not know."""
 
+_SIZED = (None, "input", "ff", "softmax")
+"""Forms of layers whose size nothing but the spec or the data can say."""
+
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
@@ -48,7 +52,7 @@ class Model:
     trained: tuple[Regularizer, ...]
     """The regularizers that it was trained with."""
     noise_precision: npt.NDArray[np.float64] | None
-    """(outputs,), in original units^-2; None where there is none."""
+    """Broadcasts against outputs, in original units^-2; None where there is none."""
 
     @property
     def graph(self) -> Graph:
@@ -65,30 +69,44 @@ def weights_of(values: Weights) -> bytes:
 def resolved_network(graph: Graph) -> NetworkSpec:
     """Return the spec with every size, name, activation and partner written out."""
     layers = tuple(
-        LayerSpec(size=layer.size, name=layer.name, form="input")
-        if layer.form == "input"
-        else LayerSpec(
-            form=layer.form,
-            size=layer.size,
-            activation=layer.activation,
-            name=layer.name,
-            inputs=layer.inputs,
-            partner=layer.partner,
+        LayerSpec.model_validate(
+            layer.spec.model_dump(exclude_unset=True, exclude=set(_HOW_IT_BEGAN)) | _resolved(layer)
         )
         for layer in graph.layers
     )
     return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
 
 
+_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "columns")
+
+
+def _resolved(layer: Layer) -> dict[str, Any]:
+    if layer.form == "input":
+        return {"form": "input", "size": layer.size, "shape": layer.shape, "name": layer.name}
+    activation = layer.activation if "activation" in type(layer).takes else None
+    return {
+        "form": layer.form,
+        "size": layer.size,
+        "activation": activation,
+        "name": layer.name,
+        "inputs": layer.inputs,
+        "partner": layer.partner,
+    }
+
+
 def describe_graph(graph: Graph) -> dict[str, Any]:
-    """Return parameters by name and shape, and outputs by name and size."""
+    """Return parameters and outputs by name, with their shapes; of outputs those of one row."""
     return {
         "parameters": {
             name: {"shape": list(shape), "dtype": "float32"}
             for name, shape in graph.parameters.items()
         },
         "parameter_count": graph.parameter_count,
-        "outputs": {name: {"size": size} for name, size in graph.outputs.items()},
+        "outputs": {
+            name: {"size": layer.size, "shape": list(shape)}
+            for layer in graph.layers
+            for name, shape in layer.outputs.items()
+        },
     }
 
 
@@ -155,7 +173,7 @@ def load_model(
     except (KeyError, pydantic.ValidationError) as error:
         raise ArtifactError("the model's document cannot be read") from error
     assert network_spec.form is not None
-    graph = build_graph(network_spec, form=network_spec.form, input_size=None, output_size=None)
+    graph = build_graph(network_spec, form=network_spec.form, input_shapes=None, output_shape=None)
     values = _checked(graph, _read(weights))
     precision = document["noise_precision"]
     return Model(
@@ -164,7 +182,7 @@ def load_model(
         trained=resolve(trained, graph),
         noise_precision=None
         if precision is None
-        else np.array([precision[name] for name in encoding.target_names], dtype=np.float64),
+        else encoding.along_targets([precision[name] for name in encoding.target_names]),
     )
 
 
@@ -179,26 +197,28 @@ def import_model(
     """
     network = NetworkSpec.model_validate(spec["network"])
     for index, layer in enumerate(network.layers):
-        if layer.size is None and layer.form != "tied":
+        if layer.size is None and layer.shape is None and layer.form in _SIZED:
             raise SpecError(
                 "an imported network has no data to infer sizes from; give every layer its `size`",
                 pointer=layer_pointer(index, "size"),
             )
     form = network.form or "regressor"
-    graph = build_graph(network, form=form, input_size=None, output_size=None)
+    graph = build_graph(network, form=form, input_shapes=None, output_shape=None)
     if form == "classifier" and graph.last.size < 2:
         raise SpecError(
             "a classifier has at least 2 outputs",
             pointer=layer_pointer(len(graph.layers) - 1, "size"),
         )
-    if form == "autoencoder" and graph.last.size != graph.first.size:
+    if form == "autoencoder" and [graph.last.shape] != [layer.shape for layer in graph.inputs]:
         raise SpecError(
-            f"an autoencoder gives back what it reads: {graph.first.size} values, "
-            f"not {graph.last.size}",
+            "an autoencoder gives back what it reads: "
+            f"{' and '.join(shown(layer.shape) for layer in graph.inputs)} values, "
+            f"not {shown(graph.last.shape)}",
             pointer=layer_pointer(len(graph.layers) - 1, "size"),
         )
     values = _checked(graph, _read(weights))
-    encoding = Encoding.identity(graph.first.size, graph.last.size, form)
+    shapes = {layer.name: layer.shape for layer in graph.inputs}
+    encoding = Encoding.identity(shapes, graph.last.shape, form)
     stored = weights_of(values)
     document = document_of(
         graph,

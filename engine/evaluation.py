@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from engine.calibration import fit_noise_precision, mixture_log_likelihood
 from engine.data.encoding import Encoding
+from engine.data.inputs import Inputs
 from engine.losses import PROBABILITY_FLOOR
 from engine.network import Network
 from engine.regularizers import Regularizer, is_stochastic
@@ -48,7 +50,7 @@ def evaluate_on_validation(
     regularizers: Sequence[Regularizer],
     spec: TrainSpec,
     *,
-    x: npt.NDArray[np.float32],
+    x: Inputs,
     truth: Array,
     row_ids: npt.NDArray[np.int64],
 ) -> Generator[float, None, Evaluation]:
@@ -60,8 +62,8 @@ def evaluate_on_validation(
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
-    by_memory = _MAX_SAMPLES // (passes * graph.last.size)
-    by_work = int(_MAX_FLOPS / (passes * max(1, graph.flops_per_row())))
+    by_memory = _MAX_SAMPLES // (passes * math.prod(graph.last.shape))
+    by_work = int(_MAX_FLOPS / (passes * max(1, graph.flops_per_row)))
     rows = min(len(x), max(_MIN_ROWS, min(by_memory, by_work)))
     sampler = Sampler(network, regularizers, wanted=(graph.last.out,), seed=spec.seed)
     numbers = np.arange(passes, dtype=np.int64)
@@ -77,7 +79,7 @@ def evaluate_on_validation(
     samples = np.concatenate(pieces, axis=1)
     if graph.form == "classifier":
         mean = pass_mean(renormalised(samples))
-        likely = mean[np.arange(rows), truth[:rows]]
+        likely = np.take_along_axis(mean, truth[:rows, ..., None], axis=-1)
         logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
         return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
     return _regression(encoding, spec, encoding.decode(samples), truth[:rows])
@@ -91,10 +93,12 @@ def _parts(chunk: slice, size: int = 256) -> list[slice]:
 
 def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Array) -> Evaluation:
     names = encoding.target_names
+    axis = -3 if samples.ndim == 5 else -1
     precision: dict[str, float] = {}
     likelihoods: list[float] = []
     for index, name in enumerate(names):
-        own, true = samples[:, :, index].astype(np.float64), truth[:, index].astype(np.float64)
+        own, true = (np.take(values, index, axis=axis) for values in (samples, truth))
+        own, true = own.reshape(len(own), -1), true.ravel().astype(np.float64)
         if spec.noise_precision == "fit":
             tau = fit_noise_precision(own, true)
         else:

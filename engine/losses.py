@@ -30,10 +30,11 @@ def loss_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> tuple[s
 
 
 def row_losses(graph: Graph, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-    """Return the loss of each row, (rows,).
+    """Return the loss of each row, (rows,), or of each step of a sequence, (rows, steps).
 
-    `targets` are (rows, outputs) for `mse` and `mae`, the mean over the outputs of squared or
-    absolute differences; class indices (rows,) for `xe`, -log p of the true class in nats.
+    `targets` are (rows, outputs), (rows, steps, outputs) or (rows, channels, height, width) for
+    `mse` and `mae`, the mean over the outputs of squared or absolute differences; class indices
+    (rows,) or (rows, steps) for `xe`, -log p of the true class in nats.
     """
     ((name, value),) = outputs.items()
     if graph.loss == "xe":
@@ -41,14 +42,19 @@ def row_losses(graph: Graph, outputs: Mapping[str, Tensor], targets: Tensor) -> 
             logs = value.clamp_min(PROBABILITY_FLOOR).log()
         else:
             logs = torch.log_softmax(value, dim=-1)
-        return -logs.gather(1, targets[:, None]).squeeze(1)
+        return -logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     difference = value - targets
     sizes = difference.square() if graph.loss == "mse" else difference.abs()
-    return sizes.mean(dim=1)
+    return sizes.mean(dim=-1) if sizes.dim() < 4 else sizes.flatten(1).mean(dim=1)
 
 
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    """Average the rows' losses; rows of weight 0 do not count, and none at all give 0."""
+    """Average the losses of rows, or of steps; those of weight 0 do not count, none at all give 0.
+
+    `weights` are (rows,), or (rows, steps) for the losses of steps.
+    """
     if weights is None:
         return losses.mean()
+    if losses.dim() > weights.dim():
+        losses = losses.mean(dim=1)
     return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(torch.float32).tiny)

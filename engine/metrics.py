@@ -19,15 +19,17 @@ def deterministic_metrics(
 ) -> dict[str, float]:
     """Return the metrics of one deterministic pass.
 
-    `outputs` are (rows, outputs) as the network gives them. Regressors and autoencoders: `rmse` and
-    `mae` in original units, the mean over the targets of each one's; classifiers, with class
-    indices (rows,) as targets: `accuracy`.
+    `outputs` are (rows, *shape) as the network gives them. Regressors and autoencoders: `rmse` and
+    `mae` in original units, the mean over the targets of each one's, which is over rows and steps
+    (pixels); classifiers, with class indices (rows,) or (rows, steps) as targets: `accuracy`.
     """
     if graph.form == "classifier":
-        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == targets))}
-    scale = np.ones(outputs.shape[1]) if target_scale is None else target_scale
+        return {"accuracy": float(np.mean(outputs.argmax(axis=-1) == targets))}
+    scale = 1.0 if target_scale is None else target_scale
     errors = (outputs.astype(np.float64) - targets) * scale
+    target_axis = 1 if errors.ndim == 4 else errors.ndim - 1
+    others = tuple(axis for axis in range(errors.ndim) if axis != target_axis)
     return {
-        "rmse": float(np.sqrt(np.mean(errors**2, axis=0)).mean()),
+        "rmse": float(np.sqrt(np.mean(errors**2, axis=others)).mean()),
         "mae": float(np.abs(errors).mean()),
     }

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.graph import Graph, LayerNode
-from engine.layers.combination import combine
-from engine.layers.feedforward import feedforward
+from engine.graph import Graph
+from engine.layers import Layer, Shape
 from engine.names import plain_name
 from engine.parameters import Parameters
 from engine.regularizers.sites import Site
 
-__all__ = ["Affine", "Draw", "Network", "evaluate", "padded_affines", "trainable_affines"]
+__all__ = ["Draw", "Network", "Weights", "evaluate", "needed_layers", "trainable_weights"]
 
-#: Weights, one for each input, and bias of each layer that has them, by the layer's name.
-Affine = Mapping[str, tuple[tuple[Tensor, ...], Tensor]]
-#: Gives what a dropout site multiplies its output by, or what a noise site adds to it.
-Draw = Callable[[Site], Tensor]
+#: What each layer computes with, by the layer's name and the parameter's within it.
+Weights = Mapping[str, Mapping[str, Tensor]]
+#: Gives what a dropout site multiplies its output by, or what a noise site adds to it, for an
+#: output of that shape: (rows, …), broadcast against it.
+Draw = Callable[[Site, Shape], Tensor]
 _PADDING = 16  # columns
 
 
@@ -37,64 +37,49 @@ class Network:
     ) -> None:
         self.graph = graph
         self.device = device or torch.device("cpu")
-        self.affines = padded_affines(graph, values, device=self.device)
+        self.weights = _padded_weights(graph, values, device=self.device)
         self.bytes = sum(
-            sum(weight.nbytes for weight in weights) + bias.nbytes
-            for weights, bias in self.affines.values()
+            tensor.nbytes for weights in self.weights.values() for tensor in weights.values()
         )
 
 
-def trainable_affines(graph: Graph, parameters: Parameters) -> Affine:
+def trainable_weights(graph: Graph, parameters: Parameters) -> Weights:
     """Return views of `parameters`, through which gradients flow."""
-    return {
-        layer.name: (
-            tuple(
-                parameters[name].T if layer.partner else parameters[name]
-                for name in _weight_names(graph, layer)
-            ),
-            parameters[f"{layer.name}.b"],
-        )
-        for layer in graph.layers
-        if layer.is_affine
-    }
+    return {layer.name: layer.bound(parameters.views) for layer in graph.layers}
 
 
-def _weight_names(graph: Graph, layer: LayerNode) -> tuple[str, ...]:
-    """Return the names of the weights that a layer uses, its own or its partner's."""
-    if layer.partner is None:
-        return layer.weights
-    return next(node.weights for node in graph.layers if node.name == layer.partner)
-
-
-def padded_affines(
+def _padded_weights(
     graph: Graph, values: Mapping[str, npt.NDArray[np.float32]], *, device: torch.device
-) -> Affine:
-    """Copy weights and biases with zero columns up to a multiple of 16.
+) -> Weights:
+    """Copy parameters, matrices and biases with zero columns up to a multiple of 16.
 
     A matrix product whose columns fill whole vector registers gives a row the same bits wherever
     it stands among the others; narrower ones do not, and predictions promise it.
     """
-    affines: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
-    for layer in graph.layers:
-        if not layer.is_affine:
-            continue
-        columns = -(-layer.size // _PADDING) * _PADDING
-        weights = []
-        for name in _weight_names(graph, layer):
-            own = np.asarray(values[name], dtype=np.float32)
-            weight = own.T if layer.partner else own
-            padded = torch.zeros((weight.shape[0], columns), dtype=torch.float32)
-            padded[:, : layer.size] = torch.from_numpy(np.ascontiguousarray(weight))
-            weights.append(padded.to(device))
-        bias = torch.zeros(columns, dtype=torch.float32)
-        bias[: layer.size] = torch.from_numpy(np.array(values[f"{layer.name}.b"]))
-        affines[layer.name] = (tuple(weights), bias.to(device))
-    return affines
+    tensors = {
+        name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()
+    }
+    return {
+        layer.name: {
+            name: _padded(name, tensor).to(device) for name, tensor in layer.bound(tensors).items()
+        }
+        for layer in graph.layers
+    }
+
+
+def _padded(name: str, tensor: Tensor) -> Tensor:
+    """Pad matrices, and vectors whose name says bias: what `engine.layers.affine` multiplies by."""
+    if tensor.dim() != 2 and not (tensor.dim() == 1 and name.startswith("b")):
+        return tensor.contiguous()
+    columns = -(-tensor.shape[-1] // _PADDING) * _PADDING
+    padded = torch.zeros((*tensor.shape[:-1], columns), dtype=torch.float32)
+    padded[..., : tensor.shape[-1]] = tensor
+    return padded
 
 
 def evaluate(
     graph: Graph,
-    affines: Affine,
+    weights: Weights,
     known: Mapping[str, Tensor],
     *,
     sites: Mapping[str, tuple[Site, ...]] | None = None,
@@ -103,11 +88,11 @@ def evaluate(
 ) -> dict[str, Tensor]:
     """Evaluate the layers that `wanted` outputs need and return these by name.
 
-    `known` holds outputs (rows, size) as their layers compute them, before any mask: at least the
-    input layer's. A layer whose outputs are known is not computed again, but its masks are drawn.
-    `wanted` may name ``-predrop`` and ``-prenoise`` outputs. A mask or noise acts on the named
-    output once its layer has computed it: whoever reads the output reads it changed, and no other
-    output changes.
+    `known` holds outputs (rows, *shape) as their layers compute them, before any mask: at least
+    those of the input layers needed. A layer whose outputs are known is not computed again, but its
+    masks are drawn. `wanted` may name ``-predrop`` and ``-prenoise`` outputs. A mask or noise acts
+    on the named output once its layer has computed it: whoever reads the output reads it changed,
+    and no other output changes.
     """
     sites = sites or {}
     values: dict[str, Tensor] = {}
@@ -115,31 +100,28 @@ def evaluate(
         if layer.out in known:
             computed = {name: known[name] for name in layer.outputs if name in known}
         else:
-            computed = _compute(layer, [values[name] for name in layer.inputs], affines)
+            computed = _compute(layer, values, weights)
         for name, value in computed.items():
             for site in sites.get(name, ()):
                 values.setdefault(name + site.suffix, value)
                 if site.level > 0:
                     assert draw is not None
-                    drawn = draw(site)
+                    drawn = draw(site, tuple(value.shape[1:]))
                     value = value * drawn if site.kind == "dropout" else value + drawn
             values[name] = value
     return {name: values[name] for name in wanted}
 
 
-def _compute(layer: LayerNode, inputs: Sequence[Tensor], affines: Affine) -> dict[str, Tensor]:
-    if not layer.is_affine:
-        return combine(layer, inputs)
-    weights, bias = affines[layer.name]
-    return feedforward(layer, inputs, weights, bias)
+def _compute(layer: Layer, values: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+    return layer.compute([values[name] for name in layer.inputs], weights[layer.name])
 
 
 def needed_layers(
     graph: Graph, wanted: Collection[str], known: Collection[str]
-) -> tuple[LayerNode, ...]:
+) -> tuple[Layer, ...]:
     """Return the layers to visit for `wanted`, in order; what only known ones read is left out."""
     needed = {plain_name(name) for name in wanted}
-    layers: list[LayerNode] = []
+    layers: list[Layer] = []
     for layer in reversed(graph.layers):
         if needed.isdisjoint(layer.outputs):
             continue

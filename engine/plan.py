@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,14 +51,15 @@ class TrainingPlan:
     def estimated_seconds(self) -> float:
         """Return about how long training takes on one core, all epochs run."""
         rows = len(self.split.train)
-        products = 3.0 * rows * self.graph.flops_per_row() / _FLOPS_PER_SECOND
+        products = 3.0 * rows * self.graph.flops_per_row / _FLOPS_PER_SECOND
         return self.spec.epochs * (products + self.steps_per_epoch * _STEP_SECONDS)
 
     def estimated_bytes(self) -> int:
         """Return about how much memory training takes beyond the process itself."""
         rows = len(self.split.train) + self.valid_rows
-        widths = sum(layer.size for layer in self.graph.layers)
-        data = 4 * rows * (self.graph.first.size + self.graph.last.size)
+        widths = self.graph.numbers_per_row
+        shapes = (*(layer.shape for layer in self.graph.inputs), self.graph.last.shape)
+        data = 4 * rows * sum(math.prod(shape) for shape in shapes)
         # Twice: the rows themselves, and the block of them being trained on.
         return 2 * data + 5 * 4 * self.graph.parameter_count + 12 * self.spec.batch_size * widths
 
@@ -74,8 +76,8 @@ class TrainingPlan:
                     "activation": layer.activation,
                     "inputs": list(layer.inputs),
                     "partner": layer.partner,
-                    "shape": ["rows", layer.size],
-                    "outputs": {name: ["rows", layer.size] for name in layer.outputs},
+                    "shape": ["rows", *layer.shape],
+                    "outputs": {name: ["rows", *shape] for name, shape in layer.outputs.items()},
                     "parameters": {name: list(shape) for name, shape in layer.parameters.items()},
                 }
                 for layer in self.graph.layers
@@ -113,8 +115,8 @@ def plan_training(
     graph = build_graph(
         spec.network,
         form=selection.form,
-        input_size=encoding.input_size,
-        output_size=encoding.output_size,
+        input_shapes=encoding.input_shapes,
+        output_shape=encoding.output_shape,
     )
     if graph.parameter_count > MAX_PARAMETERS:
         raise SpecError(
@@ -147,7 +149,8 @@ def plan_training(
 
 def _check_scale(encoding: Encoding) -> None:
     """Refuse targets whose squared errors no float can hold."""
-    for name, scale in zip(encoding.target_names, encoding.target_scale.tolist(), strict=False):
+    scales = encoding.target_scale.ravel().tolist()
+    for name, scale in zip(encoding.target_names, scales, strict=False):
         if not 1e-150 < scale < 1e150:
             raise DataError(
                 f"target {name!r} is spread over {scale:.3g}, too much or too little for squared "
@@ -175,7 +178,11 @@ def _check_validation(
 
 
 def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
-    return data.column(selection.targets[0]) if selection.form == "classifier" else None
+    """Return a class for every row, to be spread evenly; None where there is no such thing."""
+    if selection.form != "classifier":
+        return None
+    labels = data.column(selection.targets[0])
+    return labels if labels.size == len(labels) else None
 
 
 def _check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Encoding) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model, trained_perturbations
+from engine.data.inputs import Inputs
 from engine.errors import SpecError
 from engine.names import match
 from engine.regularizers import (
@@ -55,16 +56,14 @@ class PredictionPlan:
         """Return about how many floating-point operations and how many samples `rows` rows take."""
         graph = self.model.graph
         draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
-        per_draw = graph.flops_per_row() + 40 * sum(layer.size for layer in graph.layers)
-        widths = readable_outputs(graph, self.regularizers)
-        held = sum(widths[name] for name in (graph.last.out, *self.extra))
+        per_draw = graph.flops_per_row + 40 * graph.numbers_per_row
+        held = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
         return float(draws) * per_draw, rows * self.passes * held
 
     def answer_size(self, rows: int) -> int:
         """Return about how many numbers the answer holds."""
         graph = self.model.graph
-        widths = readable_outputs(graph, self.regularizers)
-        width = sum(widths[name] for name in (graph.last.out, *self.extra))
+        width = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
         if self.num_samples is None:
             return rows * width
         each = len(self.statistics) + 2 * len(self.spec.quantiles)
@@ -98,12 +97,12 @@ class PredictionPlan:
 
     def run(
         self,
-        x: npt.NDArray[np.float32],
+        x: Inputs,
         row_ids: npt.NDArray[np.int64],
         *,
         stop: Callable[[], bool] = lambda: False,
     ) -> Tree:
-        """Return the answer's `outputs` for encoded rows (rows, inputs).
+        """Return the answer's `outputs` for encoded rows.
 
         `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
         says so, StoppedError ends the work.
@@ -125,9 +124,7 @@ class PredictionPlan:
 
     # -- one piece of the rows ---------------------------------------------------------------------
 
-    def _piece(
-        self, sampler: Sampler, x: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]
-    ) -> Tree:
+    def _piece(self, sampler: Sampler, x: Inputs, ids: npt.NDArray[np.int64]) -> Tree:
         drawn = {name: value[None] for name, value in sampler.deterministic(x).items()}
         if sampler.stochastic:
             drawn |= sampler.samples(x, ids, np.arange(self.passes, dtype=np.int64))

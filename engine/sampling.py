@@ -7,6 +7,7 @@ the same path through the BLAS and gives a row the same bits alone, among others
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.data.inputs import Inputs
 from engine.errors import StoppedError
 from engine.graph import Graph
+from engine.layers import Shape
 from engine.names import plain_name
 from engine.network import Network, evaluate, needed_layers
 from engine.regularizers import Regularizer, Site, sites_by_output
@@ -30,12 +33,12 @@ _CHUNK_BYTES = 32 << 20
 """Samples held at once: all passes of as many rows as fit."""
 
 
-def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, int]:
-    """Return the width of every output that can be asked for, those before dropout included."""
-    widths = dict(graph.outputs)
+def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, Shape]:
+    """Return the shape of every output that can be asked for, those before dropout included."""
+    shapes = dict(graph.outputs)
     for name, sites in sites_by_output(regularizers).items():
-        widths |= {name + site.suffix: graph.outputs[name] for site in sites}
-    return widths
+        shapes |= {name + site.suffix: graph.outputs[name] for site in sites}
+    return shapes
 
 
 class Sampler:
@@ -68,31 +71,27 @@ class Sampler:
         self._prefix = self._prefix_outputs()
         self._tile = _tile_rows(network.graph)
 
-    def deterministic(self, x: Array) -> dict[str, Array]:
-        """Return the wanted outputs that no mask reaches, each (rows, width)."""
+    def deterministic(self, x: Inputs) -> dict[str, Array]:
+        """Return the wanted outputs that no mask reaches, each (rows, *shape)."""
         wanted = [name for name in self.wanted if name not in self._random]
         return self._evaluate_rows(x, wanted)
 
     def chunks(self, rows: int, num_samples: int) -> Iterator[slice]:
         """Cut rows into pieces whose samples fit in memory together; no bit depends on the cut."""
-        widths = readable_widths(self.network.graph, self.stochastic)
-        size = max(1, _CHUNK_BYTES // max(1, 4 * num_samples * sum(widths)))
+        width = sum(self.network.graph.size_of(name) for name in self.stochastic)
+        size = max(1, _CHUNK_BYTES // max(1, 4 * num_samples * width))
         for start in range(0, rows, size):
             yield slice(start, min(start + size, rows))
 
-    def samples(self, x: Array, row_ids: Indices, passes: Indices) -> dict[str, Array]:
-        """Return samples of the wanted outputs that masks reach, each (passes, rows, width).
+    def samples(self, x: Inputs, row_ids: Indices, passes: Indices) -> dict[str, Array]:
+        """Return samples of the wanted outputs that masks reach, each (passes, rows, *shape).
 
-        `x` is (rows, inputs) as the network reads it, `row_ids` the rows' positions in the random
-        streams, `passes` the numbers of the passes to draw.
+        `x` are rows as the network reads them, `row_ids` their positions in the random streams,
+        `passes` the numbers of the passes to draw.
         """
-        graph = self.network.graph
         known = self._evaluate_rows(x, self._prefix)
         count = len(passes) * len(x)
-        drawn = {
-            name: np.empty((count, graph.outputs[plain_name(name)]), dtype=np.float32)
-            for name in self.stochastic
-        }
+        drawn: dict[str, Array] = {}
         for start in range(0, count, self._tile):
             self._go_on()
             pairs = np.arange(start, min(start + self._tile, count))
@@ -103,8 +102,13 @@ class Sampler:
                 row_ids[which_row],
             )
             for name, value in values.items():
+                if name not in drawn:
+                    drawn[name] = np.empty((count, *value.shape[1:]), dtype=np.float32)
                 drawn[name][start : start + len(pairs)] = value
-        return {name: value.reshape(len(passes), len(x), -1) for name, value in drawn.items()}
+        return {
+            name: value.reshape(len(passes), len(x), *value.shape[1:])
+            for name, value in drawn.items()
+        }
 
     # -- the plan ----------------------------------------------------------------------------------
 
@@ -120,26 +124,28 @@ class Sampler:
         visited = needed_layers(graph, self.stochastic, raw_known)
         return [name for layer in visited if layer.out in raw_known for name in layer.outputs]
 
-    def _evaluate_rows(self, x: Array, wanted: Sequence[str]) -> dict[str, Array]:
+    def _evaluate_rows(self, x: Inputs, wanted: Sequence[str]) -> dict[str, Array]:
         """Evaluate outputs for every row, in tiles, as their layers compute them."""
-        graph = self.network.graph
         plain = {name: plain_name(name) for name in wanted}
-        results = {
-            name: np.empty((len(x), graph.outputs[raw]), dtype=np.float32)
-            for name, raw in plain.items()
-        }
-        if not results:
+        results: dict[str, Array] = {}
+        if not plain:
             return results
         for start in range(0, len(x), self._tile):
             self._go_on()
             rows = x[start : start + self._tile]
-            known = {graph.first.out: self._to_tile(rows)}
+            known = {name: self._to_tile(value) for name, value in rows.values.items()}
             with torch.inference_mode():
                 values = evaluate(
-                    graph, self.network.affines, known, wanted=tuple(set(plain.values()))
+                    self.network.graph,
+                    self.network.weights,
+                    known,
+                    wanted=tuple(dict.fromkeys(plain.values())),
                 )
             for name, raw in plain.items():
-                results[name][start : start + len(rows)] = values[raw][: len(rows)].cpu().numpy()
+                value = values[raw][: len(rows)].cpu().numpy()
+                if name not in results:
+                    results[name] = np.empty((len(x), *value.shape[1:]), dtype=np.float32)
+                results[name][start : start + len(rows)] = value
         return results
 
     def _go_on(self) -> None:
@@ -155,33 +161,28 @@ class Sampler:
         with torch.inference_mode():
             values = evaluate(
                 self.network.graph,
-                self.network.affines,
+                self.network.weights,
                 tensors,
                 sites=self._sites,
-                draw=lambda site: self._draw(site, passes, rows),
+                draw=lambda site, shape: self._draw(site, passes, rows, shape),
                 wanted=self.stochastic,
             )
         return {name: value[: len(passes)].cpu().numpy() for name, value in values.items()}
 
     def _to_tile(self, rows: Array) -> torch.Tensor:
-        tile = np.zeros((self._tile, rows.shape[1]), dtype=np.float32)
+        tile = np.zeros((self._tile, *rows.shape[1:]), dtype=np.float32)
         tile[: len(rows)] = rows
         return torch.from_numpy(tile).to(self.network.device)
 
-    def _draw(self, site: Site, passes: Indices, rows: Indices) -> torch.Tensor:
-        """Draw what the site multiplies its output by, or adds to it, (tile, width)."""
-        width = self.network.graph.outputs[site.output]
+    def _draw(self, site: Site, passes: Indices, rows: Indices, shape: Shape) -> torch.Tensor:
+        """Draw what the site multiplies an output (tile, *shape) by, or adds to it."""
         if self._shares_masks:
             distinct, inverse = np.unique(passes, return_inverse=True)
             states = row_states(self._keys[site], distinct, np.zeros_like(distinct))
-            drawn = site.draw(states, width)[inverse]
+            drawn = site.draw(states, shape)[inverse]
         else:
-            drawn = site.draw(row_states(self._keys[site], passes, rows), width)
+            drawn = site.draw(row_states(self._keys[site], passes, rows), shape)
         return self._to_tile(drawn)
-
-
-def readable_widths(graph: Graph, names: Sequence[str]) -> list[int]:
-    return [graph.outputs[plain_name(name)] for name in names]
 
 
 def _random_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> frozenset[str]:
@@ -203,6 +204,9 @@ def _random_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> froz
 
 
 def _tile_rows(graph: Graph) -> int:
-    """Return how many rows a tile has: a function of the network alone, and a multiple of 64."""
-    width = max(graph.outputs.values())
-    return 512 if width <= 128 else 128 if width <= 512 else 64
+    """Return how many rows a tile has: a function of the network alone, and a multiple of 16."""
+    width = max(math.prod(shape) for shape in graph.outputs.values())
+    for rows, widest in ((512, 128), (128, 512), (64, 4096)):
+        if width <= widest:
+            return rows
+    return 16

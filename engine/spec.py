@@ -117,7 +117,16 @@ class Spec(BaseModel):
 
 
 Form = Literal["regressor", "classifier", "autoencoder"]
-LayerForm = Literal["input", "ff", "softmax", "tied", "product", "concatenate", "add"]
+LayerForm = Literal[
+    "input",
+    "ff",
+    "softmax",
+    "tied",
+    "product",
+    "concatenate",
+    "add",
+    "last",
+]
 _SPELLINGS = {
     "feedforward": "ff",
     "classifier": "softmax",
@@ -182,6 +191,14 @@ LayerInputs = Annotated[
 ]
 
 
+LayerColumns = Annotated[
+    tuple[Pattern, ...],
+    Field(min_length=1, max_length=MAX_ENTRIES),
+    BeforeValidator(_one_or_several),
+]
+LayerShape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
+
+
 class LayerSpec(Spec):
     """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
@@ -204,6 +221,12 @@ class LayerSpec(Spec):
     """Share of the initial weights that are zero; 0 by default."""
     diagonal: Real | None = None
     """Initial weights are zero but for this value on the diagonal."""
+    columns: LayerColumns | None = None
+    """For an input layer: globs over the job's inputs (columns or arrays) that it reads; by default
+    all that no other input layer names."""
+    shape: LayerShape | None = None
+    """For an input layer without data (an imported network): the shape of one row, as
+    ``[steps, size]`` or ``[channels, height, width]``."""
     partner: LayerName | None = None
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
 
@@ -267,6 +290,24 @@ class NetworkSpec(Spec):
     ]
     loss: Annotated[LossName, BeforeValidator(_spelling)] | None = None
     """`xe` for classifiers, else `mse`, unless given."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers' names: those given, else `in`, `hid1`, …, `out` by position."""
+        last = len(self.layers) - 1
+        return tuple(
+            layer.name or ("in" if index == 0 else "out" if index == last else f"hid{index}")
+            for index, layer in enumerate(self.layers)
+        )
+
+    @property
+    def input_layers(self) -> dict[str, int]:
+        """Positions of the input layers, by name: the first, and all of that form."""
+        return {
+            name: index
+            for index, name in enumerate(self.layer_names)
+            if index == 0 or self.layers[index].form == "input"
+        }
 
 
 class BernoulliDropoutSpec(Spec):

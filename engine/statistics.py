@@ -83,9 +83,9 @@ def mixture_quantiles(
 ) -> list[Values]:
     """Return quantiles of the predictive distribution: passes plus Gaussian noise.
 
-    `samples` are (passes, rows, outputs), `precision` (outputs,) in units^-2. The distribution is
-    the mixture of T normals around the samples; its quantile is found by Newton's method, kept
-    inside a shrinking bracket. Quantiles 0 and 1 are infinite.
+    `samples` are (passes, rows, *shape), `precision` in units^-2 broadcasts against a row. The
+    distribution is the mixture of T normals around the samples; its quantile is found by Newton's
+    method, kept inside a shrinking bracket. Quantiles 0 and 1 are infinite.
     """
     deviation = 1 / np.sqrt(precision)
     return [_mixture_quantile(samples, deviation, quantile) for quantile in quantiles]
@@ -127,13 +127,16 @@ def entropy(probabilities: npt.NDArray[np.floating]) -> Values:
 
 
 def variation_ratio(samples: Samples) -> Values:
-    """Return the share of passes whose class is not the most frequent one, (rows,)."""
-    passes, rows, classes = samples.shape
-    votes = np.zeros((rows, classes), dtype=np.int64)
-    chosen = samples.argmax(axis=2)
-    np.add.at(votes, (np.broadcast_to(np.arange(rows), chosen.shape), chosen), 1)
+    """Return the share of passes whose class is not the most frequent one, (rows, …).
+
+    `samples` are (passes, rows, …, classes).
+    """
+    passes, classes = len(samples), samples.shape[-1]
+    chosen = samples.argmax(axis=-1).reshape(passes, -1)
+    votes = np.zeros((chosen.shape[1], classes), dtype=np.int64)
+    np.add.at(votes, (np.broadcast_to(np.arange(len(votes)), chosen.shape), chosen), 1)
     share: Values = 1.0 - votes.max(axis=1) / passes
-    return share
+    return share.reshape(samples.shape[1:-1])
 
 
 def quantile_key(quantile: float) -> str:

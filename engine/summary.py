@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.data.inputs import Inputs
 from engine.spec import PredictSpec
 from engine.statistics import (
     entropy,
@@ -62,7 +63,7 @@ def statistics_of(form: str) -> tuple[str, ...]:
 class Summary:
     """The statistics that one request asks for.
 
-    Samples come as (passes, rows, outputs). A single one may stand for all passes where no mask
+    Samples come as (passes, rows, *shape). A single one may stand for all passes where no mask
     reaches the output.
     """
 
@@ -79,12 +80,12 @@ class Summary:
         if self.model.graph.form == "classifier":
             return {
                 "prediction": value,
-                "label": self._labels(value.argmax(axis=1)),
+                "label": self._labels(value.argmax(axis=-1)),
                 "probabilities": value,
             }
         return {"prediction": self.model.encoding.decode(value)}
 
-    def of_numbers(self, samples: Samples, x: Samples) -> Tree:
+    def of_numbers(self, samples: Samples, x: Inputs) -> Tree:
         """Summarise a regressor's passes in original units; `x` are the encoded inputs."""
         encoding = self.model.encoding
         scale = encoding.target_scale
@@ -99,8 +100,9 @@ class Summary:
         if "predictive_quantiles" in self.asked:
             answer["predictive_quantiles"] = self._predictive_quantiles(samples)
         if "reconstruction_error" in self.asked:
-            truth = encoding.decode(x)
-            answer["reconstruction_error"] = np.mean((truth - answer["mean"]) ** 2, axis=1)
+            (given,) = x.values.values()
+            errors = (encoding.decode(given) - answer["mean"]) ** 2
+            answer["reconstruction_error"] = errors.reshape(len(errors), -1).mean(axis=1)
         if "samples" in self.asked:
             answer["samples"] = encoding.decode(self._all_passes(samples))
         return {name: answer[name] for name in self.asked}
@@ -108,7 +110,7 @@ class Summary:
     def of_classes(self, samples: Samples) -> Tree:
         """Summarise a classifier's passes; `samples` are probabilities that add up to one."""
         mean, variance = self._moments(samples)
-        answer: Tree = {"label": self._labels(mean.argmax(axis=1)), "probabilities": mean}
+        answer: Tree = {"label": self._labels(mean.argmax(axis=-1)), "probabilities": mean}
         answer |= self._spread(variance, mean, 1.0)
         answer["entropy"] = entropy(mean)
         answer["expected_entropy"] = pass_mean(entropy(samples))

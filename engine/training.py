@@ -21,13 +21,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from engine.data.inputs import Inputs
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.losses import loss_outputs, row_losses, weighted_mean
 from engine.metrics import deterministic_metrics
 from engine.monitors import resolve_monitors
-from engine.network import evaluate, trainable_affines
+from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
 from engine.regularizers import Penalty, Regularizer, sites_by_output
@@ -38,19 +39,20 @@ __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
 
 _BLOCK_FLOPS = 5e8  # about 50 ms of products: checkpoints and cancels wait no longer for a block
 _STEP_FLOPS = 5e6  # what the overhead of one step is worth
-_EVALUATION_ROWS = 4096
+_BLOCK_BYTES = 64 << 20  # of masks drawn at once
+_EVALUATION_NUMBERS = 1 << 22  # of all layers' outputs, computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
     """Encoded rows, resident on the device."""
 
-    x: Tensor
-    """(rows, inputs), float32"""
+    x: Inputs
+    """Tensors (rows, *shape), float32, by the output of the input layer"""
     y: Tensor
-    """(rows, outputs) float32, or class indices (rows,) int64"""
+    """(rows, *shape) float32, or class indices (rows,) or (rows, steps) int64"""
     weights: Tensor | None = None
-    """(rows,), non-negative"""
+    """(rows,) or (rows, steps), non-negative"""
 
     @property
     def rows(self) -> int:
@@ -129,11 +131,11 @@ class Training:
         self.target_scale = target_scale
         self._train = train
         self._valid = valid
-        device = train.x.device
+        self._device = device = train.y.device
         self._parameters = Parameters(graph.parameters, device=device)
         self._parameters.assign(initial_parameters(graph, seed=spec.seed))
         self._best_flat = self._parameters.flat.clone()
-        self._affines = trainable_affines(graph, self._parameters)
+        self._weights = trainable_weights(graph, self._parameters)
         self._optimizer = Optimizer(spec.optimizer, self._parameters)
         self._sites = sites_by_output(self.regularizers)
         self._all_sites = tuple(site for sites in self._sites.values() for site in sites)
@@ -151,6 +153,7 @@ class Training:
         read = [name for _, penalty in self._penalties for name in penalty.reads]
         read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
         self._wanted = tuple(dict.fromkeys((*self._loss_outputs, *read)))
+        self._evaluation_rows = max(1, min(4096, _EVALUATION_NUMBERS // graph.numbers_per_row))
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
@@ -181,7 +184,7 @@ class Training:
             epoch = self.epoch + 1
             order = torch.from_numpy(
                 generator(self.spec.seed, "shuffle", epoch).permutation(self._train.rows)
-            ).to(self._train.x.device)
+            ).to(self._device)
             while self._row < self._train.rows:
                 stop = min(self._row + block_rows, self._train.rows)
                 self._train_block(order[self._row : stop], epoch)
@@ -193,8 +196,10 @@ class Training:
     def _block_rows(self) -> int:
         """Rows of a block: whole batches, worth about 50 ms of work."""
         batch = self.spec.batch_size
-        step_flops = 3.0 * batch * self.graph.flops_per_row() + _STEP_FLOPS
-        return batch * max(1, int(_BLOCK_FLOPS / step_flops))
+        step_flops = 3.0 * batch * self.graph.flops_per_row + _STEP_FLOPS
+        drawn = 4.0 * batch * sum(self.graph.size_of(site.output) for site in self._all_sites)
+        by_memory = _BLOCK_BYTES / max(1.0, drawn)
+        return batch * max(1, int(min(_BLOCK_FLOPS / step_flops, by_memory)))
 
     def _train_block(self, rows: Tensor, epoch: int) -> None:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
@@ -219,20 +224,19 @@ class Training:
         masks: dict[tuple[int | str, ...], Tensor] = {}
         for site in self._all_sites:
             key = self._keys[site.output + repr(site.address)]
-            width = self.graph.outputs[site.output]
             states = row_states(key, np.full_like(positions, epoch), positions)
-            drawn = site.draw(states, width)
+            drawn = site.draw(states, self.graph.outputs[site.output])
             if site.kind == "dropout":
                 tally = f"{site.regularizer} {site.output}"
                 dropped = drawn.size - int(np.count_nonzero(drawn))
                 self._sums.dropped[tally] = self._sums.dropped.get(tally, 0) + dropped
                 self._sums.elements[tally] = self._sums.elements.get(tally, 0) + drawn.size
-            masks[site.address] = torch.from_numpy(drawn).to(self._train.x.device)
+            masks[site.address] = torch.from_numpy(drawn).to(self._device)
         return masks
 
     def _step(
         self,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         weights: Tensor | None,
         masks: Mapping[tuple[int | str, ...], Tensor],
@@ -240,10 +244,10 @@ class Training:
         self._parameters.gradient.zero_()
         outputs = evaluate(
             self.graph,
-            self._affines,
-            {self.graph.first.out: x},
+            self._weights,
+            x.values,
             sites=self._sites,
-            draw=lambda site: masks[site.address],
+            draw=lambda site, _shape: masks[site.address],
             wanted=self._wanted,
         )
         read = {name: outputs[name] for name in self._loss_outputs}
@@ -328,10 +332,9 @@ class Training:
         wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, {}), *monitored)))
         pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
         with torch.no_grad():
-            for x in torch.split(data.x, _EVALUATION_ROWS):
-                values = evaluate(
-                    self.graph, self._affines, {self.graph.first.out: x}, wanted=wanted
-                )
+            for start in range(0, data.rows, self._evaluation_rows):
+                x = data.x[start : start + self._evaluation_rows]
+                values = evaluate(self.graph, self._weights, x.values, wanted=wanted)
                 for name, value in values.items():
                     pieces[name].append(value)
             outputs = {name: torch.cat(parts) for name, parts in pieces.items()}

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from engine import artifact
 from engine.data import formats
+from engine.data.inputs import Inputs
 from engine.errors import ArtifactError, DataError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
@@ -207,7 +208,7 @@ class Predictor:
 
     def _rows(
         self, model: artifact.Model, plan: PredictionPlan, inputs: Any
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> tuple[Inputs, npt.NDArray[np.int64]]:
         """Return the encoded rows and their positions in the random streams."""
         if isinstance(inputs, Mapping) and isinstance(inputs.get("dataset"), str):
             return self._stored_rows(model, plan, inputs)
@@ -216,7 +217,7 @@ class Predictor:
 
     def _stored_rows(
         self, model: artifact.Model, plan: PredictionPlan, inputs: Mapping[str, Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> tuple[Inputs, npt.NDArray[np.int64]]:
         unknown = set(inputs) - {"dataset", "rows"}
         if unknown:
             raise DataError(

@@ -13,7 +13,9 @@ import torch
 
 import engine
 from engine.artifact import describe_regularizer, document_of, weights_of
+from engine.data.inputs import Inputs
 from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
+from engine.layers import shown
 from engine.network import Network
 from engine.plan import TrainingPlan, plan_training
 from engine.spec import TrainSpec, ValidationSpec
@@ -75,7 +77,7 @@ class _TrainingRun:
         rows = self.plan.split.train
         self._valid_rows = np.arange(other.rows) if other is not None else self.plan.split.valid
         self._valid_data = other if other is not None else data
-        self._valid: tuple[Array, Array] | None = None
+        self._valid: tuple[Inputs, Array] | None = None
         if self._valid_rows is not None and len(self._valid_rows):
             self._valid = (
                 encoding.encode_inputs(self._valid_data, self._valid_rows, unseen="zeros"),
@@ -106,12 +108,12 @@ class _TrainingRun:
         self.training.restore(checkpoint)
         self._rows_before = self.training.rows_done
 
-    def _on_device(self, x: Array, y: Array, weights: Array | None) -> TrainingData:
+    def _on_device(self, x: Inputs, y: Array, weights: Array | None) -> TrainingData:
         def tensor(values: Array) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
         return TrainingData(
-            x=tensor(x),
+            x=x.map(tensor),
             y=tensor(y),
             weights=None if weights is None else tensor(weights),
         )
@@ -121,7 +123,7 @@ class _TrainingRun:
     def opening_events(self) -> tuple[tuple[str, dict[str, Any]], ...]:
         """Say what is about to be trained: the regularizer log, the rows, the plan's warnings."""
         graph = self.plan.graph
-        shape = "-".join(str(layer.size) for layer in graph.layers)
+        shape = "-".join(shown(layer.shape).replace(" ", "") for layer in graph.layers)
         rows = len(self.plan.split.train)
         events: list[tuple[str, dict[str, Any]]] = [
             (
@@ -259,8 +261,10 @@ def warm() -> None:
     from engine.graph import build_graph
 
     spec = TrainSpec.model_validate({"network": {"layers": [2, 2, 1]}, "epochs": 1})
-    graph = build_graph(spec.network, form="regressor", input_size=2, output_size=1)
-    rows = TrainingData(x=torch.zeros(4, 2), y=torch.zeros(4, 1))
+    graph = build_graph(
+        spec.network, form="regressor", input_shapes={"in": (2,)}, output_shape=(1,)
+    )
+    rows = TrainingData(x=Inputs({"in:out": torch.zeros(4, 2)}), y=torch.zeros(4, 1))
     for _ in Training(graph, spec, (), rows, rows):
         pass
 

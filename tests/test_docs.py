@@ -19,7 +19,7 @@ from engine.statistics import entropy, mean_and_variance, mixture_quantiles, pas
 from service.app import create_app
 from service.settings import Settings
 from service.store.jobs import OWN_EVENTS
-from tests.engine.networks import graph_of, identity_network
+from tests.engine.networks import graph_of, identity_network, rows_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 API = (DOCS / "api.md").read_text()
@@ -127,7 +127,7 @@ def test_masks_scale_and_spread_as_worked_by_hand(
     regularizers = resolve(RegularizationSpec(hidden_dropout=rate), identity_network(1).graph)
     sampler = Sampler(identity_network(1), regularizers[:1], wanted=("hid1:out",), seed=3)
     x, row = np.full((1, 1), 4.0, dtype=np.float32), np.zeros(1, dtype=np.int64)
-    values = sampler.samples(x, row, np.arange(passes))["hid1:out"].ravel()
+    values = sampler.samples(rows_of(x), row, np.arange(passes))["hid1:out"].ravel()
     assert set(np.unique(values)) == {0.0, np.float32(survivor)}
     assert abs(values.mean() - 4) < 4 * np.sqrt(variance / passes)
     assert (values == 0).mean() * (1 - (values == 0).mean()) * survivor**2 == pytest.approx(

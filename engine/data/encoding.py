@@ -6,29 +6,50 @@ fills gaps, and the classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 
 from engine.data import features, scaling
+from engine.data.array_records import read_array_records
+from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
 from engine.data.categories import Categories
 from engine.data.dataset import Data
 from engine.data.features import InputField
+from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
 from engine.data.records import FieldShape, read_records
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
 from engine.data.selection import Selection
 from engine.errors import DataError
+from engine.names import output_name
 from engine.spec import Form, Spec
 
 __all__ = ["Categories", "Encoding", "Label", "Scaled"]
 
+Field = Scaled | Categories | ScaledArray
+Shape = tuple[int, ...]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+
+
+class InputGroup(Spec):
+    """What one input layer of the network reads."""
+
+    layer: str
+    reads: tuple[str, ...]
+    """Columns (arrays), side by side in this order."""
+
+    @property
+    def output(self) -> str:
+        """The name of the output that they become."""
+        return output_name(self.layer, "out")
 
 
 class Encoding(Spec):
@@ -39,12 +60,16 @@ class Encoding(Spec):
     form: Form
     inputs: tuple[InputField, ...]
     """What the model reads, in the order in which a row given as a plain list has it."""
-    targets: tuple[Scaled, ...] = ()
+    groups: tuple[InputGroup, ...] = ()
+    """Which input layer of the network reads which of them; empty where `in` reads all."""
+    targets: tuple[Annotated[Scaled | ScaledArray, pydantic.Field(discriminator="type")], ...] = ()
     """What a regressor (autoencoder) predicts; empty for a classifier."""
     target: str | None = None
     """The column (array) of a classifier's classes."""
     classes: tuple[Label, ...] | None = None
     """A classifier's classes in the order of its outputs; null for the other forms."""
+    target_steps: int | None = None
+    """How many labels a row has, where a classifier names a class for every step."""
     sample_weight: str | None = None
     """The column (array) that weighted the rows in training."""
 
@@ -55,46 +80,73 @@ class Encoding(Spec):
         # What an autoencoder reads it must give back, which it cannot for what was missing.
         fill = form != "autoencoder"
         inputs = features.fit_inputs(data, selection.inputs, train_rows, fill=fill)
+        groups = tuple(InputGroup(layer=layer, reads=reads) for layer, reads in selection.groups)
         classifier = form == "classifier"
-        targets: tuple[Scaled, ...] = ()
+        targets: tuple[Scaled | ScaledArray, ...] = ()
         if form == "autoencoder":
-            targets = tuple(field for field in inputs if isinstance(field, Scaled))
+            targets = tuple(field for field in inputs if not isinstance(field, Categories))
         elif form == "regressor":
-            targets = tuple(scaling.fit(data, name, train_rows, "targets") for name in names)
-        return cls(
+            targets = tuple(_fit_target(data, name, train_rows) for name in names)
+        encoding = cls(
             kind=data.kind,
             form=form,
             inputs=inputs,
+            groups=groups,
             targets=targets,
             target=names[0] if classifier else None,
             classes=fit_classes(data, names[0], train_rows) if classifier else None,
+            target_steps=_label_steps(data, names[0]) if classifier else None,
             sample_weight=selection.sample_weight,
         )
+        encoding.check_shapes()
+        return encoding
 
     @classmethod
-    def identity(cls, input_size: int, output_size: int, form: Form) -> Encoding:
-        """Return the encoding of an imported model: array `x` in, `y` out, both as they are.
+    def identity(
+        cls, input_shapes: Mapping[str, Shape], output_shape: Shape, form: Form
+    ) -> Encoding:
+        """Return the encoding of an imported model: all arrays as they are.
 
-        A classifier's classes are 0, 1, 2, …
+        The only input layer reads array `x`, several ones arrays of their own names; array `y` is
+        what comes out. A classifier's classes are 0, 1, 2, …
         """
-        inputs = (Scaled(name="x", size=input_size),)
+        names = {layer: "x" if len(input_shapes) == 1 else layer for layer in input_shapes}
+        inputs = tuple(_unscaled(names[layer], shape) for layer, shape in input_shapes.items())
+        groups = tuple(InputGroup(layer=layer, reads=(name,)) for layer, name in names.items())
         if form == "classifier":
-            classes = tuple(range(output_size))
-            return cls(kind="arrays", form=form, inputs=inputs, target="y", classes=classes)
+            classes = tuple(range(output_shape[-1]))
+            steps = output_shape[0] if len(output_shape) == 2 else None
+            return cls(
+                kind="arrays",
+                form=form,
+                inputs=inputs,
+                groups=groups,
+                target="y",
+                classes=classes,
+                target_steps=steps,
+            )
         target = "x" if form == "autoencoder" else "y"
-        targets = (Scaled(name=target, size=output_size),)
-        return cls(kind="arrays", form=form, inputs=inputs, targets=targets)
+        targets = (_unscaled(target, output_shape),)
+        return cls(kind="arrays", form=form, inputs=inputs, groups=groups, targets=targets)
 
-    @property
-    def input_size(self) -> int:
-        """How many numbers the network reads of a row."""
-        return sum(field.width for field in self.inputs)
+    @cached_property
+    def input_shapes(self) -> dict[str, Shape]:
+        """The shape of what each input layer reads of a row."""
+        return {group.layer: _shape_of(fields) for group, fields in self._fields_by_group}
 
-    @property
-    def output_size(self) -> int:
+    @cached_property
+    def output_shape(self) -> Shape:
+        """The shape of what the network says of a row."""
         if self.classes is not None:
-            return len(self.classes)
-        return sum(field.size for field in self.targets)
+            steps = () if self.target_steps is None else (self.target_steps,)
+            return (*steps, len(self.classes))
+        return _shape_of(self.targets)
+
+    def check_shapes(self) -> None:
+        """Refuse arrays that one input layer, or the output, cannot take side by side."""
+        for _, fields in self._fields_by_group:
+            _check_alike(fields, "#/inputs")
+        _check_alike(self.targets, "#/targets")
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -110,18 +162,36 @@ class Encoding(Spec):
 
     @cached_property
     def target_mean(self) -> Doubles:
-        """Of shape (outputs,): original = encoded * scale + mean; 0 for a classifier."""
-        return scaling.joined(self.targets, "mean") if self.targets else np.zeros(self.output_size)
+        """Broadcasts against outputs: original = encoded * scale + mean; 0 for a classifier."""
+        return self._moments("mean") if self.targets else np.zeros(1)
 
     @cached_property
     def target_scale(self) -> Doubles:
-        """Of shape (outputs,): original = encoded * scale + mean; 1 for a classifier."""
-        return scaling.joined(self.targets, "scale") if self.targets else np.ones(self.output_size)
+        """Broadcasts against outputs: original = encoded * scale + mean; 1 for a classifier."""
+        return self._moments("scale") if self.targets else np.ones(1)
+
+    def along_targets(self, values: npt.ArrayLike) -> Doubles:
+        """Return a number for each of `target_names` so that it broadcasts against outputs."""
+        numbers = np.asarray(values, dtype=np.float64)
+        return numbers.reshape(-1, 1, 1) if len(self.output_shape) == 3 else numbers
+
+    def _moments(self, what: Literal["mean", "scale"]) -> Doubles:
+        parts = [np.broadcast_to(getattr(field, what), field.size) for field in self.targets]
+        return self.along_targets(np.concatenate(parts))
 
     @cached_property
-    def input_shapes(self) -> tuple[FieldShape, ...]:
-        """What a row of a request has to hold."""
-        return tuple(FieldShape(field) for field in self.inputs)
+    def _cells(self) -> tuple[FieldShape, ...]:
+        """What a row of a request has to hold, where it holds single values."""
+        return tuple(
+            FieldShape(field) for field in self.inputs if not isinstance(field, ScaledArray)
+        )
+
+    @cached_property
+    def _fields_by_group(self) -> tuple[tuple[InputGroup, tuple[Field, ...]], ...]:
+        known = {field.name: field for field in self.inputs}
+        names = tuple(field.name for field in self.inputs)
+        groups = self.groups or (InputGroup(layer="in", reads=names),)
+        return tuple((group, tuple(known[name] for name in group.reads)) for group in groups)
 
     def encode_inputs(
         self,
@@ -129,43 +199,103 @@ class Encoding(Spec):
         rows: Rows | None = None,
         *,
         unseen: Literal["refuse", "zeros"] = "refuse",
-    ) -> Floats:
-        """Return rows of a stored data set as (rows, inputs), as the network reads them.
+    ) -> Inputs:
+        """Return rows of a stored data set as the network reads them.
 
         A category that the training rows have not is refused, or is none of the known ones.
         """
         scaling.require(data, [field.name for field in self.inputs], "inputs")
-        return features.encode_rows(data, self.inputs, rows, refuse_unseen=unseen == "refuse")
+        values: dict[str, Floats] = {}
+        for group, fields in self._fields_by_group:
+            arrays = [field for field in fields if isinstance(field, ScaledArray)]
+            if arrays:
+                parts = [encode_array(data, field, rows, "inputs") for field in arrays]
+                values[group.output] = _side_by_side(parts)
+            else:
+                plain = [field for field in fields if not isinstance(field, ScaledArray)]
+                values[group.output] = features.encode_rows(
+                    data, plain, rows, refuse_unseen=unseen == "refuse"
+                )
+        return Inputs(values)
 
-    def encode_records(self, inputs: Any) -> Floats:
-        """Return the `inputs` of a request as (rows, inputs), as the network reads them.
+    def encode_records(self, inputs: Any) -> Inputs:
+        """Return the `inputs` of a request as the network reads them.
 
-        Lists of values, objects, or one object of columns; errors point below `#/inputs`. Null is a
-        missing value. Columns that the model predicts or was weighted by may be there and are
-        passed over.
+        Lists of values, objects, or one object of columns (arrays); errors point below `#/inputs`.
+        Null is a missing value. Columns that the model predicts or was weighted by may be there and
+        are passed over.
         """
-        cells = read_records(inputs, self.input_shapes, spare=self._spare_names())
+        arrays = [field for field in self.inputs if isinstance(field, ScaledArray)]
+        if arrays:
+            return self._encode_array_records(inputs, arrays)
+        cells = read_records(inputs, self._cells, spare=self._spare_names())
+        encoded = self._encode_cells(cells)
+        if len(self._fields_by_group) == 1:
+            return Inputs({self._fields_by_group[0][0].output: encoded})
+        ends = np.cumsum([field.width for field in self.inputs])
+        columns = {
+            field.name: np.arange(end - field.width, end)
+            for field, end in zip(self.inputs, ends.tolist(), strict=True)
+        }
+        return Inputs(
+            {
+                group.output: encoded[:, np.concatenate([columns[name] for name in group.reads])]
+                for group, _ in self._fields_by_group
+            }
+        )
+
+    def _encode_cells(self, cells: Doubles) -> Floats:
         if self._plain_inputs is not None:
             mean, scale, fill = self._plain_inputs
             missing = np.isnan(cells)
             encoded = scaling.encode(np.where(missing, fill, cells), mean, scale)
             if np.isfinite(encoded).all():  # else the slow way tells what is wrong
                 return encoded
-        return features.encode_cells(cells, self.inputs)
+        plain = [field for field in self.inputs if not isinstance(field, ScaledArray)]
+        return features.encode_cells(cells, plain)
+
+    def _encode_array_records(self, inputs: Any, arrays: Sequence[ScaledArray]) -> Inputs:
+        if len(arrays) < len(self.inputs):
+            raise DataError(
+                "this model reads sequences or images beside single values, which are sent as a "
+                'stored data set: `inputs` is {"dataset": id, "rows": […]}',
+                pointer="#/inputs",
+            )
+        values = read_array_records(inputs, arrays, spare=self._spare_names())
+        encoded = {
+            field.name: (
+                (values[field.name] - field.along(field.mean)) / field.along(field.scale)
+            ).astype(np.float32)
+            for field in arrays
+        }
+        return Inputs(
+            {
+                group.output: _side_by_side([encoded[name] for name in group.reads])
+                for group, _ in self._fields_by_group
+            }
+        )
 
     def encode_targets(self, data: Data, rows: Rows | None = None) -> Floats | Rows:
-        """Return what the network should say: (rows, outputs), or class numbers (rows,)."""
+        """Return what the network should say: (rows, *shape), or class numbers (rows, …)."""
         if self.classes is not None:
             return self._class_numbers(data, rows)
         scaling.require(data, [field.name for field in self.targets], "targets")
-        return scaling.standardise(data, self.targets, rows, "targets")
+        arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
+        if arrays:
+            return _side_by_side([encode_array(data, f, rows, "targets") for f in arrays])
+        plain = [field for field in self.targets if isinstance(field, Scaled)]
+        return scaling.standardise(data, plain, rows, "targets")
 
     def encode_truth(self, data: Data, rows: Rows | None = None) -> Doubles | Rows:
-        """Return what was observed: (rows, outputs) in original units, or class numbers (rows,)."""
+        """Return what was observed, in original units, (rows, *shape), or class numbers."""
         if self.classes is not None:
             return self._class_numbers(data, rows)
         scaling.require(data, [field.name for field in self.targets], "targets")
-        return scaling.read(data, self.targets, rows, "targets")
+        arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
+        if arrays:
+            return _side_by_side([read_array(data, f, rows, "targets") for f in arrays])
+        plain = [field for field in self.targets if isinstance(field, Scaled)]
+        return scaling.read(data, plain, rows, "targets")
 
     def encode_weights(self, data: Data, rows: Rows | None = None) -> Floats | None:
         """Return the rows' weights (rows,), or None if the model has none."""
@@ -213,3 +343,57 @@ class Encoding(Spec):
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())
+
+
+def _fit_target(data: Data, name: str, rows: Rows) -> Scaled | ScaledArray:
+    if data.arrays is not None and data.arrays[name].ndim > 2:
+        return fit_array(data, name, rows, "targets")
+    return scaling.fit(data, name, rows, "targets")
+
+
+def _label_steps(data: Data, name: str) -> int | None:
+    """Return how many labels a row of an array (rows, steps) has; None for one."""
+    if data.arrays is None or data.arrays[name].ndim < 2:
+        return None
+    steps = data.arrays[name].shape[1]
+    return steps if steps > 1 else None
+
+
+def _unscaled(name: str, shape: Shape) -> Scaled | ScaledArray:
+    if len(shape) == 1:
+        return Scaled(name=name, size=shape[0])
+    size = shape[0] if len(shape) == 3 else shape[-1]
+    return ScaledArray(name=name, shape=shape, mean=(0.0,) * size, scale=(1.0,) * size)
+
+
+def _check_alike(fields: Sequence[Field], pointer: str) -> None:
+    """Refuse fields that cannot stand side by side: numbers, sequences and images do not mix."""
+    kinds = {
+        (len(f.shape), f.shape[1:] if f.axis == 0 else f.shape[:1])
+        if isinstance(f, ScaledArray)
+        else (1, ())
+        for f in fields
+    }
+    if len(kinds) > 1:
+        shapes = ", ".join(f"{f.name!r} {list(_shape_of([f]))}" for f in fields[:20])
+        raise DataError(
+            f"these have rows of different shapes, which do not stand side by side: {shapes}; "
+            "give each its own input layer by `columns`, or choose some",
+            pointer=pointer,
+        )
+
+
+def _shape_of(fields: Sequence[Field]) -> Shape:
+    """Return the shape of a row of fields side by side."""
+    arrays = [field for field in fields if isinstance(field, ScaledArray)]
+    if not arrays:
+        return (sum(f.width for f in fields if not isinstance(f, ScaledArray)),)
+    shape = list(arrays[0].shape)
+    shape[arrays[0].axis] = sum(field.size for field in arrays)
+    return tuple(shape)
+
+
+def _side_by_side(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts, axis=1 if parts[0].ndim == 4 else -1)

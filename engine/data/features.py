@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from engine.data import scaling
+from engine.data.arrays import ScaledArray, fit_array
 from engine.data.categories import Categories, fit_categories, read_codes
 from engine.data.dataset import Data
 from engine.data.scaling import Scaled
@@ -17,7 +18,7 @@ from engine.errors import DataError, SpecError
 
 __all__ = ["InputField", "encode_cells", "encode_rows", "fit_inputs"]
 
-InputField = Annotated[Scaled | Categories, Field(discriminator="type")]
+InputField = Annotated[Scaled | Categories | ScaledArray, Field(discriminator="type")]
 
 _MAX_CELLS = 500_000_000
 
@@ -28,15 +29,9 @@ Rows = npt.NDArray[np.int64]
 
 def fit_inputs(
     data: Data, names: Sequence[str], rows: Rows, *, fill: bool
-) -> tuple[Scaled | Categories, ...]:
+) -> tuple[Scaled | Categories | ScaledArray, ...]:
     """Learn how columns (arrays) are read; with `fill`, missing values of a table are filled."""
-    gaps = fill and data.kind == "table"
-    fields = tuple(
-        fit_categories(data, name, rows)
-        if data.type_of(name) == "text" and fill
-        else scaling.fit(data, name, rows, "inputs", gaps=gaps)
-        for name in names
-    )
+    fields = tuple(_fit_input(data, name, rows, fill=fill) for name in names)
     texts = [field for field in fields if isinstance(field, Categories)]
     if data.rows * sum(field.width for field in texts) > _MAX_CELLS:
         widest = max(texts, key=lambda field: field.width)
@@ -47,6 +42,16 @@ def fit_inputs(
             pointer="#/inputs",
         )
     return fields
+
+
+def _fit_input(
+    data: Data, name: str, rows: Rows, *, fill: bool
+) -> Scaled | Categories | ScaledArray:
+    if data.type_of(name) == "text" and fill:
+        return fit_categories(data, name, rows)
+    if data.arrays is not None and data.arrays[name].ndim > 2:
+        return fit_array(data, name, rows, "inputs")
+    return scaling.fit(data, name, rows, "inputs", gaps=fill and data.kind == "table")
 
 
 def encode_rows(

@@ -53,22 +53,24 @@ def number_labels(data: Data, name: str, rows: Rows | None, classes: Sequence[La
             "that the training rows have",
             pointer="#/targets",
         )
-    return np.asarray(numbers, dtype=np.int64)[codes]
+    return np.asarray(numbers, dtype=np.int64)[codes].reshape(codes.shape)
 
 
 def distinct_labels(data: Data, name: str, rows: Rows | None) -> tuple[list[Label], Rows]:
-    """Return the distinct labels, sorted, and for each row the number of its label among them."""
+    """Return the distinct labels, sorted, and each one's number, (rows,) or (rows, steps)."""
     column = data.column(name, rows)
     if column.ndim == 2 and column.shape[1] == 1:
         column = column[:, 0]
-    if column.ndim != 1 or data.type_of(name) == "datetime":
-        raise DataError(f"{name!r} does not hold one class label a row", pointer="#/targets")
-    if column.dtype == object and any(value is None for value in column):
+    if column.ndim > 2 or data.type_of(name) == "datetime":
+        raise DataError(
+            f"{name!r} does not hold one class label a row or step", pointer="#/targets"
+        )
+    if column.dtype == object and any(value is None for value in column.flat):
         raise DataError(f"{name!r} has missing values", pointer="#/targets")
     if column.dtype.kind == "f":
         column = _whole(name, column)
     distinct, codes = np.unique(column, return_inverse=True)
-    return distinct.tolist(), codes.astype(np.int64)
+    return distinct.tolist(), codes.reshape(column.shape).astype(np.int64)
 
 
 def _whole(name: str, column: npt.NDArray[Any]) -> Rows:

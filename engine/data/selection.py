@@ -27,6 +27,8 @@ class Selection:
     targets: tuple[str, ...]
     """An autoencoder's targets are its inputs."""
     sample_weight: str | None = None
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """For each input layer of the network its name and the inputs that it reads."""
 
 
 def select(schema: Schema, spec: TrainSpec) -> Selection:
@@ -44,7 +46,12 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
     _check_inputs(schema, form, inputs)
     _check_targets(schema, form, targets)
     return Selection(
-        kind=schema.kind, form=form, inputs=inputs, targets=targets, sample_weight=weight
+        kind=schema.kind,
+        form=form,
+        inputs=inputs,
+        targets=targets,
+        sample_weight=weight,
+        groups=_groups(spec, inputs),
     )
 
 
@@ -56,8 +63,58 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
     inputs = _inputs(schema, spec, (), weight)
     _check_inputs(schema, "autoencoder", inputs)
     return Selection(
-        kind=schema.kind, form="autoencoder", inputs=inputs, targets=inputs, sample_weight=weight
+        kind=schema.kind,
+        form="autoencoder",
+        inputs=inputs,
+        targets=inputs,
+        sample_weight=weight,
+        groups=_groups(spec, inputs),
     )
+
+
+def _groups(spec: TrainSpec, inputs: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Share the inputs out among the network's input layers.
+
+    A layer reads what its `columns` match; one that has none the input of its own name, or else all
+    that no other names.
+    """
+    layers = spec.network.input_layers
+    if len(layers) > 1 and spec.network.form == "autoencoder":
+        raise SpecError("an autoencoder has one input layer", pointer="#/network/layers")
+    named: dict[str, tuple[str, ...]] = {}
+    for name, index in layers.items():
+        columns = spec.network.layers[index].columns
+        if columns is not None:
+            pointer = f"#/network/layers/{index}/columns"
+            matched = tuple(
+                column
+                for column in inputs
+                if any(column == p or fnmatchcase(column, p) for p in columns)
+            )
+            if not matched:
+                raise PatternError(
+                    " ".join(columns), kind="input", exist=_listed(inputs), pointer=pointer
+                )
+            named[name] = matched
+        elif len(layers) > 1 and name in inputs:
+            named[name] = (name,)
+    taken = {column for columns in named.values() for column in columns}
+    rest = tuple(column for column in inputs if column not in taken)
+    unnamed = [name for name in layers if name not in named]
+    if len(unnamed) > 1 or (unnamed and not rest):
+        index = layers[unnamed[-1]]
+        raise SpecError(
+            f"input layer {unnamed[-1]!r} needs `columns`: globs over the inputs that it reads, "
+            f"which are {', '.join(_listed(inputs))}",
+            pointer=f"#/network/layers/{index}/columns",
+        )
+    if rest and not unnamed:
+        raise SpecError(
+            f"no input layer reads {_some(rest)}; name them in the `columns` of one, or choose "
+            "other `inputs`",
+            pointer="#/network/layers",
+        )
+    return tuple((name, named.get(name, rest)) for name in layers)
 
 
 def _weight(schema: Schema, spec: TrainSpec) -> str | None:
@@ -181,15 +238,16 @@ def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
     if form == "autoencoder":
         _check_reproducible(items, _noun(schema))
     for item in items:
-        dimensions = 2
+        dimensions = 4
         if isinstance(item, Array) and item.dtype == "text":
             dimensions = 1
         if isinstance(item, Array) and len(item.shape) > dimensions:
             raise SpecError(
                 f"array {item.name!r} has shape {list(item.shape)}; "
                 + (
-                    "inputs have one or two dimensions, (rows, features)"
-                    if dimensions == 2
+                    "inputs are (rows, features), sequences (rows, steps, features) or images "
+                    "(rows, channels, height, width)"
+                    if dimensions == 4
                     else "an input of texts has one dimension, a text for each row"
                 ),
                 pointer="#/inputs",
@@ -217,12 +275,16 @@ def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
             f"columns {_some(times)} hold times; targets are numbers, or class labels",
             pointer="#/targets",
         )
-    dimensions = 1 if form == "classifier" else 2
+    dimensions = 2 if form == "classifier" else 4
     for item in items:
         if isinstance(item, Array) and len(item.shape) > dimensions:
             raise SpecError(
-                f"array {item.name!r} has shape {list(item.shape)}; a {form}'s targets have "
-                + ("one dimension" if dimensions == 1 else "one or two dimensions"),
+                f"array {item.name!r} has shape {list(item.shape)}; "
+                + (
+                    "a classifier's labels are one for each row, or (rows, steps)"
+                    if dimensions == 2
+                    else "targets are (rows, outputs), sequences (rows, steps, outputs) or images"
+                ),
                 pointer="#/targets",
             )
     if form == "classifier":

@@ -1,1 +1,25 @@
-"""Layers: what each form computes from its inputs and parameters."""
+"""Layers: for each form its shapes, its parameters, and what it computes from its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.layers.combination import Combination
+from engine.layers.feedforward import Feedforward, Tied
+from engine.layers.input import Input
+from engine.layers.layer import Layer, LayerRequest, Shape, affine, layer_pointer, shown
+from engine.layers.sequence import Last
+
+__all__ = ["FORMS", "Layer", "LayerRequest", "Shape", "affine", "layer_pointer", "shown"]
+
+FORMS: Mapping[str, type[Layer]] = {
+    "input": Input,
+    "ff": Feedforward,
+    "softmax": Feedforward,
+    "tied": Tied,
+    "product": Combination,
+    "concatenate": Combination,
+    "add": Combination,
+    "last": Last,
+}
+"""The class of each form of layers."""

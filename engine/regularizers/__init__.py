@@ -90,7 +90,7 @@ def _keyword_patterns(layers: str, graph: Graph, pointer: str) -> tuple[str, ...
     A pattern may thus be copied from an answer into a request's map, and aims at the same outputs
     with the same random streams.
     """
-    chosen = {"input": (graph.first,), "hidden": graph.hidden, "output": (graph.last,)}[layers]
+    chosen = {"input": graph.inputs, "hidden": graph.hidden, "output": (graph.last,)}[layers]
     outputs = tuple(layer.out for layer in chosen)
     if not outputs:
         keyword = pointer.removeprefix("#/")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.inputs import Inputs
 from engine.graph import Graph, build_graph
 from engine.initializers import initial_parameters
 from engine.network import Network
@@ -15,10 +16,21 @@ from engine.spec import NetworkSpec
 Floats = npt.NDArray[np.float32]
 
 
+def rows_of(x: npt.ArrayLike, layer: str = "in") -> Inputs:
+    """Rows for a network with one input layer."""
+    return Inputs({f"{layer}:out": x})
+
+
+def only(inputs: Inputs) -> Any:
+    """The rows of the one input layer."""
+    (rows,) = inputs.values.values()
+    return rows
+
+
 def graph_of(layers: list[Any], form: str = "regressor", loss: str | None = None) -> Graph:
     spec = NetworkSpec.model_validate({"form": form, "layers": layers, "loss": loss})
     assert spec.form is not None
-    return build_graph(spec, form=spec.form, input_size=None, output_size=None)
+    return build_graph(spec, form=spec.form, input_shapes=None, output_shape=None)
 
 
 def identity_network(width: int, depth: int = 3) -> Network:

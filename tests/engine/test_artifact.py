@@ -22,6 +22,9 @@ from tests.engine.networks import graph_of
 NETWORK = {"form": "regressor", "layers": [3, {"size": 5, "name": "code"}, 2]}
 
 
+ENCODING = Encoding.identity({"in": (3,)}, (3,), "autoencoder")
+
+
 def weights(**changes: Any) -> bytes:
     graph = graph_of(NETWORK["layers"])  # type: ignore[arg-type]
     values = initial_parameters(graph, seed=1) | changes
@@ -31,7 +34,7 @@ def weights(**changes: Any) -> bytes:
 def test_an_imported_model_passes_inputs_and_outputs_unscaled() -> None:
     document, stored = import_model({"network": NETWORK}, weights(), version="1")
     model = load_model(json.loads(json.dumps(document)), stored)
-    assert model.encoding.input_size == 3
+    assert model.encoding.input_shapes == {"in": (3,)}
     assert model.encoding.decode(np.ones((1, 2))).tolist() == [[1.0, 1.0]]
     assert model.trained == ()
     assert model.noise_precision is None
@@ -55,11 +58,11 @@ def test_a_trained_model_comes_back_whole() -> None:
     stored = weights_of(initial_parameters(graph, seed=2))
     document = document_of(
         graph,
-        Encoding.identity(3, 3, "autoencoder"),
+        ENCODING,
         regularizers,
         stored,
         spec=spec,
-        noise_precision={name: 2.0 for name in Encoding.identity(3, 3, "autoencoder").target_names},
+        noise_precision={name: 2.0 for name in ENCODING.target_names},
         metrics={"train": {"loss": 1.0}},
         kept_epoch=4,
         version="1",

@@ -16,7 +16,7 @@ from engine.regularizers import resolve
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec, TrainSpec
 from engine.training import EpochEnd, Training, TrainingData
-from tests.engine.networks import Floats, graph_of
+from tests.engine.networks import Floats, graph_of, rows_of
 from tests.engine.test_plan import TABLE
 
 LAYERS: list[Any] = [
@@ -50,7 +50,7 @@ def test_names_and_shapes_follow_the_inputs() -> None:
     assert [name for name in graph.outputs if name.startswith(("hid3", "sum", "both"))] == [
         "hid3:out", "sum:out", "both:out",
     ]  # fmt: skip
-    assert graph.outputs["both:out"] == 10
+    assert graph.outputs["both:out"] == (10,)
 
 
 def test_the_network_computes_what_is_worked_by_hand() -> None:
@@ -58,7 +58,7 @@ def test_the_network_computes_what_is_worked_by_hand() -> None:
     values = initial_parameters(graph, seed=4)
     x = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
     sampler = Sampler(Network(graph, values), (), wanted=("out:out",))
-    ours = sampler.deterministic(x)["out:out"]
+    ours = sampler.deterministic(rows_of(x))["out:out"]
     np.testing.assert_allclose(ours, by_hand(values, x), rtol=1e-5, atol=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_every_reader_reads_an_output_dropped_but_pre_stays() -> None:
     spec = RegularizationSpec(dropout={"hid1:out": 0.5})
     wanted = ("out:out", "hid1:out", "hid1:out-predrop")
     sampler = Sampler(Network(graph, values), resolve(spec, graph), wanted=wanted, seed=1)
-    drawn = sampler.samples(x, np.arange(9), np.arange(1))
+    drawn = sampler.samples(rows_of(x), np.arange(9), np.arange(1))
     mask = np.where(drawn["hid1:out"][0] == 0, 0.0, 2.0)
     np.testing.assert_allclose(drawn["out:out"][0], by_hand(values, x, mask), rtol=1e-5, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_gradients_reach_every_weight() -> None:
     )
     x = np.random.default_rng(1).standard_normal((64, 4)).astype(np.float32)
     target = by_hand(initial_parameters(graph, seed=99), x).astype(np.float32)
-    data = TrainingData(x=torch.from_numpy(x), y=torch.from_numpy(target))
+    data = TrainingData(x=rows_of(torch.from_numpy(x)), y=torch.from_numpy(target))
     training = Training(graph, spec, (), data)
     ends = [event for event in training if isinstance(event, EpochEnd)]
     assert ends[-1].train["loss"] < 0.02 * ends[0].train["loss"]

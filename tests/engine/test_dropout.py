@@ -19,7 +19,7 @@ from engine.regularizers import (
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
 from engine.statistics import mean_and_variance
-from tests.engine.networks import Floats, graph_of, identity_network, random_network
+from tests.engine.networks import Floats, graph_of, identity_network, random_network, rows_of
 
 
 def resolved(network: Network, **keywords: Any) -> tuple[Regularizer, ...]:
@@ -28,9 +28,9 @@ def resolved(network: Network, **keywords: Any) -> tuple[Regularizer, ...]:
 
 def one_pass(network: Network, x: Floats, *wanted: str, seed: int = 1, **keywords: Any) -> Any:
     sampler = Sampler(network, resolved(network, **keywords), wanted=wanted, seed=seed)
-    values = sampler.deterministic(x)
+    values = sampler.deterministic(rows_of(x))
     if sampler.stochastic:
-        drawn = sampler.samples(x, np.arange(len(x)), np.arange(1))
+        drawn = sampler.samples(rows_of(x), np.arange(len(x)), np.arange(1))
         values |= {name: value[0] for name, value in drawn.items()}
     return values
 
@@ -120,7 +120,7 @@ def test_overlapping_patterns_compound_in_order() -> None:
     assert [site.level for site in sites["hid1:out"]] == [0.4, 0.2, 0.1, 0.5]
     x = np.ones((4000, 50), dtype=np.float32)
     sampler = Sampler(network, regularizers, wanted=("hid1:out",), seed=5)
-    y = sampler.samples(x, np.arange(len(x)), np.arange(1))["hid1:out"][0]
+    y = sampler.samples(rows_of(x), np.arange(len(x)), np.arange(1))["hid1:out"][0]
     kept = 0.6 * 0.8 * 0.9 * 0.5
     np.testing.assert_allclose(y[y != 0], 1 / kept, rtol=1e-6)
     assert abs((y != 0).mean() - kept) < 4 * np.sqrt(kept * (1 - kept) / y.size)
@@ -206,11 +206,11 @@ def test_variance_is_zero_exactly_where_no_mask_reaches() -> None:
     wanted = ("in:out", "hid1:out", "hid2:out-predrop", "hid2:out", "out:out")
     sampler = Sampler(network, resolved(network, dropout={"hid2:out": 0.3}), wanted=wanted, seed=2)
     assert sampler.stochastic == ("hid2:out", "out:out")
-    assert sorted(sampler.deterministic(x)) == ["hid1:out", "hid2:out-predrop", "in:out"]
-    samples = sampler.samples(x, np.arange(9), np.arange(50))
+    assert sorted(sampler.deterministic(rows_of(x))) == ["hid1:out", "hid2:out-predrop", "in:out"]
+    samples = sampler.samples(rows_of(x), np.arange(9), np.arange(50))
     _, variance = mean_and_variance(samples["hid2:out"])
     assert variance is not None
-    active = sampler.deterministic(x)["hid2:out-predrop"] != 0
+    active = sampler.deterministic(rows_of(x))["hid2:out-predrop"] != 0
     assert (variance[~active] == 0).all()
     assert (variance[active] > 0).all()
 

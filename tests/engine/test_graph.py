@@ -34,8 +34,8 @@ def test_weights_are_inputs_by_outputs() -> None:
 
 def test_first_and_last_sizes_come_from_the_data() -> None:
     spec = NetworkSpec.model_validate({"layers": [None, 8, None]})
-    graph = build_graph(spec, form="regressor", input_size=13, output_size=2)
-    assert (graph.first.size, graph.last.size) == (13, 2)
+    graph = build_graph(spec, form="regressor", input_shapes={"in": (13,)}, output_shape=(2,))
+    assert (graph.inputs[0].size, graph.last.size) == (13, 2)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,8 @@ def test_a_partner_may_be_named() -> None:
         ({"layers": [None, 4, 3, {"form": "tied", "partner": "hid1"}, None]},
          "#/network/layers/3", "reads 4"),
         ({"layers": [None, {"size": 4, "name": "in"}, None]}, "#/network/layers/1/name", "'in'"),
-        ({"layers": [None, [4, "input"], None]}, "#/network/layers/1/form", "first"),
+        ({"layers": [None, 4, "input"]}, "#/network/layers/2/form", "last"),
+        ({"layers": [None, {"form": "input"}, None]}, "#/network/layers/1/size", "no data"),
         ({"layers": [[13, "relu"], None]}, "#/network/layers/0/activation", "input"),
         ({"layers": [1, {"size": 4, "partner": "x"}]}, "#/network/layers/0/size", "13"),
         ({"layers": [None, {"size": 4, "partner": "x"}, 1]},
@@ -102,7 +103,7 @@ def test_what_does_not_fit_is_refused_where_it_stands(
 ) -> None:
     network = NetworkSpec.model_validate(spec)
     with pytest.raises(SpecError, match=words) as caught:
-        build_graph(network, form="regressor", input_size=13, output_size=1)
+        build_graph(network, form="regressor", input_shapes={"in": (13,)}, output_shape=(1,))
     assert caught.value.pointer == pointer
 
 

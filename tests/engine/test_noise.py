@@ -14,7 +14,7 @@ from engine.regularizers import is_stochastic, resolve
 from engine.sampling import Sampler, readable_outputs
 from engine.spec import PredictSpec, RegularizationSpec
 from engine.streams import normal_noise, row_states, stream_key
-from tests.engine.networks import Floats, identity_network, random_network
+from tests.engine.networks import Floats, identity_network, only, random_network, rows_of
 from tests.engine.test_prediction import IDS, ROWS, regressor
 from tests.engine.test_training import data_of, training_of
 
@@ -23,8 +23,8 @@ def one_pass(x: Floats, *wanted: str, depth: int = 3, seed: int = 1, **keywords:
     network = identity_network(x.shape[1], depth)
     regularizers = resolve(RegularizationSpec.model_validate(keywords), network.graph)
     sampler = Sampler(network, regularizers, wanted=wanted, seed=seed)
-    values = sampler.deterministic(x)
-    drawn = sampler.samples(x, np.arange(len(x)), np.arange(1))
+    values = sampler.deterministic(rows_of(x))
+    drawn = sampler.samples(rows_of(x), np.arange(len(x)), np.arange(1))
     return values | {name: value[0] for name, value in drawn.items()}
 
 
@@ -78,7 +78,7 @@ def test_the_variance_of_noise_adds_up_through_a_linear_network() -> None:
     network = identity_network(30)
     spec = RegularizationSpec.model_validate({"input_noise": 0.3, "hidden_noise": 0.4})
     sampler = Sampler(network, resolve(spec, network.graph), wanted=("out:out",), seed=3)
-    y = sampler.samples(x, np.arange(1), np.arange(2000))["out:out"]
+    y = sampler.samples(rows_of(x), np.arange(1), np.arange(2000))["out:out"]
     expected = 0.3**2 + 2 * 0.4**2  # two hidden layers
     assert abs(y.var() - expected) < 4 * expected * np.sqrt(2 / y.size)
 
@@ -97,7 +97,7 @@ def test_predictions_take_the_noise_of_training_and_say_so() -> None:
         {"pattern": "hid1:out", "std": 0.2, "rng": None, "matched": ["hid1:out"]}
     ]
     assert plan.dropout() == []
-    assert (plan.run(ROWS, IDS)["std"] > 0).all()
+    assert (plan.run(rows_of(ROWS), IDS)["std"] > 0).all()
     without = plan_prediction(model, PredictSpec(num_samples=5, hidden_dropout=0.1), seed=1)
     assert without.noise() == []  # any key replaces the rates of training as a whole
 
@@ -126,7 +126,7 @@ def test_hidden_l1_adds_the_mean_size_of_the_hidden_outputs() -> None:
     )
     end = list(training)[-1]
     w = training.kept_parameters()
-    h1 = np.tanh(train.x.numpy() @ w["hid1.w"] + w["hid1.b"])
+    h1 = np.tanh(only(train.x).numpy() @ w["hid1.w"] + w["hid1.b"])
     pre2 = h1 @ w["hid2.w"] + w["hid2.b"]
     expected = 0.5 * (np.abs(h1).mean() + np.maximum(pre2, 0).mean()) / 2
     first, second = end.regularizers  # type: ignore[union-attr]
@@ -150,7 +150,7 @@ def test_monitors_tell_the_share_of_values_below_levels() -> None:
     def share(x: Floats) -> float:
         return float((np.maximum(x @ w["hid1.w"] + w["hid1.b"], 0) < 0.1).mean())
 
-    assert end.train["hid1:out<0.1"] == pytest.approx(share(train.x.numpy()), abs=1e-6)  # type: ignore[union-attr]
-    assert end.valid["hid1:out<0.1"] == pytest.approx(share(valid.x.numpy()), abs=1e-6)  # type: ignore[union-attr]
+    assert end.train["hid1:out<0.1"] == pytest.approx(share(only(train.x).numpy()), abs=1e-6)  # type: ignore[union-attr]
+    assert end.valid["hid1:out<0.1"] == pytest.approx(share(only(valid.x).numpy()), abs=1e-6)  # type: ignore[union-attr]
     assert end.train["hid1:out<1e+09"] == pytest.approx(1.0)  # type: ignore[union-attr]
     assert end.train["hid1.w<0"] == pytest.approx(float((w["hid1.w"] < 0).mean()), abs=1e-6)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from engine.errors import SpecError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import resolve
 from engine.spec import PredictSpec, RegularizationSpec
-from tests.engine.networks import random_network
+from tests.engine.networks import random_network, rows_of
 
 ROWS = np.random.default_rng(3).standard_normal((11, 4)).astype(np.float32)
 IDS = np.arange(11)
@@ -57,7 +57,7 @@ def planned(model: Model, seed: int = 5, **request: Any) -> PredictionPlan:
 
 
 def answer(model: Model, seed: int = 5, **request: Any) -> dict[str, Any]:
-    return planned(model, seed, **request).run(ROWS, IDS)
+    return planned(model, seed, **request).run(rows_of(ROWS), IDS)
 
 
 def test_without_dropout_it_is_one_deterministic_pass_in_original_units() -> None:
@@ -160,7 +160,7 @@ def test_without_noise_precision_the_aleatoric_part_is_missing_and_said_so() -> 
         num_samples=5,
         statistics=["variance", "predictive_quantiles"],
     )
-    given = plan.run(ROWS, IDS)
+    given = plan.run(rows_of(ROWS), IDS)
     assert np.isnan(given["variance"]["aleatoric"]).all()
     assert np.isnan(given["predictive_quantiles"]["0.5"]).all()
     assert (given["variance"]["epistemic"] > 0).any()
@@ -209,9 +209,9 @@ def test_other_outputs_come_as_arrays_or_as_statistics() -> None:
 
 def test_rows_are_the_same_in_any_piece_of_the_request() -> None:
     plan = planned(regressor(), hidden_dropout=0.5, num_samples=30)
-    whole = plan.run(ROWS, IDS)
+    whole = plan.run(rows_of(ROWS), IDS)
     shifted = planned(regressor(), hidden_dropout=0.5, num_samples=30, row_offset=4)
-    part = shifted.run(ROWS[4:7], np.arange(3))
+    part = shifted.run(rows_of(ROWS[4:7]), np.arange(3))
     assert np.array_equal(part["mean"], whole["mean"][4:7])
     assert np.array_equal(part["std"], whole["std"][4:7])
 

@@ -18,6 +18,7 @@ from engine.regularizers import resolve
 from engine.spec import TrainSpec
 from engine.streams import generator
 from engine.training import BlockEnd, EpochEnd, Training, TrainingData
+from tests.engine.networks import only, rows_of
 
 
 def data_of(rows: int = 60, inputs: int = 4, classes: int | None = None) -> TrainingData:
@@ -25,9 +26,11 @@ def data_of(rows: int = 60, inputs: int = 4, classes: int | None = None) -> Trai
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
     if classes is None:
         y = np.tanh(x[:, :2]) + 0.1 * rng.standard_normal((rows, 2))
-        return TrainingData(x=torch.from_numpy(x), y=torch.from_numpy(y.astype(np.float32)))
+        return TrainingData(
+            x=rows_of(torch.from_numpy(x)), y=torch.from_numpy(y.astype(np.float32))
+        )
     labels = (np.abs(x).sum(axis=1) * 2).astype(np.int64) % classes
-    return TrainingData(x=torch.from_numpy(x), y=torch.from_numpy(labels))
+    return TrainingData(x=rows_of(torch.from_numpy(x)), y=torch.from_numpy(labels))
 
 
 def training_of(
@@ -40,7 +43,12 @@ def training_of(
         {"network": {"form": form, "layers": layers, "loss": loss}, **spec}
     )
     outputs = int(train.y.max()) + 1 if form == "classifier" else train.y.shape[1]
-    graph = build_graph(parsed.network, form=form, input_size=train.x.shape[1], output_size=outputs)
+    graph = build_graph(
+        parsed.network,
+        form=form,
+        input_shapes={"in": only(train.x).shape[1:]},
+        output_shape=(outputs,),
+    )
     return Training(graph, parsed, resolve(parsed, graph), train, valid), graph
 
 
@@ -107,7 +115,7 @@ def test_training_without_dropout_is_the_textbook_loop(name: str) -> None:
         order = generator(13, "shuffle", epoch).permutation(60)
         total = 0.0
         for rows in np.array_split(order, [16, 32, 48]):
-            x, y = train.x[rows].double(), train.y[rows].double()
+            x, y = only(train.x)[rows].double(), train.y[rows].double()
             hidden = torch.tanh(x @ weights["hid1.w"] + weights["hid1.b"])
             out = hidden @ weights["out.w"] + weights["out.b"]
             loss = functional.mse_loss(out, y)
@@ -141,7 +149,7 @@ def test_gradients_under_dropout_are_those_of_the_masked_network() -> None:
     for value in start.values():
         value.requires_grad_()
     order = generator(13, "shuffle", 1).permutation(8)
-    x = train.x[order].double() * masks["in:out"]
+    x = only(train.x)[order].double() * masks["in:out"]
     hidden = torch.relu(x @ start["hid1.w"] + start["hid1.b"]) * masks["hid1:out"]
     loss = functional.mse_loss(hidden @ start["out.w"] + start["out.b"], train.y[order].double())
     loss.backward()  # type: ignore[no-untyped-call]
@@ -188,7 +196,7 @@ def test_mae_and_cross_entropy_are_their_formulas() -> None:
         validation=None,
     )
     start = {k: torch.from_numpy(v) for k, v in initial_parameters(graph, seed=13).items()}
-    hidden = torch.relu(train.x @ start["hid1.w"] + start["hid1.b"])
+    hidden = torch.relu(only(train.x) @ start["hid1.w"] + start["hid1.b"])
     out = hidden @ start["out.w"] + start["out.b"]
     (end,) = list(training)
     assert isinstance(end, EpochEnd)
@@ -203,7 +211,7 @@ def test_mae_and_cross_entropy_are_their_formulas() -> None:
         validation=None,
     )
     start = {k: torch.from_numpy(v) for k, v in initial_parameters(graph, seed=13).items()}
-    hidden = torch.relu(labelled.x @ start["hid1.w"] + start["hid1.b"])
+    hidden = torch.relu(only(labelled.x) @ start["hid1.w"] + start["hid1.b"])
     out = hidden @ start["out.w"] + start["out.b"]
     (end,) = list(training)
     assert isinstance(end, EpochEnd)
@@ -365,7 +373,9 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 def test_a_long_epoch_is_cut_into_blocks() -> None:
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((20_000, 4)).astype(np.float32))
-    training, _ = training_of(TrainingData(x=x, y=x[:, :2].clone()), epochs=1, validation=None)
+    training, _ = training_of(
+        TrainingData(x=rows_of(x), y=x[:, :2].clone()), epochs=1, validation=None
+    )
     events = list(training)
     assert sum(isinstance(event, BlockEnd) for event in events) >= 3
     assert isinstance(events[-1], EpochEnd)

@@ -17,6 +17,7 @@ from engine.data.selection import Selection
 from engine.errors import DataError
 from engine.spec import Form
 from tests.engine.data.conftest import Parse, npz
+from tests.engine.networks import only
 
 CSV = b"age,flag,w,y\n1,true,1,10\n3,false,2,30\n5,true,0,50\n100,false,1,0\n"
 
@@ -55,17 +56,17 @@ def test_means_and_deviations_are_those_of_the_training_rows(encoding: Encoding)
     assert flag.scale == pytest.approx(math.sqrt(2 / 9))
     assert encoding.target_mean.tolist() == [30.0]
     assert encoding.target_scale == pytest.approx(math.sqrt(800 / 3))
-    assert (encoding.input_size, encoding.output_size) == (2, 1)
+    assert (encoding.input_shapes["in"][0], encoding.output_shape[0]) == (2, 1)
     assert (encoding.input_names, encoding.target_names) == (("age", "flag"), ("y",))
 
 
 def test_rows_are_standardised(encoding: Encoding, data: Data) -> None:
-    x = encoding.encode_inputs(data, _rows(0, 1, 3))
+    x = only(encoding.encode_inputs(data, _rows(0, 1, 3)))
 
     assert x.dtype == np.float32
     assert x[:, 0].tolist() == pytest.approx([-math.sqrt(3 / 2), 0, 97 / math.sqrt(8 / 3)])
     assert x[:, 1].tolist() == pytest.approx([math.sqrt(1 / 2), -math.sqrt(2), -math.sqrt(2)])
-    assert encoding.encode_inputs(data).shape == (4, 2)
+    assert only(encoding.encode_inputs(data)).shape == (4, 2)
 
 
 def test_targets_come_back_in_their_own_units(encoding: Encoding, data: Data) -> None:
@@ -82,7 +83,7 @@ def test_a_constant_column_is_encoded_as_zero(parsed: Parse) -> None:
     encoding = Encoding.fit(data, selection, np.arange(1000))
 
     assert (_numbers(encoding)[0].mean, _numbers(encoding)[0].scale) == (0.1, 1.0)
-    assert not encoding.encode_inputs(data).any()
+    assert not only(encoding.encode_inputs(data)).any()
     assert encoding.decode(encoding.encode_targets(data)).tolist() == [[0.3]] * 1000
 
 
@@ -98,7 +99,7 @@ def test_training_rows_always_encode_to_finite_numbers_of_deviation_one(values: 
     data = Data(arrays={"x": values})
     selection = _selection("autoencoder", kind="arrays", inputs=("x",), targets=("x",))
     encoding = Encoding.fit(data, selection, np.arange(len(values)))
-    x = encoding.encode_inputs(data)
+    x = only(encoding.encode_inputs(data))
 
     assert np.isfinite(x).all()
     scale = encoding.target_scale
@@ -145,8 +146,8 @@ def test_classes_are_the_sorted_labels_as_they_are(
     assert [type(label) for label in again.classes or ()] == [type(label) for label in classes]
     assert again.encode_targets(data).tolist() == [1, 0, 1]
     assert again.labels([0, 1]) == list(classes)
-    assert (again.output_size, again.target_names) == (2, ("y",))
-    assert again.target_scale.tolist() == [1, 1]
+    assert (again.output_shape[0], again.target_names) == (2, ("y",))
+    assert again.target_scale.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -197,8 +198,8 @@ def test_arrays_are_standardised_by_feature(parsed: Parse) -> None:
     assert _numbers(encoding)[0].scale == (1.0, 1.0)
     assert encoding.input_names == ("x[0]", "x[1]", "u")
     assert encoding.target_names == ("y[0]", "y[1]")
-    assert encoding.encode_inputs(data).tolist() == [[-1, 0, -1], [1, 0, 1]]
-    assert encoding.encode_inputs(data, _rows(1)).tolist() == [[1, 0, 1]]
+    assert only(encoding.encode_inputs(data)).tolist() == [[-1, 0, -1], [1, 0, 1]]
+    assert only(encoding.encode_inputs(data, _rows(1))).tolist() == [[1, 0, 1]]
 
 
 def test_wide_arrays_are_read_in_blocks() -> None:
@@ -212,7 +213,7 @@ def test_wide_arrays_are_read_in_blocks() -> None:
     assert encoding.target_mean == pytest.approx(x[rows].mean(axis=0, dtype=np.float64))
     assert encoding.target_scale == pytest.approx(x[rows].std(axis=0, dtype=np.float64))
     expected = (x[rows] - encoding.target_mean) / encoding.target_scale
-    assert np.allclose(encoding.encode_inputs(data, rows), expected, atol=1e-5)
+    assert np.allclose(only(encoding.encode_inputs(data, rows)), expected, atol=1e-5)
 
 
 def test_a_stored_data_set_must_have_what_the_model_reads(
@@ -225,25 +226,27 @@ def test_a_stored_data_set_must_have_what_the_model_reads(
         (b"age,flag\n1e300,true\n", "too far"),
     ]:
         with pytest.raises(DataError, match=says) as caught:
-            encoding.encode_inputs(parsed(content))
+            only(encoding.encode_inputs(parsed(content)))
         assert caught.value.pointer == "#/inputs"
 
 
 @pytest.mark.parametrize("form", ["regressor", "classifier", "autoencoder"])
 def test_an_imported_models_numbers_pass_as_they_are(form: Form) -> None:
-    encoding = Encoding.identity(3, 3, form)
+    encoding = Encoding.identity({"in": (3,)}, (3,), form)
 
-    assert (encoding.input_size, encoding.output_size) == (3, 3)
-    assert encoding.encode_records([[1, 2.5, -3]]).tolist() == [[1, 2.5, -3]]
-    assert encoding.encode_inputs(Data(arrays={"x": np.eye(3)})).tolist() == np.eye(3).tolist()
+    assert (encoding.input_shapes["in"][0], encoding.output_shape[0]) == (3, 3)
+    assert only(encoding.encode_records([[1, 2.5, -3]])).tolist() == [[1, 2.5, -3]]
+    assert (
+        only(encoding.encode_inputs(Data(arrays={"x": np.eye(3)}))).tolist() == np.eye(3).tolist()
+    )
     assert encoding.decode([[1, 2, 3]]).tolist() == [[1, 2, 3]]
     assert encoding.classes == ((0, 1, 2) if form == "classifier" else None)
     with pytest.raises(DataError, match="2 numbers a row; the model takes 3"):
-        encoding.encode_inputs(Data(arrays={"x": np.eye(2)}))
+        only(encoding.encode_inputs(Data(arrays={"x": np.eye(2)})))
 
 
 def test_records_are_standardised_as_rows_are(encoding: Encoding, data: Data) -> None:
-    expected = encoding.encode_inputs(data, _rows(0, 1)).tolist()
+    expected = only(encoding.encode_inputs(data, _rows(0, 1))).tolist()
 
     for inputs in (
         [[1, 1], [3.0, 0]],
@@ -251,7 +254,7 @@ def test_records_are_standardised_as_rows_are(encoding: Encoding, data: Data) ->
         [{"age": 1, "flag": True}, {"flag": 0, "age": 3, "y": None, "w": "any"}],
         {"flag": [True, 0], "age": [1, 3], "y": [1]},
     ):
-        assert encoding.encode_records(inputs).tolist() == expected
+        assert only(encoding.encode_records(inputs)).tolist() == expected
 
 
 def test_arrays_may_be_given_by_name() -> None:
@@ -263,9 +266,9 @@ def test_arrays_may_be_given_by_name() -> None:
         [{"x": [1, 2], "u": [3]}, {"u": [6], "x": [4, 5]}],
         {"x": [[1, 2], [4, 5]], "u": [3, 6]},
     ):
-        assert encoding.encode_records(inputs).tolist() == [[1, 2, 3], [4, 5, 6]]
+        assert only(encoding.encode_records(inputs)).tolist() == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(DataError, match="a list of 2 numbers, got a row of 1") as caught:
-        encoding.encode_records({"x": [[1, 2], [4]], "u": [3, 6]})
+        only(encoding.encode_records({"x": [[1, 2], [4]], "u": [3, 6]}))
     assert caught.value.pointer == "#/inputs/x/1"
 
 
@@ -307,7 +310,7 @@ def test_what_is_wrong_with_records_is_pointed_at(
     encoding: Encoding, inputs: Any, pointer: str, says: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        encoding.encode_records(inputs)
+        only(encoding.encode_records(inputs))
 
     assert caught.value.pointer == pointer
     assert says in caught.value.detail
@@ -317,7 +320,7 @@ def test_pointers_escape_the_names_of_columns() -> None:
     field = Scaled(name="a/b~c d%é")
     encoding = Encoding(kind="table", form="regressor", inputs=(field,), targets=(field,))
     with pytest.raises(DataError) as caught:
-        encoding.encode_records([{}])
+        only(encoding.encode_records([{}]))
 
     assert caught.value.pointer == "#/inputs/0/a~1b~0c%20d%25%C3%A9"
 
@@ -331,23 +334,52 @@ def test_what_a_model_was_fitted_to_must_be_there_to_evaluate_it(parsed: Parse, 
 
 
 def test_class_labels_may_stand_in_one_column_of_an_array() -> None:
-    data = Data(arrays={"x": np.eye(2), "y": np.array([["b"], ["a"]]), "z": np.eye(2, dtype=int)})
+    data = Data(arrays={"x": np.eye(2), "y": np.array([["b"], ["a"]])})
     selection = _selection("classifier", kind="arrays", inputs=("x",))
 
     assert Encoding.fit(data, selection, _rows(0, 1)).classes == ("a", "b")
+    cube = Data(arrays={"x": np.eye(2), "y": np.zeros((2, 2, 2), dtype=int)})
     with pytest.raises(DataError, match="one class label a row"):
-        Encoding.fit(data, _selection("classifier", inputs=("x",), targets=("z",)), _rows(0, 1))
+        Encoding.fit(cube, selection, _rows(0, 1))
 
 
-def test_images_are_not_read_as_features() -> None:
-    data = Data(arrays={"x": np.zeros((2, 2, 2))})
-    with pytest.raises(DataError, match="3 dimensions"):
-        Encoding.fit(data, _selection("autoencoder", inputs=("x",), targets=("x",)), _rows(0, 1))
+def test_images_and_sequences_are_scaled_by_channel_and_feature() -> None:
+    rng = np.random.default_rng(4)
+    images, sequences = rng.normal(3, 2, (5, 2, 4, 3)), rng.normal(-1, 5, (5, 4, 2))
+    for x, axes in ((images, (0, 2, 3)), (sequences, (0, 1))):
+        data = Data(arrays={"x": x})
+        encoding = Encoding.fit(
+            data,
+            _selection("autoencoder", kind="arrays", inputs=("x",), targets=("x",)),
+            _rows(0, 1, 2),
+        )
+        mean, std = x[:3].mean(axes, keepdims=True), x[:3].std(axes, keepdims=True)
+        expected = (x - mean) / std
+        assert encoding.input_shapes == {"in": x.shape[1:]}
+        assert encoding.output_shape == x.shape[1:]
+        assert encoding.target_names == ("x[0]", "x[1]")
+        stored = only(encoding.encode_inputs(data))
+        np.testing.assert_allclose(stored, expected, atol=1e-5)
+        assert np.array_equal(only(encoding.encode_records(x.tolist())), stored)
+        assert np.array_equal(only(encoding.encode_records({"x": x.tolist()})), stored)
+        assert np.array_equal(encoding.encode_targets(data), stored)
+        np.testing.assert_allclose(encoding.decode(stored), x, atol=1e-5)
+        np.testing.assert_allclose(encoding.encode_truth(data), x)
+        with pytest.raises(DataError, match="of shape"):
+            encoding.encode_records([[1, 2]])
+
+
+def test_labels_of_steps_are_numbered_step_by_step() -> None:
+    data = Data(arrays={"x": np.zeros((3, 2, 1)), "y": np.array([[5, 7], [7, 7], [5, 5]])})
+    selection = _selection("classifier", kind="arrays", inputs=("x",))
+    encoding = Encoding.fit(data, selection, _rows(0, 1))
+    assert encoding.output_shape == (2, 2)
+    assert encoding.encode_targets(data).tolist() == [[0, 1], [1, 1], [0, 0]]
 
 
 def test_an_array_by_name_is_a_list_of_rows() -> None:
-    encoding = Encoding.identity(2, 1, "regressor")
+    encoding = Encoding.identity({"in": (2,)}, (1,), "regressor")
     for inputs, pointer in (({"x": [1, 2]}, "#/inputs/x/0"), ([{"x": 1}], "#/inputs/0/x")):
         with pytest.raises(DataError, match="a list of 2 numbers, got a number") as caught:
-            encoding.encode_records(inputs)
+            only(encoding.encode_records(inputs))
         assert caught.value.pointer == pointer

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.data.arrays import ScaledArray
 from engine.data.dataset import DATETIME
 from engine.data.encoding import Categories, Encoding, Scaled
 from engine.data.formats import Data, write
@@ -21,6 +22,7 @@ from engine.errors import DataError, SpecError
 from engine.plan import plan_training
 from engine.spec import Form, TrainSpec
 from tests.engine.data.conftest import Parse
+from tests.engine.networks import only
 
 COLUMNS = ("city", "age", "flag", "since")
 CSV = b"""city,age,flag,since,y
@@ -77,8 +79,9 @@ def test_the_median_of_an_even_number_is_halfway_and_a_draw_of_booleans_is_false
     data = parsed(b"a,b,c,y\n1,true,q,1\n4,false,p,1\n100,true,p,1\n2,false,q,1\n")
     encoding = _fit(data, "a", "b", "c")
 
-    assert [field.fill for field in encoding.inputs] == [3.0, 0.0, "p"]
-    assert not any(field.indicator for field in encoding.inputs)
+    fields = [field for field in encoding.inputs if not isinstance(field, ScaledArray)]
+    assert [field.fill for field in fields] == [3.0, 0.0, "p"]
+    assert not any(field.indicator for field in fields)
 
 
 def test_every_input_of_the_network_has_a_name(encoding: Encoding) -> None:
@@ -86,13 +89,13 @@ def test_every_input_of_the_network_has_a_name(encoding: Encoding) -> None:
         "city=Oslo", "city=Rome", "city is missing",
         "age", "age is missing", "flag", "flag is missing", "since", "since is missing",
     )  # fmt: skip
-    assert encoding.input_size == len(encoding.input_names)
+    assert encoding.input_shapes["in"][0] == len(encoding.input_names)
 
 
 def test_rows_are_one_hot_standardised_and_marked_where_missing(
     encoding: Encoding, data: Data
 ) -> None:
-    x = encoding.encode_inputs(data, np.array([1, 3]))
+    x = only(encoding.encode_inputs(data, np.array([1, 3])))
 
     spread = math.sqrt(1400 / 9)
     assert x[0].tolist() == pytest.approx(
@@ -113,16 +116,16 @@ def test_what_was_learnt_is_the_same_after_json_and_old_documents_are_read(
     document = {"kind": "table", "form": "regressor", "inputs": [old], "targets": [old],
                 "target": None, "classes": None, "sample_weight": None}  # fmt: skip
     read = Encoding.model_validate(document)
-    assert read.encode_records([[5]]).tolist() == [[1]]
+    assert only(read.encode_records([[5]])).tolist() == [[1]]
     with pytest.raises(DataError, match="takes no missing values for 'age'") as caught:
-        read.encode_records([[None]])
+        only(read.encode_records([[None]]))
     assert caught.value.pointer == "#/inputs/0/0"
     with pytest.raises(DataError, match="'age' has missing values"):
-        read.encode_inputs(Data(table=pa.table({"age": pa.array([1, None])})))
+        only(read.encode_inputs(Data(table=pa.table({"age": pa.array([1, None])}))))
 
 
 def test_records_are_read_as_lists_objects_and_columns(encoding: Encoding, data: Data) -> None:
-    expected = encoding.encode_inputs(data, np.array([0, 1, 3])).tolist()
+    expected = only(encoding.encode_inputs(data, np.array([0, 1, 3]))).tolist()
     rows: list[list[Any]] = [
         ["Rome", 10, True, "2020-01-01T00:00:00Z"],
         ["Oslo", None, None, "2020-01-03"],
@@ -134,7 +137,7 @@ def test_records_are_read_as_lists_objects_and_columns(encoding: Encoding, data:
         [dict(zip(COLUMNS, row, strict=True)) for row in rows],
         {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)},
     ):
-        assert encoding.encode_records(inputs).tolist() == expected
+        assert only(encoding.encode_records(inputs)).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_times_are_instants_in_utc_unless_they_say_otherwise(
     record = {"city": "Oslo", "age": None, "flag": None, "since": text}
 
     assert np.array_equal(
-        encoding.encode_records([record]), encoding.encode_inputs(data, np.array([1]))
+        only(encoding.encode_records([record])), only(encoding.encode_inputs(data, np.array([1])))
     )
 
 
@@ -171,7 +174,7 @@ def test_what_is_wrong_with_a_value_is_pointed_at(
 ) -> None:
     good = {"city": "Rome", "age": 1, "flag": True, "since": "2020-01-01"}
     with pytest.raises(DataError) as caught:
-        encoding.encode_records([good, {**good, **change}])
+        only(encoding.encode_records([good, {**good, **change}]))
 
     assert caught.value.pointer == pointer
     assert says in caught.value.detail
@@ -179,7 +182,7 @@ def test_what_is_wrong_with_a_value_is_pointed_at(
 
 def test_a_column_that_is_left_out_is_not_a_missing_value(encoding: Encoding) -> None:
     with pytest.raises(DataError, match="'since' is missing; the model needs it") as caught:
-        encoding.encode_records([{"city": "Rome", "age": 1, "flag": True}])
+        only(encoding.encode_records([{"city": "Rome", "age": 1, "flag": True}]))
 
     assert caught.value.pointer == "#/inputs/0/since"
 
@@ -187,21 +190,21 @@ def test_a_column_that_is_left_out_is_not_a_missing_value(encoding: Encoding) ->
 def test_a_gap_in_a_column_that_had_none_is_filled_without_an_indicator(parsed: Parse) -> None:
     data = parsed(b"a,c,y\n1,p,1\n2,p,1\n6,q,1\n")
     encoding = _fit(data, "a", "c")
-    filled = encoding.encode_records([[2, "p"]]).tolist()
+    filled = only(encoding.encode_records([[2, "p"]])).tolist()
 
     assert encoding.input_names == ("a", "c=p", "c=q")
-    assert encoding.encode_records([[None, None]]).tolist() == filled
-    assert encoding.encode_inputs(parsed(b"a,c\n,\n")).tolist() == filled
+    assert only(encoding.encode_records([[None, None]])).tolist() == filled
+    assert only(encoding.encode_inputs(parsed(b"a,c\n,\n"))).tolist() == filled
     numbers = _fit(data, "a")
-    assert numbers.encode_records([[None], [6]]).tolist()[0] == filled[0][:1]
+    assert only(numbers.encode_records([[None], [6]])).tolist()[0] == filled[0][:1]
 
 
 def test_a_stored_unseen_category_is_refused_or_is_none_of_the_known(
     encoding: Encoding, data: Data
 ) -> None:
     with pytest.raises(DataError, match="row 4: 'Wien' is not a category of 'city'"):
-        encoding.encode_inputs(data, np.array([0, 4]))
-    lenient = encoding.encode_inputs(data, np.array([4]), unseen="zeros")
+        only(encoding.encode_inputs(data, np.array([0, 4])))
+    lenient = only(encoding.encode_inputs(data, np.array([4]), unseen="zeros"))
     assert lenient[0, :3].tolist() == [0, 0, 0]
 
 
@@ -214,10 +217,10 @@ def test_columns_of_another_type_are_refused_unless_all_is_missing(
         (b"city,age,flag,since\nRome,1,true,7\n", "'since' holds integer; times"),
     ]:
         with pytest.raises(DataError, match=says) as caught:
-            encoding.encode_inputs(parsed(content))
+            only(encoding.encode_inputs(parsed(content)))
         assert caught.value.pointer == "#/inputs"
-    gaps = encoding.encode_inputs(parsed(b"city,age,flag,since\n,,,\n,,,\n"))
-    assert gaps[0].tolist() == encoding.encode_records([[None] * 4])[0].tolist()
+    gaps = only(encoding.encode_inputs(parsed(b"city,age,flag,since\n,,,\n,,,\n")))
+    assert gaps[0].tolist() == only(encoding.encode_records([[None] * 4]))[0].tolist()
 
 
 def test_a_column_of_nothing_comes_to_its_indicator_alone(parsed: Parse) -> None:
@@ -225,9 +228,9 @@ def test_a_column_of_nothing_comes_to_its_indicator_alone(parsed: Parse) -> None
     encoding = _fit(data, "a", "c", rows=np.arange(2))
 
     assert encoding.input_names == ("a", "a is missing", "c is missing")
-    assert encoding.encode_inputs(data, np.arange(2)).tolist() == [[0, 1, 1], [0, 1, 1]]
+    assert only(encoding.encode_inputs(data, np.arange(2))).tolist() == [[0, 1, 1], [0, 1, 1]]
     with pytest.raises(DataError, match="none, as no training row has a value"):
-        encoding.encode_records([[1, "p"]])
+        only(encoding.encode_records([[1, "p"]]))
 
 
 def test_keys_and_prose_are_not_categories() -> None:
@@ -237,9 +240,9 @@ def test_keys_and_prose_are_not_categories() -> None:
 
     names = [f"n{number}" for number in range(1001)]
     encoding = _fit(table(names), "t", form="classifier", rows=np.arange(1000))
-    assert encoding.input_size == 1000
+    assert encoding.input_shapes["in"][0] == 1000
     with pytest.raises(DataError, match=r"'n0', .*, … \(980 more\)"):
-        encoding.encode_records([["n1000"]])
+        only(encoding.encode_records([["n1000"]]))
     for texts, says in [(names, "1001 different texts"), (["a", "b" * 257], "257 characters")]:
         with pytest.raises(SpecError, match=says) as caught:
             _fit(table(texts), "t", form="classifier")
@@ -259,8 +262,8 @@ def test_an_array_of_texts_is_one_hot_too() -> None:
     data = Data(arrays={"x": np.array(["b", "a", "b"]), "y": np.arange(3.0)})
     encoding = _fit(data, "x")
 
-    assert encoding.encode_inputs(data).tolist() == [[0, 1], [1, 0], [0, 1]]
-    assert encoding.encode_records({"x": ["a"]}).tolist() == [[1, 0]]
+    assert only(encoding.encode_inputs(data)).tolist() == [[0, 1], [1, 0], [0, 1]]
+    assert only(encoding.encode_records({"x": ["a"]})).tolist() == [[1, 0]]
 
 
 def _values(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -293,11 +296,11 @@ def test_a_record_is_encoded_as_the_stored_row_that_it_came_from(
     kept = np.array([row for row in range(5) if row in rows or text[row] in (None,)])
     records = json.loads(b"".join(write(data, "application/json")))
 
-    stored = encoding.encode_inputs(data, kept)
+    stored = only(encoding.encode_inputs(data, kept))
     assert np.isfinite(stored).all()
-    assert encoding.encode_records([records[row] for row in kept]).tolist() == stored.tolist()
+    assert only(encoding.encode_records([records[row] for row in kept])).tolist() == stored.tolist()
     columns = {name: [records[row][name] for row in kept] for name in table.column_names}
-    assert encoding.encode_records(columns).tolist() == stored.tolist()
+    assert only(encoding.encode_records(columns)).tolist() == stored.tolist()
 
 
 MESSY = (
@@ -321,12 +324,12 @@ def test_a_messy_table_is_planned_with_no_preparation(
     plan = plan_training(spec, data)
 
     assert plan.encoding.form == form
-    assert plan.graph.layers[0].size == plan.encoding.input_size
+    assert plan.graph.layers[0].size == plan.encoding.input_shapes["in"][0]
     names = plan.encoding.input_names
     assert {"city=Zürich", "city is missing", "joined", "age is missing", "empty"} <= set(names)
     assert "name=Smith; J." not in names  # a validation row's alone
     assert plan.split.valid is not None
-    x = plan.encoding.encode_inputs(data, plan.split.valid, unseen="zeros")
+    x = only(plan.encoding.encode_inputs(data, plan.split.valid, unseen="zeros"))
     assert np.isfinite(x).all()
     assert x[0, [name.startswith("name=") for name in names]].sum() == 0
 
@@ -343,5 +346,5 @@ def test_numbers_without_gaps_are_read_as_they_were() -> None:
     field = Scaled(name="a", mean=1, scale=2, fill=5)
     encoding = Encoding(kind="table", form="regressor", inputs=(field, field), targets=(field,))
 
-    assert encoding.encode_records([[1, 3]]).tolist() == [[0, 1]]
-    assert encoding.encode_records([[1, 3], [None, 1]]).tolist() == [[0, 1], [2, 0]]
+    assert only(encoding.encode_records([[1, 3]])).tolist() == [[0, 1]]
+    assert only(encoding.encode_records([[1, 3], [None, 1]])).tolist() == [[0, 1], [2, 0]]
