@@ -22,7 +22,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi serve clean
+.PHONY: help setup demo test check format openapi docs serve clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -52,6 +52,9 @@ format: $(READY) ## Rewrite the code in the project's style
 openapi: $(READY) ## Write openapi/openapi.json from the code
 	mkdir -p openapi
 	$(BIN)/bernoulli openapi > openapi/.new && mv openapi/.new openapi/openapi.json
+
+docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.yaml
+	$(BIN)/python -m tests.theanets.page
 
 serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)

@@ -74,7 +74,7 @@ Serve = Callable[..., Api]
 
 
 @contextmanager
-def _apps(folder: Path) -> Iterator[Serve]:
+def apps(folder: Path) -> Iterator[Serve]:
     """Give a maker of apps, whose data are in `folder` unless their settings say otherwise."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
@@ -91,14 +91,14 @@ def _apps(folder: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    with _apps(tmp_path) as start:
+    with apps(tmp_path) as start:
         yield start
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One app for all tests that do not mind what the others leave in it."""
-    with _apps(tmp_path_factory.mktemp("shared")) as start:
+    with apps(tmp_path_factory.mktemp("shared")) as start:
         yield start()
 
 
