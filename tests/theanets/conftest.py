@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,17 @@ from service.tasks import TASKS
 from service.worker import Worker
 from tests.service.conftest import Api, apps
 from tests.theanets.datasets import BASES
-from tests.theanets.inventory import Ask
+from tests.theanets.inventory import PENDING, Ask
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect tests of what is pending to fail; one that passes fails until it is struck off."""
+    fails = pytest.mark.xfail(strict=True, reason="pending")
+    for item in items:
+        name = item.nodeid.partition("tests/theanets/")[2].partition("::")[2]
+        row = name.partition("[")[2][:-1] if name.startswith("test_a_row_") else name
+        if row in PENDING:
+            item.add_marker(fails)
 
 
 class Lab:
@@ -44,11 +54,34 @@ class Lab:
         assert job["status"] == "succeeded", job["error"]
         return job
 
-    def base_job(self, base: str) -> dict[str, Any]:
-        """Return the job that trained the smallest network of a base, once."""
-        if base not in self._jobs:
-            self._jobs[base] = self.train(base, BASES[base].spec())
-        return self._jobs[base]
+    def once(self, base: str, layers: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Return the job that trained these layers on a base's data set, once."""
+        key = f"{base} {layers}"
+        if key not in self._jobs:
+            self._jobs[key] = self.train(base, BASES[base].spec(layers))
+        return self._jobs[key]
+
+    def epochs(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what the job's events tell of each epoch."""
+        answer = self.api.get(f"/jobs/{job['id']}/events", params={"limit": 1000})
+        return [event["data"] for event in answer.json()["data"] if event["type"] == "epoch"]
+
+    def assert_progress(self, base: str, spec: dict[str, Any]) -> None:
+        """Fail unless training makes the loss less, in theanets' way of looking."""
+        sgd = {"form": "sgd", "learning_rate": 0.01, "momentum": 0.5}
+        job = self.train(
+            base,
+            {
+                "optimizer": sgd,
+                "gradient_clip": 1.0,
+                "batch_size": 3,
+                **spec,
+                "validation": None,
+                "epochs": 5,
+            },
+        )
+        losses = [epoch["train"]["loss"] for epoch in self.epochs(job)]
+        assert losses[-1] < losses[0]
 
     def model(self, job: dict[str, Any]) -> dict[str, Any]:
         answer = self.api.get(f"/models/{job['model']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.e2e.servers import npz_of
 
-__all__ = ["BASES", "Base"]
+__all__ = ["BASES", "ROWS", "STEPS", "Base"]
 
 ROWS, STEPS = 24, 6
 _RNG = np.random.default_rng(13)
@@ -42,9 +42,10 @@ class Base:
     def media_type(self) -> str:
         return "text/csv" if self.csv is not None else "application/x-npz"
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self, layers: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return the request's body, but for the data set's id."""
-        return {"network": {"form": self.form, "layers": list(self.layers)}, "epochs": 1}
+        chosen = list(self.layers if layers is None else layers)
+        return {"network": {"form": self.form, "layers": chosen}, "epochs": 1}
 
 
 def _table() -> str:

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from tests.theanets.conftest import Lab
-from tests.theanets.inventory import PENDING, PUBLIC, ROWS, Ask, Row
+from tests.theanets.inventory import PUBLIC, ROWS, Ask, Row
 from tests.theanets.page import PAGE, with_tables
 
 
 def cases(rows: list[Row]) -> list[Any]:
-    """Make a parameter of each row, which must fail where it is still pending."""
-    fails = pytest.mark.xfail(strict=True, reason="pending")
-    return [pytest.param(r, id=r.key, marks=[fails] if r.is_pending else []) for r in rows]
+    return [pytest.param(row, id=row.key) for row in rows]
 
 
 def check(ask: Ask, body: Any) -> None:
@@ -58,7 +56,7 @@ def test_a_row_trains_and_predicts(lab: Lab, row: Row) -> None:
 def test_a_row_is_answered(lab: Lab, row: Row) -> None:
     assert row.ask is not None
     base = row.data or "vectors"
-    check(row.ask, lab.ask(base, lab.base_job(base), row.ask))
+    check(row.ask, lab.ask(base, lab.once(base), row.ask))
 
 
 def test_every_public_name_of_theanets_has_a_row() -> None:
@@ -72,10 +70,6 @@ def test_every_row_says_what_serves_it_or_why_nothing_does() -> None:
     for row in ROWS:
         ways = (row.is_trained or row.ask or row.note, row.left_out)
         assert row.is_pending or sum(map(bool, ways)) == 1, row.key
-
-
-def test_only_rows_are_pending() -> None:
-    assert {row.key for row in ROWS} >= PENDING
 
 
 def test_the_page_says_what_the_rows_say() -> None:
