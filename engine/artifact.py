@@ -20,7 +20,14 @@ from engine.errors import ArtifactError, SpecError
 from engine.graph import Graph, build_graph
 from engine.layers import Layer, layer_pointer, shown
 from engine.network import Network
-from engine.regularizers import Perturbation, Regularizer, WeightPenalty, resolve
+from engine.regularizers import (
+    ContractivePenalty,
+    Perturbation,
+    RecurrentPenalty,
+    Regularizer,
+    WeightPenalty,
+    resolve,
+)
 from engine.spec import LayerSpec, NetworkSpec, RegularizationSpec, TrainSpec
 
 __all__ = [
@@ -121,8 +128,10 @@ def describe_regularizer(index: int, regularizer: Regularizer) -> dict[str, Any]
         "matched": list(regularizer.matched),
         "log": regularizer.log(),
     }
-    if isinstance(regularizer, WeightPenalty):
+    if isinstance(regularizer, WeightPenalty | RecurrentPenalty):
         description["reduction"] = regularizer.reduction
+    if isinstance(regularizer, ContractivePenalty):
+        description["wrt"] = regularizer.wrt
     return description
 
 

@@ -21,12 +21,19 @@ from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph
 from engine.monitors import resolve_monitors
-from engine.regularizers import Regularizer, resolve, unread_warnings
+from engine.regularizers import (
+    BernoulliDropout,
+    ContractivePenalty,
+    Regularizer,
+    resolve,
+    unread_warnings,
+)
 from engine.spec import TrainSpec
 
 __all__ = ["TrainingPlan", "plan_training"]
 
 MAX_PARAMETERS = 100_000_000
+MAX_DERIVATIVE_BYTES = 2 * 2**30
 _STEP_SECONDS = 5e-4
 _FLOPS_PER_SECOND = 2e10
 
@@ -125,6 +132,7 @@ def plan_training(
             pointer="#/network/layers",
         )
     regularizers = resolve(spec, graph)
+    _check_derivatives(spec, graph, regularizers)
     resolve_monitors(spec, graph)
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
     if validation_data is not None:
@@ -145,6 +153,23 @@ def plan_training(
         valid_rows=valid_rows,
         warnings=tuple(_warnings(spec, graph, regularizers, valid_rows)),
     )
+
+
+def _check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer]) -> None:
+    """Refuse a contractive penalty whose derivatives would not fit into memory."""
+    explicit = len(regularizers) - len(spec.regularizers or ())
+    for index, regularizer in enumerate(regularizers):
+        if not isinstance(regularizer, ContractivePenalty):
+            continue
+        size = regularizer.jacobian_bytes(graph, spec.batch_size)
+        if size > MAX_DERIVATIVE_BYTES:
+            raise SpecError(
+                f"the derivatives of {', '.join(regularizer.matched)} by the inputs take about "
+                f"{size / 2**30:.3g} GiB for a batch of {spec.batch_size} rows; at most "
+                f"{MAX_DERIVATIVE_BYTES / 2**30:g} are used: match fewer outputs, or take a "
+                "smaller `batch_size`",
+                pointer=f"#/regularizers/{index - explicit}",
+            )
 
 
 def _check_scale(encoding: Encoding) -> None:
@@ -218,8 +243,9 @@ def _warnings(
             "without validation rows no noise precision is fitted: aleatoric variance, predictive "
             "quantiles and log-likelihood will be null"
         )
-    if graph.last.out in {name for r in regularizers for name in r.matched} and np.any(
-        [r.weight > 0 for r in regularizers if graph.last.out in r.matched]
+    if any(
+        isinstance(r, BernoulliDropout) and r.weight > 0 and graph.last.out in r.matched
+        for r in regularizers
     ):
         warnings.append(
             f"dropout acts on {graph.last.out!r}, the prediction itself; `*:out` includes it"

@@ -24,6 +24,7 @@ __all__ = [
     "AdagradSpec",
     "AdamSpec",
     "BernoulliDropoutSpec",
+    "ContractiveSpec",
     "Form",
     "GaussianNoiseSpec",
     "HiddenL1Spec",
@@ -36,6 +37,7 @@ __all__ = [
     "OptimizerSpec",
     "PassesSpec",
     "PredictSpec",
+    "RecurrentPenaltySpec",
     "RegularizationSpec",
     "RegularizerSpec",
     "RmspropSpec",
@@ -342,6 +344,38 @@ class HiddenL1Spec(Spec):
     """Factor of the term in the training loss."""
 
 
+class ContractiveSpec(Spec):
+    """A penalty on the derivatives of every matching output by the network's inputs."""
+
+    form: Literal["contractive"]
+    pattern: Pattern | None = None
+    """The `out` of all hidden layers by default."""
+    wrt: Pattern = "*"
+    """Input layers, by name, or their outputs (`in:out`), by which outputs are derived."""
+    weight: NonNegative
+    """Factor of the term in the training loss: the squared Frobenius norm of each row's Jacobian,
+    averaged over rows and matched outputs."""
+
+
+class RecurrentPenaltySpec(Spec):
+    """A penalty on how much every matching output changes from step to step of a sequence."""
+
+    form: Literal["recurrent_norm", "recurrent_state"]
+    pattern: Pattern
+    """Among the outputs that are sequences."""
+    weight: NonNegative
+    """Factor of the term in the training loss."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of `recurrent_state`: the mean over elements, as theanets, or their sum, the squared norm of
+    each step's change; both averaged over rows and steps."""
+
+    @model_validator(mode="after")
+    def _reduction_is_for_states(self) -> RecurrentPenaltySpec:
+        if self.form == "recurrent_norm" and self.reduction != "mean":
+            raise ValueError("`reduction` is for `recurrent_state`; leave it out")
+        return self
+
+
 class WeightSpec(Spec):
     """A penalty on the size of every matching weight matrix; biases are excluded."""
 
@@ -354,7 +388,12 @@ class WeightSpec(Spec):
 
 
 RegularizerSpec = Annotated[
-    BernoulliDropoutSpec | GaussianNoiseSpec | HiddenL1Spec | WeightSpec,
+    BernoulliDropoutSpec
+    | GaussianNoiseSpec
+    | HiddenL1Spec
+    | WeightSpec
+    | ContractiveSpec
+    | RecurrentPenaltySpec,
     Field(discriminator="form"),
 ]
 
@@ -470,6 +509,9 @@ REGULARIZERS: tuple[str, ...] = (
     "bernoulli_dropout",
     "gaussian_noise",
     "hidden_l1",
+    "contractive",
+    "recurrent_norm",
+    "recurrent_state",
     "weight_l2",
     "weight_l1",
 )

@@ -31,7 +31,7 @@ from engine.monitors import resolve_monitors
 from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
-from engine.regularizers import Penalty, Regularizer, sites_by_output
+from engine.regularizers import ContractivePenalty, Penalty, Regularizer, sites_by_output
 from engine.spec import TrainSpec
 from engine.streams import generator, row_states, stream_key
 
@@ -148,6 +148,9 @@ class Training:
             for index, regularizer in enumerate(self.regularizers)
             if isinstance(regularizer, Penalty)
         ]
+        self._derives_inputs = any(
+            isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
+        )
         self._loss_outputs = loss_outputs(graph, self._sites)
         self._monitors = resolve_monitors(spec, graph)
         read = [name for _, penalty in self._penalties for name in penalty.reads]
@@ -242,6 +245,8 @@ class Training:
         masks: Mapping[tuple[int | str, ...], Tensor],
     ) -> float:
         self._parameters.gradient.zero_()
+        if self._derives_inputs:
+            x = x.map(lambda rows: rows.detach().requires_grad_())
         outputs = evaluate(
             self.graph,
             self._weights,
@@ -253,7 +258,7 @@ class Training:
         read = {name: outputs[name] for name in self._loss_outputs}
         loss = weighted_mean(row_losses(self.graph, read, y), weights)
         for index, penalty in self._penalties:
-            term = penalty.loss(self._parameters.views, outputs)
+            term = penalty.loss(self._parameters.views, outputs, x.values)
             _add(self._sums.terms, str(index), term.item() * len(x))
             loss = loss + term
         value = loss.item()

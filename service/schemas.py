@@ -254,10 +254,12 @@ class RegularizerView(View):
 
     index: int
     form: str
-    pattern: str
+    pattern: str | None
+    """Null where no single glob says which outputs these are: see `matched`."""
     weight: float
     rng: int | None
     reduction: str | None = None
+    wrt: str | None = None
     matched: list[str]
     log: str
     history: list[RegularizerHistory]

@@ -13,15 +13,19 @@ from fnmatch import fnmatchcase
 from engine.errors import PatternError
 from engine.graph import Graph
 from engine.names import match as match_names
+from engine.regularizers.contractive import ContractivePenalty
 from engine.regularizers.dropout import BernoulliDropout
 from engine.regularizers.hidden import HiddenPenalty
 from engine.regularizers.noise import GaussianNoise
+from engine.regularizers.recurrent import RecurrentPenalty
 from engine.regularizers.sites import Site
 from engine.regularizers.weight import WeightPenalty
 from engine.spec import (
     BernoulliDropoutSpec,
+    ContractiveSpec,
     GaussianNoiseSpec,
     HiddenL1Spec,
+    RecurrentPenaltySpec,
     RegularizationSpec,
     RegularizerSpec,
     WeightSpec,
@@ -29,10 +33,12 @@ from engine.spec import (
 
 __all__ = [
     "BernoulliDropout",
+    "ContractivePenalty",
     "GaussianNoise",
     "HiddenPenalty",
     "Penalty",
     "Perturbation",
+    "RecurrentPenalty",
     "Regularizer",
     "Site",
     "WeightPenalty",
@@ -45,10 +51,11 @@ __all__ = [
 
 Perturbation = BernoulliDropout | GaussianNoise
 """What changes outputs at random."""
-Penalty = HiddenPenalty | WeightPenalty
+Penalty = HiddenPenalty | WeightPenalty | ContractivePenalty | RecurrentPenalty
 """What adds a term to the training loss."""
 Regularizer = Perturbation | Penalty
 
+_HIDDEN = "hid*:out"
 _KEYS = tuple(
     f"{layers}_{kind}" for kind in ("dropout", "noise") for layers in ("input", "hidden", "output")
 )
@@ -95,9 +102,7 @@ def _keyword_patterns(layers: str, graph: Graph, pointer: str) -> tuple[str, ...
     if not outputs:
         keyword = pointer.removeprefix("#/")
         raise PatternError(keyword, kind="output", exist=graph.outputs, pointer=pointer)
-    glob = "hid*:out"
-    matched = tuple(name for name in graph.outputs if fnmatchcase(name, glob))
-    return (glob,) if layers == "hidden" and matched == outputs else outputs
+    return (_HIDDEN,) if layers == "hidden" and _is_hidden_glob(outputs, graph) else outputs
 
 
 def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer:
@@ -107,13 +112,21 @@ def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer
         case GaussianNoiseSpec():
             return _noise(given.pattern, given.weight, given.rng, graph, pointer)
         case HiddenL1Spec():
-            pattern = given.pattern
-            outputs = tuple(layer.out for layer in graph.hidden)
-            if pattern is None and not outputs:
-                raise PatternError("*", kind="hidden output", exist=graph.outputs, pointer=pointer)
-            if pattern is not None:
-                outputs = match_names(pattern, graph.outputs, kind="output", pointer=pointer)
-            return HiddenPenalty(pattern=pattern or "*", weight=given.weight, matched=outputs)
+            shown, outputs = _hidden_outputs(given.pattern, graph, pointer)
+            return HiddenPenalty(pattern=shown, weight=given.weight, matched=outputs)
+        case ContractiveSpec():
+            return _contractive(given, graph, pointer)
+        case RecurrentPenaltySpec():
+            sequences = [n for n, s in graph.outputs.items() if len(s) == 2 and s[0] > 1]
+            return RecurrentPenalty(
+                form=given.form,
+                pattern=given.pattern,
+                weight=given.weight,
+                reduction=given.reduction,
+                matched=match_names(
+                    given.pattern, sequences, kind="output of several steps", pointer=pointer
+                ),
+            )
         case WeightSpec():
             weights = [name for name, shape in graph.parameters.items() if len(shape) > 1]
             return WeightPenalty(
@@ -123,6 +136,44 @@ def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer
                 reduction=given.reduction,
                 matched=match_names(given.pattern, weights, kind="weight", pointer=pointer),
             )
+
+
+def _hidden_outputs(
+    pattern: str | None, graph: Graph, pointer: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return what a pattern matches, or without one the hidden layers' `out`, and how to say it.
+
+    The latter as one glob where it says just the same, else None.
+    """
+    if pattern is not None:
+        return pattern, match_names(pattern, graph.outputs, kind="output", pointer=pointer)
+    outputs = tuple(layer.out for layer in graph.hidden)
+    if not outputs:
+        raise PatternError("*", kind="hidden output", exist=graph.outputs, pointer=pointer)
+    return (_HIDDEN if _is_hidden_glob(outputs, graph) else None), outputs
+
+
+def _is_hidden_glob(outputs: tuple[str, ...], graph: Graph) -> bool:
+    return outputs == tuple(name for name in graph.outputs if fnmatchcase(name, _HIDDEN))
+
+
+def _contractive(given: ContractiveSpec, graph: Graph, pointer: str) -> ContractivePenalty:
+    shown, outputs = _hidden_outputs(given.pattern, graph, pointer)
+    inputs = tuple(
+        layer.out
+        for layer in graph.inputs
+        if fnmatchcase(layer.name, given.wrt) or fnmatchcase(layer.out, given.wrt)
+    )
+    if not inputs:
+        raise PatternError(
+            given.wrt,
+            kind="input layer",
+            exist=[layer.name for layer in graph.inputs],
+            pointer=pointer.removesuffix("pattern") + "wrt",
+        )
+    return ContractivePenalty(
+        pattern=shown, wrt=given.wrt, weight=given.weight, matched=outputs, inputs=inputs
+    )
 
 
 def _dropout(

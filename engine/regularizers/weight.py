@@ -33,7 +33,12 @@ class WeightPenalty:
         """The outputs whose values the term needs: none."""
         return ()
 
-    def loss(self, parameters: Mapping[str, Tensor], _outputs: Mapping[str, Tensor]) -> Tensor:
+    def loss(
+        self,
+        parameters: Mapping[str, Tensor],
+        _outputs: Mapping[str, Tensor],
+        _inputs: Mapping[str, Tensor],
+    ) -> Tensor:
         """Return the weighted term, a scalar through which gradients flow."""
         terms = [self._size(parameters[name]) for name in self.matched]
         total = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
