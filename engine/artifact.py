@@ -84,7 +84,7 @@ def resolved_network(graph: Graph) -> NetworkSpec:
     return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
 
 
-_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "columns")
+_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "initial", "columns")
 
 
 def _resolved(layer: Layer) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def build_graph(
             )
         request = _request(spec, index, name, layers, form, input_shapes, output_shape)
         request.check_keys(FORMS[request.form].takes)
-        layers.append(FORMS[request.form].build(request))
+        layer = FORMS[request.form].build(request)
+        request.check_initial(layer)
+        layers.append(layer)
     graph = Graph(form=form, loss=loss, layers=tuple(layers))
     _check_last(graph, output_shape)
     return graph

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from engine.graph import Graph
 from engine.layers import Layer
 from engine.names import parameter_name
+from engine.spec import InitialSpec
 from engine.streams import generator
 
 __all__ = ["initial_parameters"]
@@ -25,34 +26,51 @@ def initial_parameters(graph: Graph, *, seed: int) -> dict[str, Values]:
     Weights of a layer that rectifies have standard deviation sqrt(2 / inputs) (He et al. 2015),
     the others sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010), where the layer's own `std`,
     `mean`, `sparsity`, `diagonal` and `radius` do not say otherwise; inputs are counted over all
-    that the layer reads. Some forms begin some parameters in a way of their own.
+    that the layer reads. Some forms begin some parameters in a way of their own. What `initial`
+    says of a parameter comes before all of that.
     """
     values: dict[str, Values] = {}
     for layer in graph.layers:
         for local, shape in layer.own_parameters.items():
             name = parameter_name(layer.name, local)
-            special = layer.initial_value(local, seed)
+            own = (layer.spec.initial or {}).get(local)
+            special = layer.initial_value(local, seed) if own is None else None
             if special is not None:
                 values[name] = special
-            elif len(shape) == 1:
+            elif len(shape) == 1 and own is None:
                 values[name] = np.zeros(shape, dtype=np.float32)
             else:
-                values[name] = _weights(layer, local, seed)
+                values[name] = _drawn(layer, local, own, seed)
     return values
 
 
-def _weights(layer: Layer, local: str, seed: int) -> Values:
-    given, shape = layer.spec, layer.own_parameters[local]
+def _drawn(layer: Layer, local: str, own: InitialSpec | None, seed: int) -> Values:
+    given, shape = _beginning(layer, local, own), layer.own_parameters[local]
     name = parameter_name(layer.name, local)
     if given.diagonal is not None and len(shape) == 2:
         return np.eye(*shape, dtype=np.float32) * np.float32(given.diagonal)
-    rectifies = layer.activation.split("+")[0] in _RECTIFIERS
-    fan_in, fan_out = layer.fans(local)
-    usual = math.sqrt(2 / fan_in) if rectifies else math.sqrt(2 / (fan_in + fan_out))
-    std = usual if given.std is None else given.std
     values = generator(seed, "parameter", name).standard_normal(shape, dtype=np.float32)
-    values *= np.float32(std)
+    values *= np.float32(given.std)
     values += np.float32(given.mean or 0.0)
     if given.sparsity:
         values[generator(seed, "sparsity", name).random(shape) < given.sparsity] = 0.0
     return values
+
+
+def _beginning(layer: Layer, local: str, own: InitialSpec | None) -> InitialSpec:
+    """Return how a parameter begins: what is said of it, then of the layer's weights."""
+    if len(layer.own_parameters[local]) == 1:
+        said: dict[str, float | None] = {"std": 0.0}
+    else:
+        rectifies = layer.activation.split("+")[0] in _RECTIFIERS
+        fan_in, fan_out = layer.fans(local)
+        usual = math.sqrt(2 / fan_in) if rectifies else math.sqrt(2 / (fan_in + fan_out))
+        said = {"std": usual} | {
+            key: getattr(layer.spec, key)
+            for key in InitialSpec.model_fields
+            if getattr(layer.spec, key) is not None
+        }
+        # A diagonal of the layer's is not for a parameter that is said to be drawn otherwise.
+        if own is not None and own.diagonal is None:
+            said.pop("diagonal", None)
+    return InitialSpec(**(said | ({} if own is None else own.model_dump(exclude_none=True))))

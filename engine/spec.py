@@ -28,6 +28,7 @@ __all__ = [
     "Form",
     "GaussianNoiseSpec",
     "HiddenL1Spec",
+    "InitialSpec",
     "LayerForm",
     "LayerSpec",
     "LossName",
@@ -201,6 +202,19 @@ LayerColumns = Annotated[
 LayerShape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
 
 
+class InitialSpec(Spec):
+    """How one parameter of a layer begins; a matrix, where this is silent, as the layer says."""
+
+    mean: Real | None = None
+    """Mean of the initial values."""
+    std: NonNegative | None = None
+    """Their deviation; 0 by default for a bias or another vector."""
+    sparsity: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
+    """Share of them that are zero."""
+    diagonal: Real | None = None
+    """All are zero but for this value on the diagonal; of matrices alone."""
+
+
 class LayerSpec(Spec):
     """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
@@ -223,6 +237,12 @@ class LayerSpec(Spec):
     """Share of the initial weights that are zero; 0 by default."""
     diagonal: Real | None = None
     """Initial weights are zero but for this value on the diagonal."""
+    initial: (
+        Annotated[dict[Pattern, InitialSpec], Field(min_length=1, max_length=64), at_most(64)]
+        | None
+    ) = None
+    """How single parameters begin, by their names within the layer:
+    ``{"hh": {"diagonal": 1}, "b": {"mean": 2}}``."""
     columns: LayerColumns | None = None
     """For an input layer: globs over the job's inputs (columns or arrays) that it reads; by default
     all that no other input layer names."""

@@ -143,10 +143,27 @@ class LayerRequest:
     def check_keys(self, takes: frozenset[str]) -> None:
         """Refuse keys that mean nothing for a layer of this form."""
         for key in LayerSpec.model_fields:
-            if key in ("form", "name", "size", "inputs") or key in takes:
+            if key in ("form", "name", "size", "inputs", "initial") or key in takes:
                 continue
             if getattr(self.spec, key) is not None:
                 raise self.error(self._needless(key), key)
+
+    def check_initial(self, layer: Layer) -> None:
+        """Refuse to say how parameters begin that the resolved layer has not, or not so."""
+        shapes = layer.own_parameters
+        for name, initial in (self.spec.initial or {}).items():
+            if name not in shapes:
+                raise self.error(
+                    f"layer {self.name!r} has no parameter {name!r} of its own; it has "
+                    f"{', '.join(shapes) or 'none'}",
+                    f"initial/{name}",
+                )
+            if initial.diagonal is not None and len(shapes[name]) != 2:
+                raise self.error(
+                    f"`diagonal` is for matrices; {name!r} of layer {self.name!r} is "
+                    f"{shown(shapes[name])}",
+                    f"initial/{name}/diagonal",
+                )
 
     def _needless(self, key: str) -> str:
         if key in _INITIAL:
