@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -184,8 +185,7 @@ class Predictor:
         self, request: PredictRequest, *, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Any]:
         """Answer in this thread; raises NotFound, EngineError, TooLarge or StoppedError."""
-        stored = self._models.resolve(request.model)
-        model = self.loaded.get(stored)
+        stored, model = self._model(request.model)
         seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
         plan = plan_prediction(model, request.spec(), seed=seed)
         x, row_ids = self._rows(model, plan, request.inputs)
@@ -206,6 +206,16 @@ class Predictor:
             "warnings": plan.warnings,
         }
 
+    def _model(self, name: str) -> tuple[Model, artifact.Model]:
+        stored = self._models.resolve(name)
+        try:
+            return stored, self.loaded.get(stored)
+        except Corrupt:
+            again = self._models.resolve(name)  # NotFound if it was deleted since
+            if again.id == stored.id:
+                raise
+            return again, self.loaded.get(again)  # the alias has moved on
+
     def _rows(
         self, model: artifact.Model, plan: PredictionPlan, inputs: Any
     ) -> tuple[Inputs, npt.NDArray[np.int64]]:
@@ -225,7 +235,7 @@ class Predictor:
                 pointer="#/inputs",
             )
         dataset = self._datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
-        data = formats.load(self._blobs.path(dataset.blob), dataset.kind)
+        data = self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
         rows = inputs.get("rows")
         if rows is None:
             row_ids = np.arange(data.rows, dtype=np.int64)

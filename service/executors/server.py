@@ -6,8 +6,9 @@ import fcntl
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from service.executors.local import StartFailed, Supervisor
 from service.observe.logs import configure_logs
@@ -61,22 +62,35 @@ def _now() -> datetime:
 
 @contextmanager
 def _owning(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the data folder, which one server owns at a time."""
+    """Hold the locks of the data folder and of the artifacts, which one server owns at a time.
+
+    Another server's files would look forgotten to the sweep at the start.
+    """
+    artifacts = settings.artifacts_path
+    with ExitStack() as locks:
+        locks.enter_context(_lock(settings.data, "data folder", "--data"))
+        if artifacts.resolve() != settings.data.resolve():
+            locks.enter_context(_lock(artifacts, "artifacts folder", "BERNOULLI_ARTIFACTS"))
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, what: str, setting: str) -> Iterator[None]:
     try:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        lock = (settings.data / "lock").open("a+")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
     except OSError as error:
         raise CannotServe(
-            f"the data folder {str(settings.data)!r} cannot be written ({error.strerror}); "
-            "give another by --data"
+            f"the {what} {str(folder)!r} cannot be written ({error.strerror}); "
+            f"give another by {setting}"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CannotServe(
-                f"another server owns the data folder {str(settings.data)!r}; "
-                "stop it, or give another folder by --data"
+                f"another server owns the {what} {str(folder)!r}; "
+                f"stop it, or give another folder by {setting}"
             ) from error
         yield
 

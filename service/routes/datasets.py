@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -216,7 +217,7 @@ def preview_dataset(
 ) -> PreviewView:
     """Show the first rows: fewer than asked for where they would be more than a million values."""
     dataset = datasets.get(dataset_id)
-    data = formats.load(blobs.path(dataset.blob), dataset.kind)
+    data = _load(blobs, dataset)
     width = _width(dataset)
     if width > MAX_PREVIEW:
         raise TooLarge(
@@ -227,6 +228,11 @@ def preview_dataset(
     return PreviewView(
         rows=orjson.loads(b"".join(formats.write(data, "application/json", rows=some)))
     )
+
+
+def _load(blobs: Blobs, dataset: Dataset) -> Data:
+    """Map the content into memory, where it stays while it is sent, deleted or not."""
+    return blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
 
 
 def _width(dataset: Dataset) -> int:
@@ -259,7 +265,7 @@ def get_dataset_content(
     media_type = preferred(request.headers.get("accept", ""), offered)
     if media_type is None:
         raise NotAcceptable(f"this data set can be sent as {', '.join(offered)}")
-    data: Data = formats.load(blobs.path(dataset.blob), dataset.kind)
+    data = _load(blobs, dataset)
     return StreamingResponse(formats.write(data, media_type), media_type=media_type)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from json import JSONDecodeError
-from typing import Annotated
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from fastapi.responses import FileResponse
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
+from starlette.types import Receive, Scope, Send
 
 import engine
 from engine.artifact import import_model
@@ -188,12 +190,25 @@ def get_model_weights(
     known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     if "*" in known or etag in (tag.removeprefix("W/") for tag in known):
         return Response(status_code=304, headers={"ETag": etag})
-    return FileResponse(
-        blobs.path(model.weights),
+    return _OpenFileResponse(
+        blobs.open(model.weights),
         media_type=WEIGHTS,
         filename=f"{model.id}.safetensors",
         headers={"ETag": etag},
     )
+
+
+class _OpenFileResponse(FileResponse):
+    """Sends a file that is open already, so that its deletion meanwhile harms no download."""
+
+    def __init__(self, file: BinaryIO, **options: Any) -> None:
+        number = file.fileno()
+        super().__init__(f"/proc/self/fd/{number}", stat_result=os.fstat(number), **options)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 @router.delete(

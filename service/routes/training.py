@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -118,7 +119,7 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
         for dataset_id, pointer in _needed(body).items()
     }
     loaded = {
-        pointer: formats.load(blobs.path(dataset.blob), dataset.kind)
+        pointer: blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
         for pointer, dataset in found.items()
     }
     other = loaded.get("#/validation/dataset")

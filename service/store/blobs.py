@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from service.errors import NotFound, StorageFull
 
 __all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key"]
+
+T = TypeVar("T")
 
 # Folder, then at most two names that begin with a letter or digit: no key leaves the root.
 _KEY = re.compile(r"(?:datasets|models|checkpoints)(?:/[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9]+)?){1,2}")
@@ -83,8 +85,9 @@ class Blobs:
             _flush(file)
             while not self._rename(file, target):
                 pass
+            with suppress(FileNotFoundError):  # who deletes the blob meanwhile takes its folder
+                _flush(target.parent)
             folder = target.parent
-            _flush(folder)
             while folder != self.root:
                 folder = folder.parent
                 _flush(folder)
@@ -94,15 +97,30 @@ class Blobs:
         return self._temporary / secrets.token_hex(16)
 
     def open(self, key: str) -> BinaryIO:
-        """The blob, to be read; NotFound where there is none."""
-        return self.path(key).open("rb")
+        """The blob, to be read, even while it is deleted; NotFound where there is none."""
+        path = self._locate(key)
+        try:
+            return path.open("rb")
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise _missing() from error
 
     def path(self, key: str) -> Path:
-        """The blob as a local, immutable file; NotFound where there is none."""
+        """The blob as a local, immutable file; NotFound where there is none.
+
+        It may be deleted at any moment: whoever cannot rule that out takes `open` or `load`.
+        """
         path = self._locate(key)
         if not path.is_file():
-            raise NotFound("stored content is missing: it was deleted meanwhile")
+            raise _missing()
         return path
+
+    def load(self, key: str, reader: Callable[[Path], T]) -> T:
+        """Return what `reader` makes of the blob's file; NotFound where it is gone by then."""
+        path = self.path(key)
+        try:
+            return reader(path)
+        except FileNotFoundError as error:
+            raise _missing() from error
 
     def exists(self, key: str) -> bool:
         return self._locate(key).is_file()
@@ -138,8 +156,16 @@ class Blobs:
 
     def _rename(self, file: Path, target: Path) -> bool:
         """False if `delete` took the folder, empty at that moment, from under us."""
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = target.parent
+        if folder.parent == self.root:  # never taken
+            folder.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+            return True
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # Not `exist_ok`, which looks a second time and fails if the folder is gone by then.
+            with suppress(FileExistsError):
+                folder.mkdir()
             file.replace(target)
         except FileNotFoundError:
             if file.exists():
@@ -151,6 +177,10 @@ class Blobs:
         if not _KEY.fullmatch(key):
             raise ValueError(f"not a key that this module makes: {key!r}")
         return self.root / key
+
+
+def _missing() -> NotFound:
+    return NotFound("stored content is missing: it was deleted meanwhile")
 
 
 @contextmanager

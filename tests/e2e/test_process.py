@@ -42,6 +42,15 @@ def test_one_server_owns_a_folder(tmp_path: Path) -> None:
         assert again.client.get("/health/ready").status_code == 200
 
 
+def test_one_server_owns_a_folder_of_artifacts(tmp_path: Path) -> None:
+    """The sweep of another would take what its own database does not know: all of it."""
+    with serving(tmp_path / "data", workers=0):
+        artifacts = str(tmp_path / "data" / "artifacts")
+        other = str(tmp_path / "other")
+        said = refused("--data", other, "--port", "0", BERNOULLI_ARTIFACTS=artifacts)
+        assert "another server owns the artifacts folder" in said
+
+
 def test_a_port_in_use_is_told_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

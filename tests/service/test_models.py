@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import Any
 
+import anyio
+import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from service.routes.models import _OpenFileResponse
 from tests.service.conftest import Api, Serve, assert_problem
 
 
@@ -113,6 +117,46 @@ def test_a_deleted_model_is_gone_with_its_weights(api: Api, model: str) -> None:
     assert_problem(api.post("/predict", json=inputs), 404)
     assert_problem(api.delete(f"/models/{model}"), 404)
     assert list(api.state["blobs"].keys("models")) == []
+
+
+def test_a_model_in_use_while_it_is_deleted_is_there_or_is_not(api: Api) -> None:
+    seen: set[int] = set()
+
+    def use(model: str) -> None:
+        while 404 not in seen:
+            seen.add(api.get(f"/models/{model}/weights").status_code)
+            asked = {"model": model, "inputs": [[1, 2]]}
+            seen.add(api.post("/predict", json=asked).status_code)
+
+    for _ in range(10):
+        model = str(api.import_model().json()["id"])
+        threads = [threading.Thread(target=use, args=(model,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        assert api.delete(f"/models/{model}").status_code == 204
+        for thread in threads:
+            thread.join()
+        assert seen <= {200, 404}
+        seen.clear()
+
+
+def test_a_download_that_has_begun_outlives_the_model(api: Api, model: str) -> None:
+    stored = api.state["models"].resolve(model)
+    with api.state["blobs"].open(stored.weights) as stream:
+        content = stream.read()
+    response = _OpenFileResponse(api.state["blobs"].open(stored.weights))
+    assert api.delete(f"/models/{model}").status_code == 204
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await response(scope, receive, send)
+
+    async def download() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/", headers={"Range": "bytes=8-"})
+
+    answer = anyio.run(download)
+    assert (answer.status_code, answer.content) == (206, content[8:])
 
 
 def test_an_alias_moves_atomically_and_remembers(api: Api, model: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,36 @@ from service.errors import Unavailable
 from service.parsing import Parsers
 from tests.e2e.servers import children_of, wait_for
 
+Running = Callable[[], list[int]]
+
 
 @pytest.fixture
-def parsers() -> Iterator[Parsers]:
+def running() -> Running:
+    """Tells the parsers started since the test began; other tests' apps may keep some, too."""
+    others = set(_parsers())
+    return lambda: [pid for pid in _parsers() if pid not in others]
+
+
+def _parsers() -> list[int]:
+    return children_of(os.getpid(), "service.executors.parser_process")
+
+
+@pytest.fixture
+def parsers(running: Running) -> Iterator[Parsers]:
     made = Parsers()
     yield made
     made.close()
-    wait_for(lambda: children_of(os.getpid(), "parser_process") == [])
+    wait_for(lambda: running() == [])
+
+
+def test_the_parsers_of_others_do_not_count(running: Running, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_text("a,b\n1,2\n")
+    mine = Parsers()
+    mine.parse(upload, tmp_path / "content", "text/csv")
+    assert len(running()) == 1
+    mine.close()
+    assert running() == []
 
 
 def test_a_file_is_parsed_profiled_and_saved(parsers: Parsers, tmp_path: Path) -> None:
@@ -43,7 +66,7 @@ def test_what_is_wrong_with_a_file_is_told(parsers: Parsers, tmp_path: Path) -> 
 
 
 def test_a_parser_that_dies_refuses_its_file_and_is_replaced(
-    parsers: Parsers, tmp_path: Path
+    parsers: Parsers, running: Running, tmp_path: Path
 ) -> None:
     endless = tmp_path / "pipe"
     os.mkfifo(endless)
@@ -57,14 +80,14 @@ def test_a_parser_that_dies_refuses_its_file_and_is_replaced(
 
     thread = threading.Thread(target=parse)
     thread.start()
-    wait_for(lambda: len(children_of(os.getpid(), "parser_process")) == 1)
-    os.kill(children_of(os.getpid(), "parser_process")[0], signal.SIGKILL)
+    wait_for(lambda: len(running()) == 1)
+    os.kill(running()[0], signal.SIGKILL)
     thread.join(20)
     assert told == ["the file cannot be read: it is damaged, or takes too much to unpack"]
     test_a_file_is_parsed_profiled_and_saved(parsers, tmp_path)
 
 
-def test_no_more_than_two_parse_at_once(parsers: Parsers, tmp_path: Path) -> None:
+def test_no_more_than_two_parse_at_once(parsers: Parsers, running: Running, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_text("a,b\n" + "1,2\n" * 1000)
 
@@ -76,7 +99,7 @@ def test_no_more_than_two_parse_at_once(parsers: Parsers, tmp_path: Path) -> Non
         thread.start()
     most = 0
     while any(thread.is_alive() for thread in threads):
-        most = max(most, len(children_of(os.getpid(), "parser_process")))
+        most = max(most, len(running()))
     assert most <= 2
     assert len(list(tmp_path.glob("content*"))) == 6
 

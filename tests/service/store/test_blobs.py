@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,8 +78,9 @@ def test_adopting_a_file_that_is_not_there_fails(blobs: Blobs) -> None:
 
 def test_what_is_missing_is_not_found(blobs: Blobs) -> None:
     assert not blobs.exists(KEY)
-    with pytest.raises(NotFound):
-        blobs.open(KEY)
+    for find in (blobs.open, blobs.path):
+        with pytest.raises(NotFound):
+            find(KEY)
     blobs.delete(KEY)  # nothing happens
 
 
@@ -98,22 +98,79 @@ def test_deleting_takes_the_folder_when_it_is_empty(blobs: Blobs) -> None:
     assert blobs.exists(first)
 
 
-def test_publishing_never_races_the_deletion_of_a_neighbour(blobs: Blobs) -> None:
-    model = new_id("mdl")
+HAMMER = """
+import sys, threading
+from pathlib import Path
+from service.errors import NotFound
+from service.store.blobs import Blobs, checkpoint_key, model_key
+blobs = Blobs(Path(sys.argv[1]))
+failed = []
 
-    def come_and_go() -> None:
-        for _ in range(100):
-            key = model_key(model)
-            blobs.put_bytes(key, b"weights")
-            blobs.delete(key)
+def neighbours(name, rounds):
+    for number in range(rounds):
+        key = model_key("m") if name else checkpoint_key("j", number)
+        blobs.put_bytes(key, b"content")
+        assert blobs.load(key, Path.read_bytes) == b"content"
+        blobs.delete(key)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def same(name, rounds):
+    for _ in range(rounds):
+        blobs.put_bytes("models/m/same.safetensors", bytes([name]) * 9000)
+        try:
+            with blobs.open("models/m/same.safetensors") as stream:
+                content = stream.read()
+            assert content == content[:1] * 9000
+            assert len(blobs.load("models/m/same.safetensors", Path.read_bytes)) == 9000
+        except NotFound:
+            pass
+        list(blobs.keys("models"))
+        blobs.delete("models/m/same.safetensors")
 
+def guarded(work, name):
+    try:
+        work(name, int(sys.argv[2]))
+    except BaseException as error:
+        failed.append(repr(error))
+
+threads = [threading.Thread(target=guarded, args=(work, name))
+           for work in (neighbours, same) for name in (0, 1)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit("; ".join(failed) or 0)
+"""
+
+
+def test_publishing_opening_and_deleting_may_be_done_at_once(blobs: Blobs) -> None:
+    command = [sys.executable, "-c", HAMMER, str(blobs.root), "150"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+
+    assert [process.communicate()[1] for process in processes] == ["", ""]
     assert files(blobs) == set()
+    assert not any((blobs.root / "models").iterdir())
+
+
+def test_of_two_that_publish_one_key_each_reader_sees_one_whole(blobs: Blobs) -> None:
+    key = model_key(new_id("mdl"))
+    blobs.put_bytes(key, b"a" * 5000)
+
+    with blobs.open(key) as before:
+        blobs.put_bytes(key, b"b" * 3000)
+        with blobs.open(key) as after:
+            blobs.delete(key)
+            assert after.read() == b"b" * 3000
+        assert before.read() == b"a" * 5000
+
+
+def test_a_blob_that_goes_while_it_is_read_is_not_found(blobs: Blobs) -> None:
+    def read(path: Path) -> bytes:
+        blobs.delete(KEY)
+        return path.read_bytes()
+
+    blobs.put_bytes(KEY, b"content")
+    with pytest.raises(NotFound):
+        blobs.load(KEY, read)
 
 
 def test_keys_of_one_owner_never_collide() -> None:
