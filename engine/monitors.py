@@ -1,16 +1,18 @@
-"""Monitors: what share of an output's or a parameter's values lies below given levels."""
+"""Monitors: shares of outputs' and parameters' values below given levels, sizes of gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from engine.graph import Graph
 from engine.names import match
 from engine.spec import TrainSpec
 
-__all__ = ["Monitor", "resolve_monitors"]
+__all__ = ["Monitor", "gradient_sizes", "resolve_monitors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +42,10 @@ def resolve_monitors(spec: TrainSpec, graph: Graph) -> tuple[Monitor, ...]:
             is_parameter = name in graph.parameters
             monitors.append(Monitor(name=name, is_parameter=is_parameter, levels=levels))
     return tuple(monitors)
+
+
+def gradient_sizes(parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the squared Euclidean norm of each parameter's gradient, as ``∂NAME``."""
+    named = {name: values.grad for name, values in parameters.items() if values.grad is not None}
+    sizes = torch.stack([gradient.square().sum() for gradient in named.values()]).tolist()
+    return {f"∂{name}": size for name, size in zip(named, sizes, strict=True)}

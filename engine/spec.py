@@ -609,6 +609,9 @@ class TrainSpec(RegularizationSpec):
     ] = Field(default_factory=dict)
     """Levels by pattern over outputs and parameters: the share of values below each is reported
     with every epoch's metrics, ``{"hid1:out": [0.1, 0.9]}`` as ``hid1:out<0.1``, …"""
+    monitor_gradients: Annotated[bool, Strict()] = False
+    """Report the squared norm of each parameter's gradient, before any clipping, the mean over an
+    epoch's batches, with the epoch's training metrics as ``∂hid1.w``, …"""
     patience: Count | None = None
     """Stop after this many epochs without improvement of the validation loss."""
     min_improvement: NonNegative = 0.0

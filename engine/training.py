@@ -27,7 +27,7 @@ from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.losses import loss_outputs, row_losses, weighted_mean
 from engine.metrics import deterministic_metrics
-from engine.monitors import resolve_monitors
+from engine.monitors import gradient_sizes, resolve_monitors
 from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
@@ -273,6 +273,9 @@ class Training:
             for label, share in monitor.shares(source[monitor.name]):
                 _add(self._sums.shares, label, share * len(x))
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.spec.monitor_gradients:
+            for label, size in gradient_sizes(self._parameters.views).items():
+                _add(self._sums.shares, label, size * len(x))
         if self.spec.gradient_clip is not None:
             norm = torch.linalg.vector_norm(self._parameters.gradient)
             limit = self.spec.gradient_clip

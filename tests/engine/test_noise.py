@@ -154,3 +154,24 @@ def test_monitors_tell_the_share_of_values_below_levels() -> None:
     assert end.valid["hid1:out<0.1"] == pytest.approx(share(only(valid.x).numpy()), abs=1e-6)  # type: ignore[union-attr]
     assert end.train["hid1:out<1e+09"] == pytest.approx(1.0)  # type: ignore[union-attr]
     assert end.train["hid1.w<0"] == pytest.approx(float((w["hid1.w"] < 0).mean()), abs=1e-6)  # type: ignore[union-attr]
+
+
+def test_monitors_tell_the_sizes_of_gradients() -> None:
+    """Before any clipping, against the formula of a linear network's mean squared error."""
+    train = data_of(rows=30)
+    training, _ = training_of(
+        train,
+        layers=[None, {"activation": "linear"}],
+        monitor_gradients=True,
+        gradient_clip=1e-3,
+        optimizer={"form": "sgd", "learning_rate": 1e-12},
+        epochs=1,
+        batch_size=30,
+    )
+    end = list(training)[-1]
+    w = training.kept_parameters()
+    x, y = only(train.x).numpy().astype(np.float64), train.y.numpy()
+    slope = 2 * (x @ w["out.w"] + w["out.b"] - y) / y.size
+    sizes = {label: end.train[label] for label in ("∂out.w", "∂out.b")}  # type: ignore[union-attr]
+    assert sizes["∂out.w"] == pytest.approx(((x.T @ slope) ** 2).sum(), rel=1e-5)
+    assert sizes["∂out.b"] == pytest.approx((slope.sum(axis=0) ** 2).sum(), rel=1e-5)
