@@ -21,11 +21,14 @@ from engine.graph import Graph, build_graph
 from engine.layers import Layer, layer_pointer, shown
 from engine.network import Network
 from engine.regularizers import (
+    BernoulliDropout,
+    ConcreteDropout,
     ContractivePenalty,
     Perturbation,
     RecurrentPenalty,
     Regularizer,
     WeightPenalty,
+    learnt,
     resolve,
 )
 from engine.spec import LayerSpec, NetworkSpec, RegularizationSpec, TrainSpec
@@ -57,7 +60,7 @@ class Model:
     network: Network
     encoding: Encoding
     trained: tuple[Regularizer, ...]
-    """The regularizers that it was trained with."""
+    """The regularizers that it was trained with, with the rates that were learnt."""
     noise_precision: npt.NDArray[np.float64] | None
     """Broadcasts against outputs, in original units^-2; None where there is none."""
 
@@ -132,6 +135,13 @@ def describe_regularizer(index: int, regularizer: Regularizer) -> dict[str, Any]
         description["reduction"] = regularizer.reduction
     if isinstance(regularizer, ContractivePenalty):
         description["wrt"] = regularizer.wrt
+    if isinstance(regularizer, BernoulliDropout):
+        description["steps"] = regularizer.steps
+        description["spatial"] = regularizer.spatial
+    if isinstance(regularizer, ConcreteDropout):
+        description["weight_regularizer"] = regularizer.weight_regularizer
+        description["temperature"] = regularizer.temperature
+        description["initial_rate"] = regularizer.initial_rate
     return description
 
 
@@ -146,8 +156,12 @@ def document_of(
     metrics: Mapping[str, Any],
     kept_epoch: int | None,
     version: str,
+    rates: Mapping[int, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON document that stands beside the `weights` file."""
+    """Return the JSON document that stands beside the `weights` file.
+
+    `rates` are those learnt by Concrete dropout, by regularizer and output.
+    """
     return {
         "format": FORMAT,
         "version": version,
@@ -157,6 +171,7 @@ def document_of(
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "encoding": encoding.model_dump(mode="json"),
         "regularizers": [describe_regularizer(i, r) for i, r in enumerate(regularizers)],
+        "rates": {str(index): dict(by_output) for index, by_output in (rates or {}).items()},
         "noise_precision": None if noise_precision is None else dict(noise_precision),
         "metrics": dict(metrics),
         "kept_epoch": kept_epoch,
@@ -185,10 +200,11 @@ def load_model(
     graph = build_graph(network_spec, form=network_spec.form, input_shapes=None, output_shape=None)
     values = _checked(graph, _read(weights))
     precision = document["noise_precision"]
+    rates = {int(index): by_output for index, by_output in document.get("rates", {}).items()}
     return Model(
         network=Network(graph, values, device=device),
         encoding=encoding,
-        trained=resolve(trained, graph),
+        trained=learnt(resolve(trained, graph), rates),
         noise_precision=None
         if precision is None
         else encoding.along_targets([precision[name] for name in encoding.target_names]),

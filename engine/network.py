@@ -100,20 +100,58 @@ def evaluate(
         if layer.out in known:
             computed = {name: known[name] for name in layer.outputs if name in known}
         else:
-            computed = _compute(layer, values, weights)
+            own = weights[layer.name]
+            if any(site.acts for name in layer.used_parameters for site in sites.get(name, ())):
+                assert draw is not None
+                own = _dropped_weights(layer, own, sites, draw)
+            computed = layer.compute([values[name] for name in layer.inputs], own)
         for name, value in computed.items():
             for site in sites.get(name, ()):
                 values.setdefault(name + site.suffix, value)
-                if site.level > 0:
+                if site.acts:
                     assert draw is not None
                     drawn = draw(site, tuple(value.shape[1:]))
-                    value = value * drawn if site.kind == "dropout" else value + drawn
+                    value = value + drawn if site.adds else value * drawn
             values[name] = value
     return {name: values[name] for name in wanted}
 
 
-def _compute(layer: Layer, values: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
-    return layer.compute([values[name] for name in layer.inputs], weights[layer.name])
+def _dropped_weights(
+    layer: Layer,
+    weights: Mapping[str, Tensor],
+    sites: Mapping[str, tuple[Site, ...]],
+    draw: Draw,
+) -> dict[str, Tensor]:
+    """Multiply a layer's weights by what is drawn for them, (rows, *shape) or (1, *shape).
+
+    The masks are arranged as the layer arranges the parameters, so that a weight which two layers
+    use is dropped alike in both.
+    """
+    masks: dict[str, Tensor] = {}
+    for name, shape in layer.used_parameters.items():
+        for site in sites.get(name, ()):
+            if site.acts:
+                drawn = draw(site, shape)
+                masks[name] = masks[name] * drawn if name in masks else drawn
+    rows = max(len(mask) for mask in masks.values())
+    blank = next(iter(masks.values())).new_ones(())
+    arranged = torch.func.vmap(layer.bound)(
+        {
+            name: masks.get(name, blank).expand(rows, *shape)
+            for name, shape in layer.used_parameters.items()
+        }
+    )
+    return {
+        name: _multiplied(tensor, arranged[name]) if layer.sources[name] in masks else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _multiplied(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Multiply by a mask (rows, …) without the padding; one row's mask leaves no axis of rows."""
+    padding = tensor.shape[-1] - mask.shape[-1]
+    padded = torch.nn.functional.pad(mask, (0, padding)) if padding else mask
+    return tensor * (padded[0] if len(padded) == 1 else padded)
 
 
 def needed_layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from engine.errors import SpecError
 from engine.names import match
 from engine.regularizers import (
     BernoulliDropout,
+    DropConnect,
     GaussianNoise,
     Regularizer,
     is_given,
@@ -23,7 +25,14 @@ from engine.regularizers import (
     unread_warnings,
 )
 from engine.sampling import Sampler, readable_outputs
-from engine.spec import BernoulliDropoutSpec, GaussianNoiseSpec, PredictSpec, RegularizationSpec
+from engine.spec import (
+    BernoulliDropoutSpec,
+    ConcreteDropoutSpec,
+    DropConnectSpec,
+    GaussianNoiseSpec,
+    PredictSpec,
+    RegularizationSpec,
+)
 from engine.statistics import quantile_key
 from engine.summary import Summary, Tree, default_statistics, renormalised, statistics_of
 
@@ -57,6 +66,8 @@ class PredictionPlan:
         graph = self.model.graph
         draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
         per_draw = graph.flops_per_row + 40 * graph.numbers_per_row
+        dropped = {n for r in self.regularizers if isinstance(r, DropConnect) for n in r.matched}
+        per_draw += 40 * sum(math.prod(graph.parameters[name]) for name in dropped)
         held = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
         return float(draws) * per_draw, rows * self.passes * held
 
@@ -76,10 +87,25 @@ class PredictionPlan:
                 "pattern": regularizer.pattern,
                 "rate": regularizer.weight,
                 "rng": regularizer.rng,
+                "steps": regularizer.steps,
+                "spatial": regularizer.spatial,
                 "matched": list(regularizer.matched),
             }
             for regularizer in self.regularizers
             if isinstance(regularizer, BernoulliDropout)
+        ]
+
+    def drop_connect(self) -> list[dict[str, Any]]:
+        """Return the rates at which weights are dropped, with the weights matched."""
+        return [
+            {
+                "pattern": regularizer.pattern,
+                "rate": regularizer.weight,
+                "rng": regularizer.rng,
+                "matched": list(regularizer.matched),
+            }
+            for regularizer in self.regularizers
+            if isinstance(regularizer, DropConnect)
         ]
 
     def noise(self) -> list[dict[str, Any]]:
@@ -183,7 +209,13 @@ def _acting(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:
         _refuse_beside_trained(spec)
     if not asks_for_trained and is_given(spec):
         for index, given in enumerate(spec.regularizers or ()):
-            if not isinstance(given, BernoulliDropoutSpec | GaussianNoiseSpec):
+            if isinstance(given, ConcreteDropoutSpec):
+                raise SpecError(
+                    "the rates of 'concrete_dropout' are learnt in training; a model that was "
+                    "trained with it predicts with them when no rates are given",
+                    pointer=f"#/regularizers/{index}",
+                )
+            if not isinstance(given, BernoulliDropoutSpec | GaussianNoiseSpec | DropConnectSpec):
                 raise SpecError(
                     f"{given.form!r} is a term of the training loss and changes no prediction; "
                     "leave it out",

@@ -8,7 +8,7 @@ the same path through the BLAS and gives a row the same bits alone, among others
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,10 @@ import torch
 from engine.data.inputs import Inputs
 from engine.errors import StoppedError
 from engine.graph import Graph
-from engine.layers import Shape
+from engine.layers import Layer, Shape
 from engine.names import plain_name
 from engine.network import Network, evaluate, needed_layers
-from engine.regularizers import Regularizer, Site, sites_by_output
+from engine.regularizers import Regularizer, Site, sites_of
 from engine.streams import row_states, stream_key
 
 __all__ = ["Sampler", "readable_outputs"]
@@ -29,6 +29,9 @@ __all__ = ["Sampler", "readable_outputs"]
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
+_TILES = ((512, 128), (128, 512), (64, 4096))
+"""Rows of a tile for a network whose widest output has at most so many numbers; else 16."""
+_TILE_WEIGHTS = 1 << 24
 _CHUNK_BYTES = 32 << 20
 """Samples held at once: all passes of as many rows as fit."""
 
@@ -36,8 +39,9 @@ _CHUNK_BYTES = 32 << 20
 def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, Shape]:
     """Return the shape of every output that can be asked for, those before dropout included."""
     shapes = dict(graph.outputs)
-    for name, sites in sites_by_output(regularizers).items():
-        shapes |= {name + site.suffix: graph.outputs[name] for site in sites}
+    for name, sites in sites_of(regularizers).items():
+        if name in graph.outputs:
+            shapes |= {name + site.suffix: graph.outputs[name] for site in sites}
     return shapes
 
 
@@ -59,7 +63,7 @@ class Sampler:
         self.wanted = tuple(wanted)
         self._stop = stop
         self._shares_masks = masks == "shared"
-        self._sites = sites_by_output(regularizers)
+        self._sites = sites_of(regularizers)
         self._keys = {
             site: stream_key(seed, f"predict {masks}", *site.address)
             for sites in self._sites.values()
@@ -69,7 +73,7 @@ class Sampler:
         self.stochastic = tuple(name for name in self.wanted if name in self._random)
         """The wanted outputs that some mask reaches."""
         self._prefix = self._prefix_outputs()
-        self._tile = _tile_rows(network.graph)
+        self._tile = _tile_rows(network.graph, self._sites)
 
     def deterministic(self, x: Inputs) -> dict[str, Array]:
         """Return the wanted outputs that no mask reaches, each (rows, *shape)."""
@@ -118,7 +122,7 @@ class Sampler:
         raw_known = [
             name
             for layer in graph.layers
-            if all(read not in self._random for read in layer.inputs)
+            if not _is_random(layer, self._random, self._sites)
             for name in layer.outputs
         ]
         visited = needed_layers(graph, self.stochastic, raw_known)
@@ -175,7 +179,10 @@ class Sampler:
         return torch.from_numpy(tile).to(self.network.device)
 
     def _draw(self, site: Site, passes: Indices, rows: Indices, shape: Shape) -> torch.Tensor:
-        """Draw what the site multiplies an output (tile, *shape) by, or adds to it."""
+        """Draw what the site multiplies an output (tile, *shape) by, or adds to it.
+
+        For a weight, each row of the tile has its own.
+        """
         if self._shares_masks:
             distinct, inverse = np.unique(passes, return_inverse=True)
             states = row_states(self._keys[site], distinct, np.zeros_like(distinct))
@@ -189,24 +196,34 @@ def _random_outputs(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> froz
     """Return every output, those before dropout and noise included, that differs between passes."""
     random: set[str] = set()
     for layer in graph.layers:
-        reads_random = any(name in random for name in layer.inputs)
+        computes_random = _is_random(layer, random, sites)
         for name in layer.outputs:
-            is_random = reads_random
+            is_random = computes_random
             decided: set[str] = set()
             for site in sites.get(name, ()):
                 if is_random and site.suffix not in decided:
                     random.add(name + site.suffix)
                 decided.add(site.suffix)
-                is_random = is_random or site.level > 0
+                is_random = is_random or site.acts
             if is_random:
                 random.add(name)
     return frozenset(random)
 
 
-def _tile_rows(graph: Graph) -> int:
-    """Return how many rows a tile has: a function of the network alone, and a multiple of 16."""
+def _is_random(
+    layer: Layer, random: Collection[str], sites: Mapping[str, tuple[Site, ...]]
+) -> bool:
+    """Say whether a layer computes something else in each pass."""
+    dropped = (site.acts for name in layer.used_parameters for site in sites.get(name, ()))
+    return any(name in random for name in layer.inputs) or any(dropped)
+
+
+def _tile_rows(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> int:
+    """Return how many rows a tile has: a function of the network and its sites alone.
+
+    Where weights are dropped, each row of a tile has its own.
+    """
     width = max(math.prod(shape) for shape in graph.outputs.values())
-    for rows, widest in ((512, 128), (128, 512), (64, 4096)):
-        if width <= widest:
-            return rows
-    return 16
+    rows = next((rows for rows, widest in _TILES if width <= widest), 16)
+    dropped = max((math.prod(graph.parameters.get(name, ())) for name in sites), default=1)
+    return max(1, min(rows, _TILE_WEIGHTS // dropped))

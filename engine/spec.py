@@ -24,7 +24,9 @@ __all__ = [
     "AdagradSpec",
     "AdamSpec",
     "BernoulliDropoutSpec",
+    "ConcreteDropoutSpec",
     "ContractiveSpec",
+    "DropConnectSpec",
     "Form",
     "GaussianNoiseSpec",
     "HiddenL1Spec",
@@ -339,6 +341,43 @@ class BernoulliDropoutSpec(Spec):
     pattern: Pattern = "*:out"
     weight: Rate
     """Probability of dropping an element."""
+    steps: Literal["independent", "shared"] = "independent"
+    """`shared`: one mask for all steps of a sequence (Gal & Ghahramani 2016)."""
+    spatial: bool = False
+    """Drop whole channels of images, all pixels alike (Tompson et al. 2015)."""
+    rng: Seed | None = None
+    """Gives the regularizer a random stream of its own."""
+
+
+class DropConnectSpec(Spec):
+    """Zero each element of every matching weight with probability `weight`, scale the rest."""
+
+    form: Literal["drop_connect"]
+    pattern: Pattern = "*"
+    """Over parameters, such as `hid1.w`; biases and other vectors are never dropped."""
+    weight: Rate
+    """Probability of dropping an element."""
+    rng: Seed | None = None
+    """Gives the regularizer a random stream of its own."""
+
+
+class ConcreteDropoutSpec(Spec):
+    """Dropout whose rates are learnt (Gal, Hron & Kendall 2017); for training only.
+
+    With N training rows and a noise precision tau, the paper has `weight` 2 / (tau N) and
+    `weight_regularizer` l^2 / (tau N), for a prior length scale l, beside a mean squared error.
+    """
+
+    form: Literal["concrete_dropout"]
+    pattern: Pattern | None = None
+    """The `out` of all hidden layers by default."""
+    weight: NonNegative
+    """Factor of the rates' entropy, which draws them towards a half."""
+    weight_regularizer: NonNegative = 0.0
+    """Factor of the squared weights that read the output, over 1 - rate, which draws them to 0."""
+    temperature: Annotated[float, Strict(), Field(ge=0.01, le=10)] = 0.1
+    """Of the relaxed masks."""
+    initial_rate: Annotated[float, Strict(), Field(ge=0.001, le=0.999)] = 0.1
     rng: Seed | None = None
     """Gives the regularizer a random stream of its own."""
 
@@ -409,6 +448,8 @@ class WeightSpec(Spec):
 
 RegularizerSpec = Annotated[
     BernoulliDropoutSpec
+    | DropConnectSpec
+    | ConcreteDropoutSpec
     | GaussianNoiseSpec
     | HiddenL1Spec
     | WeightSpec
@@ -527,6 +568,8 @@ OPTIMIZERS: tuple[str, ...] = (
 )
 REGULARIZERS: tuple[str, ...] = (
     "bernoulli_dropout",
+    "drop_connect",
+    "concrete_dropout",
     "gaussian_noise",
     "hidden_l1",
     "contractive",

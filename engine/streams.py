@@ -12,6 +12,8 @@ of four elements; where those equal the threshold's, 16 more decide, so that a r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ __all__ = [
     "row_states",
     "stream_key",
     "threshold",
+    "uniform_logits",
 ]
 
 STREAM_VERSION = 1
@@ -97,15 +100,27 @@ def normal_noise(states: Words, width: int) -> npt.NDArray[np.float32]:
 
     The word's leading 53 bits, centred, are the probability; the tails reach 8.1 deviations.
     """
-    noise = np.empty((len(states), width), dtype=np.float32)
+    return _inverted(states, width, special.ndtri)
+
+
+def uniform_logits(states: Words, width: int) -> npt.NDArray[np.float32]:
+    """Return logits of uniform numbers, log u - log(1 - u), (len(states), width), a word each."""
+    return _inverted(states, width, special.logit)
+
+
+def _inverted(
+    states: Words, width: int, inverse: Callable[[npt.NDArray[np.float64]], Any]
+) -> npt.NDArray[np.float32]:
+    """Draw by inversion of a distribution's function, from the leading 53 bits of a word each."""
+    drawn = np.empty((len(states), width), dtype=np.float32)
     with np.errstate(over="ignore"):
         steps = np.arange(1, width + 1, dtype=np.uint64) * _GAMMA
         chunk = max(1, _CHUNK_WORDS // width)
         for first in range(0, len(states), chunk):
             words = _mix(states[first : first + chunk, None] + steps)
             probability = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-            noise[first : first + chunk] = special.ndtri(probability)
-    return noise
+            drawn[first : first + chunk] = inverse(probability)
+    return drawn
 
 
 def _mix(words: Words) -> Words:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,14 +26,21 @@ from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.losses import loss_outputs, row_losses, weighted_mean
+from engine.masks import Masks, Tally, TrainingMasks
 from engine.metrics import deterministic_metrics
 from engine.monitors import gradient_sizes, resolve_monitors
 from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
-from engine.regularizers import ContractivePenalty, Penalty, Regularizer, sites_by_output
+from engine.regularizers import (
+    ConcreteDropout,
+    ContractivePenalty,
+    Penalty,
+    Regularizer,
+)
+from engine.regularizers.concrete import rate_of
 from engine.spec import TrainSpec
-from engine.streams import generator, row_states, stream_key
+from engine.streams import generator
 
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
 
@@ -90,8 +97,7 @@ class _Sums:
     rows: int = 0
     loss: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    elements: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -132,17 +138,23 @@ class Training:
         self._train = train
         self._valid = valid
         self._device = device = train.y.device
-        self._parameters = Parameters(graph.parameters, device=device)
-        self._parameters.assign(initial_parameters(graph, seed=spec.seed))
+        self._concrete = {
+            index: regularizer
+            for index, regularizer in enumerate(self.regularizers)
+            if isinstance(regularizer, ConcreteDropout)
+        }
+        logits: dict[str, npt.NDArray[np.float32]] = {
+            regularizer.parameter(index, output): np.array(regularizer.initial_logit(), np.float32)
+            for index, regularizer in self._concrete.items()
+            for output in regularizer.matched
+        }
+        shapes = {**graph.parameters, **dict.fromkeys(logits, ())}
+        self._parameters = Parameters(shapes, device=device)
+        self._parameters.assign(initial_parameters(graph, seed=spec.seed) | logits)
         self._best_flat = self._parameters.flat.clone()
         self._weights = trainable_weights(graph, self._parameters)
         self._optimizer = Optimizer(spec.optimizer, self._parameters)
-        self._sites = sites_by_output(self.regularizers)
-        self._all_sites = tuple(site for sites in self._sites.values() for site in sites)
-        self._keys = {
-            site.output + repr(site.address): stream_key(spec.seed, "train", *site.address)
-            for site in self._all_sites
-        }
+        self._masks = TrainingMasks(graph, self.regularizers, seed=spec.seed, device=device)
         self._penalties = [
             (index, regularizer)
             for index, regularizer in enumerate(self.regularizers)
@@ -151,7 +163,7 @@ class Training:
         self._derives_inputs = any(
             isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
         )
-        self._loss_outputs = loss_outputs(graph, self._sites)
+        self._loss_outputs = loss_outputs(graph, self._masks.sites)
         self._monitors = resolve_monitors(spec, graph)
         read = [name for _, penalty in self._penalties for name in penalty.reads]
         read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
@@ -200,7 +212,7 @@ class Training:
         """Rows of a block: whole batches, worth about 50 ms of work."""
         batch = self.spec.batch_size
         step_flops = 3.0 * batch * self.graph.flops_per_row + _STEP_FLOPS
-        drawn = 4.0 * batch * sum(self.graph.size_of(site.output) for site in self._all_sites)
+        drawn = 4.0 * batch * self._masks.numbers_per_row
         by_memory = _BLOCK_BYTES / max(1.0, drawn)
         return batch * max(1, int(min(_BLOCK_FLOPS / step_flops, by_memory)))
 
@@ -208,41 +220,25 @@ class Training:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
         x, y = self._train.x[rows], self._train.y[rows]
         weights = None if self._train.weights is None else self._train.weights[rows]
-        masks = self._draw_masks(epoch, len(rows))
+        masks = self._masks.block(epoch, self._row, len(rows), self._sums.tally)
         for start in range(0, len(rows), self.spec.batch_size):
             batch = slice(start, min(start + self.spec.batch_size, len(rows)))
             loss = self._step(
                 x[batch],
                 y[batch],
                 None if weights is None else weights[batch],
-                {address: mask[batch] for address, mask in masks.items()},
+                self._masks.batch(masks, batch, epoch, self._row, self._sums.tally),
             )
             count = batch.stop - batch.start
             self._sums.rows += count
             self._sums.loss += loss * count
-
-    def _draw_masks(self, epoch: int, count: int) -> dict[tuple[int | str, ...], Tensor]:
-        """Draw what every site multiplies its output by in this block, or adds to it."""
-        positions = np.arange(self._row, self._row + count, dtype=np.int64)
-        masks: dict[tuple[int | str, ...], Tensor] = {}
-        for site in self._all_sites:
-            key = self._keys[site.output + repr(site.address)]
-            states = row_states(key, np.full_like(positions, epoch), positions)
-            drawn = site.draw(states, self.graph.outputs[site.output])
-            if site.kind == "dropout":
-                tally = f"{site.regularizer} {site.output}"
-                dropped = drawn.size - int(np.count_nonzero(drawn))
-                self._sums.dropped[tally] = self._sums.dropped.get(tally, 0) + dropped
-                self._sums.elements[tally] = self._sums.elements.get(tally, 0) + drawn.size
-            masks[site.address] = torch.from_numpy(drawn).to(self._device)
-        return masks
 
     def _step(
         self,
         x: Inputs,
         y: Tensor,
         weights: Tensor | None,
-        masks: Mapping[tuple[int | str, ...], Tensor],
+        masks: Masks,
     ) -> float:
         self._parameters.gradient.zero_()
         if self._derives_inputs:
@@ -251,14 +247,18 @@ class Training:
             self.graph,
             self._weights,
             x.values,
-            sites=self._sites,
-            draw=lambda site, _shape: masks[site.address],
+            sites=self._masks.sites,
+            draw=lambda site, shape: self._masks.mask(site, shape, masks, self._parameters.views),
             wanted=self._wanted,
         )
         read = {name: outputs[name] for name in self._loss_outputs}
         loss = weighted_mean(row_losses(self.graph, read, y), weights)
         for index, penalty in self._penalties:
             term = penalty.loss(self._parameters.views, outputs, x.values)
+            _add(self._sums.terms, str(index), term.item() * len(x))
+            loss = loss + term
+        for index, concrete in self._concrete.items():
+            term = concrete.loss(index, self._parameters.views)
             _add(self._sums.terms, str(index), term.item() * len(x))
             loss = loss + term
         value = loss.item()
@@ -299,11 +299,9 @@ class Training:
 
     def _log_of(self, index: int) -> dict[str, Any]:
         sums = self._sums
-        rates = {
-            output: sums.dropped[tally] / sums.elements[tally]
-            for output in self.regularizers[index].matched
-            if (tally := f"{index} {output}") in sums.elements
-        }
+        rates = sums.tally.rates(index, self.regularizers[index].matched)
+        if index in self._concrete:
+            rates = self._rates(self._parameters)[index]
         loss = sums.terms.get(str(index), 0.0) / sums.rows
         return {"index": index, "loss": loss, "rates": rates}
 
@@ -374,9 +372,27 @@ class Training:
 
     def kept_parameters(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return a copy of the parameters of the kept epoch, by name."""
-        holder = Parameters(self.graph.parameters, device=self._best_flat.device)
+        values = self._kept().to_numpy()
+        return {name: values[name] for name in self.graph.parameters}
+
+    def kept_rates(self) -> dict[int, dict[str, float]]:
+        """Return the dropout rates learnt by the kept epoch, by regularizer and output."""
+        return self._rates(self._kept())
+
+    def _kept(self) -> Parameters:
+        shapes = {name: tuple(view.shape) for name, view in self._parameters.views.items()}
+        holder = Parameters(shapes, device=self._best_flat.device)
         holder.flat.copy_(self._best_flat)
-        return holder.to_numpy()
+        return holder
+
+    def _rates(self, parameters: Parameters) -> dict[int, dict[str, float]]:
+        return {
+            index: {
+                output: rate_of(parameters[regularizer.parameter(index, output)].detach()).item()
+                for output in regularizer.matched
+            }
+            for index, regularizer in self._concrete.items()
+        }
 
     # -- exact resume ------------------------------------------------------------------------------
 
@@ -391,7 +407,7 @@ class Training:
         progress = {
             "epoch": self.epoch,
             "row": self._row,
-            "sums": vars(self._sums),
+            "sums": {**vars(self._sums), "tally": vars(self._sums.tally)},
             "best": vars(self._best),
         }
         return safetensors.torch.save(tensors, metadata={"training": json.dumps(progress)})
@@ -417,5 +433,6 @@ class Training:
         self._optimizer.restore(memory)
         self.epoch = progress["epoch"]
         self._row = progress["row"]
-        self._sums = _Sums(**progress["sums"])
+        tally = Tally(**progress["sums"].pop("tally"))
+        self._sums = _Sums(**progress["sums"], tally=tally)
         self._best = _Best(**progress["best"])

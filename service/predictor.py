@@ -197,6 +197,7 @@ class Predictor:
             "outputs": _plain(outputs),
             "dropout": plan.dropout(),
             "noise": plan.noise(),
+            "drop_connect": plan.drop_connect(),
             "num_samples": plan.num_samples,
             "seed": seed if random or request.seed is not None else None,
             "masks": plan.spec.masks,

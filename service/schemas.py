@@ -363,7 +363,9 @@ class PredictionView(View):
     outputs: dict[str, Any]
     """`prediction`, or the statistics of the passes, and the other named outputs asked for."""
     dropout: list[dict[str, Any]]
-    """`pattern`, `rate`, `rng` and `matched` of what was dropped."""
+    """`pattern`, `rate`, `rng`, `steps`, `spatial` and `matched` of what was dropped."""
+    drop_connect: list[dict[str, Any]]
+    """`pattern`, `rate`, `rng` and `matched` of the weights that were dropped."""
     noise: list[dict[str, Any]]
     """`pattern`, `std`, `rng` and `matched` of the noise that was added."""
     num_samples: int | None

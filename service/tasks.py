@@ -18,6 +18,7 @@ from engine.evaluation import Evaluation, evaluate_on_validation, given_precisio
 from engine.layers import shown
 from engine.network import Network
 from engine.plan import TrainingPlan, plan_training
+from engine.regularizers import learnt
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import EpochEnd, Training, TrainingData
 from service.store.jobs import Job
@@ -211,7 +212,7 @@ class _TrainingRun:
         self._evaluation = yield from evaluate_on_validation(
             Network(self.plan.graph, self.training.kept_parameters(), device=self._device),
             self.plan.encoding,
-            self.plan.regularizers,
+            learnt(self.plan.regularizers, self.training.kept_rates()),
             self._spec,
             x=self._valid[0],
             truth=self.plan.encoding.encode_truth(self._valid_data, self._valid_rows),
@@ -244,6 +245,7 @@ class _TrainingRun:
             metrics=metrics,
             kept_epoch=self.training.kept_epoch,
             version=engine.__version__,
+            rates=self.training.kept_rates(),
         )
         document["dataset"] = self._job.spec["dataset"]
         model = NewModel(name=self._job.name, document=document, weights=weights)

@@ -12,7 +12,7 @@ import pytest
 from engine.calibration import mixture_log_likelihood
 from engine.errors import PatternError
 from engine.names import match
-from engine.regularizers import resolve, sites_by_output
+from engine.regularizers import resolve, sites_of
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
 from engine.statistics import entropy, mean_and_variance, mixture_quantiles, pass_mean
@@ -138,7 +138,7 @@ def test_masks_scale_and_spread_as_worked_by_hand(
 def test_overlapping_patterns_compound_as_worked_by_hand() -> None:
     says(DROPOUT, "0.9 · 0.5 = 0.45", "1/0.9 · 1/0.5 = 2.22", "1.11")
     spec = RegularizationSpec(dropout={"hid*:out": 0.1, "hid2:out": 0.5})
-    sites = sites_by_output(resolve(spec, graph_of(NETWORK)))
+    sites = sites_of(resolve(spec, graph_of(NETWORK)))
     assert [site.level for site in sites["hid2:out"]] == [0.1, 0.5]
     assert np.prod([1 - site.level for site in sites["hid2:out"]]) == pytest.approx(0.45)
     assert np.prod([1 / (1 - site.level) for site in sites["hid2:out"]]) == pytest.approx(
@@ -157,7 +157,7 @@ def test_what_is_asked_for_acts_in_the_order_that_is_written() -> None:
             "input_dropout": 0.05,
         }
     )
-    sites = sites_by_output(resolve(spec, graph_of(NETWORK)))
+    sites = sites_of(resolve(spec, graph_of(NETWORK)))
     assert [site.level for site in sites["in:out"]] == [0.05, 0.5]
     assert [site.level for site in sites["hid2:out"]] == [0.1, 0.4, 0.3, 0.5]
     assert [site.level for site in sites["out:out"]] == [0.2, 0.5]

@@ -122,12 +122,18 @@ class Tied(Feedforward):
     def own_parameters(self) -> dict[str, Shape]:
         return {"b": (self.size,)}
 
+    @property
+    def used_parameters(self) -> dict[str, Shape]:
+        weight = parameter_name(self.partner or "", "w")
+        return {weight: (self.size, self.input_shapes[0][-1]), **self.parameters}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        return {"w": parameter_name(self.partner or "", "w"), **super().sources}
+
     def bound(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert self.partner is not None
-        return {
-            "w": parameters[parameter_name(self.partner, "w")].T,
-            "b": parameters[parameter_name(self.name, "b")],
-        }
+        weight = parameters[parameter_name(self.partner or "", "w")]
+        return {"w": weight.T, **super().bound(parameters)}
 
 
 def _partner(request: LayerRequest) -> Layer:

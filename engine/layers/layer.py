@@ -79,6 +79,16 @@ class Layer:
         return {parameter_name(self.name, local): s for local, s in self.own_parameters.items()}
 
     @property
+    def used_parameters(self) -> dict[str, Shape]:
+        """Shapes of all parameters that `bound` reads, by full name: its own, or a partner's."""
+        return self.parameters
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Which parameter, by full name, each tensor that `bound` returns is arranged from."""
+        return {local: parameter_name(self.name, local) for local in self.own_parameters}
+
+    @property
     def own_parameters(self) -> dict[str, Shape]:
         """Shapes of its parameters by their names within the layer, such as ``w`` and ``b``."""
         return {}

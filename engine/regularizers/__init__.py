@@ -6,23 +6,27 @@ the order of its keys; the same for noise; then the explicit `regularizers`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from engine.errors import PatternError
+from engine.errors import PatternError, SpecError
 from engine.graph import Graph
 from engine.names import match as match_names
+from engine.regularizers.concrete import ConcreteDropout, reading_weights
+from engine.regularizers.connections import DropConnect
 from engine.regularizers.contractive import ContractivePenalty
 from engine.regularizers.dropout import BernoulliDropout
 from engine.regularizers.hidden import HiddenPenalty
 from engine.regularizers.noise import GaussianNoise
 from engine.regularizers.recurrent import RecurrentPenalty
-from engine.regularizers.sites import Site
+from engine.regularizers.sites import Site, sites_of
 from engine.regularizers.weight import WeightPenalty
 from engine.spec import (
     BernoulliDropoutSpec,
+    ConcreteDropoutSpec,
     ContractiveSpec,
+    DropConnectSpec,
     GaussianNoiseSpec,
     HiddenL1Spec,
     RecurrentPenaltySpec,
@@ -33,7 +37,9 @@ from engine.spec import (
 
 __all__ = [
     "BernoulliDropout",
+    "ConcreteDropout",
     "ContractivePenalty",
+    "DropConnect",
     "GaussianNoise",
     "HiddenPenalty",
     "Penalty",
@@ -44,13 +50,14 @@ __all__ = [
     "WeightPenalty",
     "is_given",
     "is_stochastic",
+    "learnt",
     "resolve",
-    "sites_by_output",
+    "sites_of",
     "unread_warnings",
 ]
 
-Perturbation = BernoulliDropout | GaussianNoise
-"""What changes outputs at random."""
+Perturbation = BernoulliDropout | GaussianNoise | DropConnect | ConcreteDropout
+"""What changes outputs or weights at random."""
 Penalty = HiddenPenalty | WeightPenalty | ContractivePenalty | RecurrentPenalty
 """What adds a term to the training loss."""
 Regularizer = Perturbation | Penalty
@@ -108,7 +115,18 @@ def _keyword_patterns(layers: str, graph: Graph, pointer: str) -> tuple[str, ...
 def _explicit(given: RegularizerSpec, graph: Graph, pointer: str) -> Regularizer:
     match given:
         case BernoulliDropoutSpec():
-            return _dropout(given.pattern, given.weight, given.rng, graph, pointer)
+            dropout = _dropout(given.pattern, given.weight, given.rng, graph, pointer)
+            return _with_shared_axes(dropout, given, graph, pointer.removesuffix("pattern"))
+        case DropConnectSpec():
+            weights = [name for name, shape in graph.parameters.items() if len(shape) > 1]
+            return DropConnect(
+                pattern=given.pattern,
+                weight=given.weight,
+                rng=given.rng,
+                matched=match_names(given.pattern, weights, kind="weight", pointer=pointer),
+            )
+        case ConcreteDropoutSpec():
+            return _concrete(given, graph, pointer)
         case GaussianNoiseSpec():
             return _noise(given.pattern, given.weight, given.rng, graph, pointer)
         case HiddenL1Spec():
@@ -176,6 +194,37 @@ def _contractive(given: ContractiveSpec, graph: Graph, pointer: str) -> Contract
     )
 
 
+def _concrete(given: ConcreteDropoutSpec, graph: Graph, pointer: str) -> ConcreteDropout:
+    shown, outputs = _hidden_outputs(given.pattern, graph, pointer)
+    return ConcreteDropout(
+        pattern=shown or ",".join(outputs),
+        weight=given.weight,
+        weight_regularizer=given.weight_regularizer,
+        temperature=given.temperature,
+        initial_rate=given.initial_rate,
+        rng=given.rng,
+        matched=outputs,
+        elements=tuple(graph.size_of(name) for name in outputs),
+        readers=tuple(reading_weights(graph, name) for name in outputs),
+    )
+
+
+def _with_shared_axes(
+    dropout: BernoulliDropout, given: BernoulliDropoutSpec, graph: Graph, pointer: str
+) -> BernoulliDropout:
+    """Share masks over steps or pixels; refuse it where no output that matched has any."""
+    for is_asked, key, dimensions, what in (
+        (given.steps == "shared", "steps", 2, "sequences"),
+        (given.spatial, "spatial", 3, "images"),
+    ):
+        if is_asked and all(len(graph.outputs[name]) != dimensions for name in dropout.matched):
+            raise SpecError(
+                f"`{key}` is for {what}; none of {', '.join(dropout.matched[:20])} is one",
+                pointer=pointer + key,
+            )
+    return replace(dropout, steps=given.steps, spatial=given.spatial)
+
+
 def _dropout(
     pattern: str, rate: float, rng: int | None, graph: Graph, pointer: str
 ) -> BernoulliDropout:
@@ -190,37 +239,36 @@ def _noise(
     return GaussianNoise(pattern=pattern, weight=deviation, rng=rng, matched=matched)
 
 
-def sites_by_output(regularizers: Sequence[Regularizer]) -> dict[str, tuple[Site, ...]]:
-    """Return the masks and noises that act on each output, in order of application.
-
-    A stream's address is its `rng` (or 0), output and pattern. Where two regularizers agree in all
-    three, the later one's address says so, and they stay independent.
-    """
-    seen: Counter[tuple[int | str, ...]] = Counter()
-    sites: dict[str, tuple[Site, ...]] = {}
-    for index, regularizer in enumerate(regularizers):
-        if not isinstance(regularizer, Perturbation):
-            continue
-        is_noise = isinstance(regularizer, GaussianNoise)
-        for output in regularizer.matched:
-            base: tuple[int | str, ...] = (regularizer.rng or 0, output, regularizer.pattern)
-            base = (*base, "noise") if is_noise else base
-            repeat = seen[base]
-            seen[base] += 1
-            site = Site(
-                regularizer=index,
-                kind="noise" if is_noise else "dropout",
-                output=output,
-                level=regularizer.weight,
-                address=(*base, repeat) if repeat else base,
-            )
-            sites[output] = (*sites.get(output, ()), site)
-    return sites
-
-
 def is_stochastic(regularizers: Sequence[Regularizer]) -> bool:
     """Say whether any of them changes anything at random."""
-    return any(isinstance(r, Perturbation) and r.weight > 0 for r in regularizers)
+    return any(
+        isinstance(r, ConcreteDropout) or (isinstance(r, Perturbation) and r.weight > 0)
+        for r in regularizers
+    )
+
+
+def learnt(
+    regularizers: Sequence[Regularizer], rates: Mapping[int, Mapping[str, float]]
+) -> tuple[Regularizer, ...]:
+    """Put dropout of the rates learnt, by index and output, in the place of Concrete dropout.
+
+    Each output gets a regularizer of its own, whose pattern is the output's name.
+    """
+    result: list[Regularizer] = []
+    for index, regularizer in enumerate(regularizers):
+        if isinstance(regularizer, ConcreteDropout):
+            result += [
+                BernoulliDropout(
+                    pattern=output,
+                    weight=rates[index][output],
+                    rng=regularizer.rng,
+                    matched=(output,),
+                )
+                for output in regularizer.matched
+            ]
+        else:
+            result.append(regularizer)
+    return tuple(result)
 
 
 def unread_warnings(regularizers: Sequence[Regularizer], graph: Graph) -> list[str]:
@@ -228,10 +276,10 @@ def unread_warnings(regularizers: Sequence[Regularizer], graph: Graph) -> list[s
     warnings = []
     for name in graph.outputs:
         acting = [
-            "dropout" if isinstance(regularizer, BernoulliDropout) else "noise"
+            "noise" if isinstance(regularizer, GaussianNoise) else "dropout"
             for regularizer in regularizers
-            if isinstance(regularizer, Perturbation)
-            and regularizer.weight > 0
+            if isinstance(regularizer, BernoulliDropout | GaussianNoise | ConcreteDropout)
+            and (regularizer.weight > 0 or isinstance(regularizer, ConcreteDropout))
             and name in regularizer.matched
         ]
         if acting and name not in graph.read:

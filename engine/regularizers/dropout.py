@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["BernoulliDropout"]
 
@@ -18,6 +19,10 @@ class BernoulliDropout:
     weight: float
     rng: int | None
     matched: tuple[str, ...]
+    steps: Literal["independent", "shared"] = "independent"
+    """`shared`: one mask for all steps of a sequence (Gal & Ghahramani 2016)."""
+    spatial: bool = False
+    """Whether whole channels of images are dropped (Tompson et al. 2015)."""
     form: str = "bernoulli_dropout"
 
     def log(self) -> str:

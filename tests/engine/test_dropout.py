@@ -13,7 +13,7 @@ from engine.regularizers import (
     BernoulliDropout,
     Regularizer,
     resolve,
-    sites_by_output,
+    sites_of,
     unread_warnings,
 )
 from engine.sampling import Sampler
@@ -56,7 +56,7 @@ def test_the_rate_over_a_million_elements_is_within_four_standard_errors() -> No
 
 def test_a_pattern_reaches_the_outputs_it_matches_and_no_other() -> None:
     network = identity_network(16, depth=5)
-    sites = sites_by_output(resolved(network, dropout={"hid[23]:out": 0.5}))
+    sites = sites_of(resolved(network, dropout={"hid[23]:out": 0.5}))
     assert sorted(sites) == ["hid2:out", "hid3:out"]
     x = np.ones((200, 16), dtype=np.float32)
     values = one_pass(
@@ -116,7 +116,7 @@ def test_overlapping_patterns_compound_in_order() -> None:
     )
     order = [(r.pattern, r.weight) for r in regularizers]
     assert order == [("hid*:out", 0.4), ("hid[12]:out", 0.2), ("*1:out", 0.1), ("hid1:*", 0.5)]
-    sites = sites_by_output(regularizers)
+    sites = sites_of(regularizers)
     assert [site.level for site in sites["hid1:out"]] == [0.4, 0.2, 0.1, 0.5]
     x = np.ones((4000, 50), dtype=np.float32)
     sampler = Sampler(network, regularizers, wanted=("hid1:out",), seed=5)

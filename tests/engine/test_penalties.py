@@ -12,7 +12,7 @@ from engine.data.inputs import Inputs
 from engine.errors import SpecError
 from engine.graph import Graph, build_graph
 from engine.initializers import initial_parameters
-from engine.regularizers import Regularizer, resolve
+from engine.regularizers import ContractivePenalty, Regularizer, resolve
 from engine.spec import RegularizationSpec, TrainSpec
 from engine.training import EpochEnd, Training, TrainingData
 from tests.engine.networks import graph_of
@@ -97,12 +97,13 @@ def test_gradients_of_the_contractive_term_are_those_of_finite_differences() -> 
         RegularizationSpec.model_validate({"regularizers": [{"form": "contractive", "weight": 2}]}),
         graph,
     )
+    assert isinstance(penalty, ContractivePenalty)
     x = torch.from_numpy(ROWS).double().requires_grad_()
     w = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def term(weights: torch.Tensor) -> torch.Tensor:
         hidden = torch.tanh(x @ weights)
-        return penalty.loss({}, {"hid1:out": hidden}, {"in:out": x})  # type: ignore[union-attr]
+        return penalty.loss({}, {"hid1:out": hidden}, {"in:out": x})
 
     assert torch.autograd.gradcheck(term, (w.requires_grad_(),))
 

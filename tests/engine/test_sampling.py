@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.network import Network, evaluate
-from engine.regularizers import Site, resolve, sites_by_output
+from engine.regularizers import Site, resolve, sites_of
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
 from engine.streams import drop_mask, row_states, stream_key
@@ -30,7 +30,7 @@ def plain_loop(
 ) -> Floats:
     """One pass and one row at a time through the whole network, in float64 where it can be."""
     graph = network.graph
-    sites = sites_by_output(resolve(spec, graph))
+    sites = sites_of(resolve(spec, graph))
     samples = np.empty((passes, len(x), graph.last.size), dtype=np.float64)
     weights = {
         layer: {name: tensor.double() for name, tensor in own.items()}

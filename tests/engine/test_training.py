@@ -14,6 +14,7 @@ from torch.nn import functional
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph, build_graph
 from engine.initializers import initial_parameters
+from engine.masks import Tally
 from engine.regularizers import resolve
 from engine.spec import TrainSpec
 from engine.streams import generator
@@ -144,7 +145,9 @@ def test_gradients_under_dropout_are_those_of_the_masked_network() -> None:
         hidden_dropout=0.5,
         validation=None,
     )
-    masks = {site[1]: mask.double() for site, mask in training._draw_masks(1, 8).items()}
+    masks = {
+        site[1]: mask.double() for site, mask in training._masks.block(1, 0, 8, Tally()).items()
+    }
     start = {k: torch.from_numpy(v).double() for k, v in initial_parameters(graph, seed=13).items()}
     for value in start.values():
         value.requires_grad_()
@@ -153,8 +156,6 @@ def test_gradients_under_dropout_are_those_of_the_masked_network() -> None:
     hidden = torch.relu(x @ start["hid1.w"] + start["hid1.b"]) * masks["hid1:out"]
     loss = functional.mse_loss(hidden @ start["out.w"] + start["out.b"], train.y[order].double())
     loss.backward()  # type: ignore[no-untyped-call]
-    training._sums.dropped.clear()
-    training._sums.elements.clear()
     (end,) = list(training)
     assert isinstance(end, EpochEnd)
     assert end.train["loss"] == pytest.approx(loss.item(), rel=1e-5)
