@@ -180,6 +180,8 @@ class PlanView(View):
     targets: list[str]
     classes: list[Any] | None
     regularizers: list[dict[str, Any]]
+    rates: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Dropout rates that were learnt, by the regularizer's index and the output."""
     rows: dict[str, int]
     steps_per_epoch: int
     estimated_memory_bytes: int
