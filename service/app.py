@@ -199,13 +199,18 @@ def _describe(app: FastAPI) -> None:
 
 
 def _document_errors(document: dict[str, Any]) -> None:
-    """Say of every operation that it may be refused for want of a key or a known parameter."""
+    """Say of every operation how it may be refused whatever it does.
+
+    For want of a key or a known parameter, and where it changes the store, of time or room there.
+    """
     for path, operations in document["paths"].items():
-        statuses = (422,) if is_open(path) else (401, 422)
-        everywhere = {
-            str(status): answer for status, answer in problems.problems(*statuses).items()
-        }
-        for operation in operations.values():
+        for method, operation in operations.items():
+            statuses = [422] if is_open(path) else [401, 422]
+            if method != "get" and path != "/predict":
+                statuses += [503, 507]
+            everywhere = {
+                str(status): answer for status, answer in problems.problems(*statuses).items()
+            }
             if is_open(path):
                 operation["security"] = []
             answers = operation["responses"]

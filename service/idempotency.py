@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from service.store.idempotency import (
     Answer,
@@ -23,40 +24,52 @@ __all__ = ["answer_once", "created"]
 T = TypeVar("T")
 
 
-def created(view: BaseModel, location: str, status: int = 201) -> Answer:
+def created(view: BaseModel, location: str, status: int = 201, **headers: str) -> Answer:
     """Return the answer that shows what was created and where it is."""
     body = orjson.dumps(view.model_dump(mode="json"))
-    return Answer(status, {"Location": location, "Content-Type": "application/json"}, body)
+    headers = {"Location": location, "Content-Type": "application/json", **headers}
+    return Answer(status, headers, body)
 
 
-def answer_once(
+async def answer_once(
     request: Request,
     key: str | None,
     content: Any,
     create: Callable[[Remember[T] | None], T],
     answer: Callable[[T], Answer],
+    *,
+    later: Callable[[T], Awaitable[Answer]] | None = None,
 ) -> Response:
     """Create something and answer, or repeat the first answer to the same key.
 
-    `content` is the parsed content of the request, its parameters included. Raises
-    IdempotencyMismatch where the key came with other content before, and IdempotencyInFlight while
-    the first request is going on.
+    `content` is the parsed content of the request, its parameters included; `create` runs in a
+    thread. `later` gives the answer instead of `answer` where that takes time after the creation;
+    until then the request counts as going on. Raises IdempotencyMismatch where the key came with
+    other content before, and IdempotencyInFlight while the first request is going on.
     """
     if key is None:
-        return _response(answer(create(None)))
-    state = request.state
-    keys: IdempotencyKeys = state.idempotency
-    in_flight: InFlight = state.in_flight
+        made = await run_in_threadpool(create, None)
+        return _response(answer(made) if later is None else await later(made))
+    keys: IdempotencyKeys = request.state.idempotency
+    in_flight: InFlight = request.state.in_flight
+    idempotency = await run_in_threadpool(_identify, request, key, content)
+    with in_flight.hold(idempotency):
+        first = await run_in_threadpool(keys.lookup, idempotency)
+        if first is None:
+            made = await run_in_threadpool(create, Remember(idempotency, answer))
+            first = answer(made)
+            if later is not None:
+                # A kill until here leaves the answer that was stored with what was created.
+                first = await later(made)
+                await run_in_threadpool(keys.replace, idempotency, first)
+    return _response(first)
+
+
+def _identify(request: Request, key: str, content: Any) -> Idempotency:
     described = [request.method, request.url.path, content]
     canonical = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(canonical).hexdigest()
-    owner = request.scope.get("bernoulli.owner")
-    idempotency = Idempotency(key, owner, fingerprint)
-    with in_flight.hold(idempotency):
-        first = keys.lookup(idempotency)
-        if first is not None:
-            return _response(first)
-        return _response(answer(create(Remember(idempotency, answer))))
+    return Idempotency(key, request.scope.get("bernoulli.owner"), fingerprint)
 
 
 def _response(answer: Answer) -> Response:

@@ -104,16 +104,13 @@ async def create_dataset(
             new = replace(new, name=name, owner=owner)
             return datasets.create(new, content, remember=remember)
 
-        def work() -> Response:
-            return answer_once(
-                request,
-                idempotency_key,
-                [media_type, sha256, name],
-                create,
-                lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
-            )
-
-        return await run_in_threadpool(work)
+        return await answer_once(
+            request,
+            idempotency_key,
+            [media_type, sha256, name],
+            create,
+            lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
+        )
 
 
 @contextmanager

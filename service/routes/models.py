@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.types import Receive, Scope, Send
 
@@ -113,8 +112,7 @@ async def import_(
             raise
 
     content = [spec.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
-    return await run_in_threadpool(
-        answer_once,
+    return await answer_once(
         request,
         idempotency_key,
         content,

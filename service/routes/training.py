@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from service.routes.jobs import preferred_wait, wait_for_end
 from service.schemas import JobView, PlanView, TrainRequest
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
-from service.store.idempotency import Remember
+from service.store.idempotency import Answer, Remember
 from service.store.jobs import Job, NewJob
 
 __all__ = ["router"]
@@ -38,7 +39,7 @@ router = APIRouter(tags=["training"], route_class=StrictRoute)
     response_model=JobView,
     responses={
         200: {"model": PlanView, "description": "The plan, with `validate_only`"},
-        **problems(400, 404, 409, 413, 415, 422, 503),
+        **problems(400, 404, 409, 413, 415, 422, 503, 507),
     },
 )
 async def train(
@@ -74,25 +75,26 @@ async def train(
         )
         return jobs.create(new, remember=remember)
 
-    response = await run_in_threadpool(
-        answer_once,
+    def queued(job: Job) -> Answer:
+        return created(JobView.of(job), f"/jobs/{job.id}", status=202)
+
+    wait_s = preferred_wait(prefer)
+
+    async def held(job: Job) -> Answer:
+        assert wait_s is not None
+        with suppress(NotFound):  # deleted meanwhile
+            job = await wait_for_end(request, jobs, job.id, wait_s)
+        applied = {"Preference-Applied": f"wait={wait_s:g}"}
+        return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
+
+    return await answer_once(
         request,
         idempotency_key,
         spec,
         create,
-        lambda job: created(JobView.of(job), f"/jobs/{job.id}", status=202),
+        queued,
+        later=None if wait_s is None else held,
     )
-    wait_s = preferred_wait(prefer)
-    if wait_s is None:
-        return response
-    job_id = response.headers["Location"].rsplit("/", 1)[1]
-    try:
-        job = await wait_for_end(request, jobs, job_id, wait_s)
-    except NotFound:  # the answer is a repeated one, and the job has been deleted since
-        return response
-    headers = {"Location": f"/jobs/{job_id}", "Preference-Applied": f"wait={wait_s:g}"}
-    content = JobView.of(job).model_dump_json()
-    return Response(content, 202, headers=headers, media_type="application/json")
 
 
 def _needed(body: TrainRequest) -> dict[str, str]:

@@ -98,6 +98,15 @@ class IdempotencyKeys:
             )
         return Answer(row.status, row.headers, row.body)
 
+    def replace(self, idempotency: Idempotency, answer: Answer) -> None:
+        """Keep another answer than the one stored with what was created."""
+        change = sa.update(KEYS).where(
+            KEYS.c.owner == (idempotency.owner or ""), KEYS.c.key == idempotency.key
+        )
+        values = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}
+        with self._database.write() as connection:
+            connection.execute(change.values(values))
+
     def purge(self) -> int:
         """Forget the answers that are older than anybody was promised; return how many."""
         with self._database.write() as connection:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from service.store.idempotency import Idempotency
+from service.store.jobs import Status
 from tests.service.conftest import Api, Serve, assert_problem
 
 CSV = b"x,y\n1,2\n2,4\n3,6\n4,8\n"
@@ -57,6 +58,36 @@ def test_a_repeated_job_that_was_deleted_since_is_answered_too(api: Api) -> None
     api.delete(first.headers["location"])
     again = api.post("/train", json=body, headers={**ONCE, "Prefer": "wait=1"})
     assert (again.status_code, again.content) == (202, first.content)
+
+
+def test_a_repeated_job_that_was_waited_for_gets_the_first_answer(api: Api) -> None:
+    """Whatever has become of the job since, and whether the repeated request waits or not."""
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    waiting = {**ONCE, "Prefer": "wait=0"}
+    first = api.post("/train", json=body, headers=waiting)
+    assert first.headers["preference-applied"] == "wait=0"
+    assert api.post(f"{first.headers['location']}/cancel").json()["status"] == "cancelled"
+    for headers in (waiting, {**ONCE, "Prefer": "wait=1"}, ONCE):
+        again = api.post("/train", json=body, headers=headers)
+        assert (again.status_code, again.content) == (202, first.content)
+        for name in ("location", "preference-applied"):
+            assert again.headers[name] == first.headers[name]
+
+
+def test_a_job_that_is_waited_for_is_in_flight_and_its_end_the_first_answer(api: Api) -> None:
+    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
+    jobs = api.state["jobs"]
+    with ThreadPoolExecutor(1) as pool:
+        headers = {**ONCE, "Prefer": "wait=30"}
+        waiting = pool.submit(api.post, "/train", json=body, headers=headers)
+        while (job := jobs.claim("w")) is None:
+            assert not waiting.done()
+        assert_problem(api.post("/train", json=body, headers=ONCE), 409)
+        jobs.finish(job, Status.SUCCEEDED)
+        first = waiting.result()
+    assert first.json()["status"] == "succeeded"
+    assert api.post("/train", json=body, headers=ONCE).content == first.content
+    assert count(api, "/jobs") == 1
 
 
 def test_a_repeated_import_gets_the_first_answer(api: Api) -> None:

@@ -28,6 +28,19 @@ def test_the_first_answer_is_given_again(jobs: Jobs, keys: IdempotencyKeys) -> N
     assert keys.lookup(KEY) == answer(job)
 
 
+def test_a_later_answer_takes_the_place_of_its_keys_first_only(
+    jobs: Jobs, keys: IdempotencyKeys
+) -> None:
+    other = Idempotency("k2", KEY.owner, KEY.fingerprint)
+    for key in (KEY, other):
+        job = jobs.create(TRAIN, remember=Remember(key, answer))
+    later = Answer(202, {"Location": "/jobs/x"}, b"later")
+    keys.replace(KEY, later)
+
+    assert keys.lookup(KEY) == later
+    assert keys.lookup(other) == answer(job)
+
+
 def test_the_same_key_with_other_content_is_refused(jobs: Jobs, keys: IdempotencyKeys) -> None:
     jobs.create(TRAIN, remember=Remember(KEY, answer))
 
