@@ -180,8 +180,6 @@ class PlanView(View):
     targets: list[str]
     classes: list[Any] | None
     regularizers: list[dict[str, Any]]
-    rates: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Dropout rates that were learnt, by the regularizer's index and the output."""
     rows: dict[str, int]
     steps_per_epoch: int
     estimated_memory_bytes: int
@@ -311,6 +309,8 @@ class ModelView(ModelSummary):
     outputs: dict[str, Any]
     encoding: dict[str, Any]
     regularizers: list[dict[str, Any]]
+    rates: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Dropout rates that were learnt, by the regularizer's index and the output."""
     noise_precision: dict[str, float] | None
     kept_epoch: int | None
     version: str
