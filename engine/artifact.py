@@ -87,7 +87,7 @@ def resolved_network(graph: Graph) -> NetworkSpec:
     return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
 
 
-_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "initial", "columns")
+_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "radius", "initial", "columns")
 
 
 def _resolved(layer: Layer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from engine.names import parameter_name
 from engine.spec import InitialSpec
 from engine.streams import generator
 
-__all__ = ["initial_parameters"]
+__all__ = ["initial_parameters", "with_radius"]
 
 _RECTIFIERS = ("relu", "rect:max", "elu", "gelu", "silu")
 
@@ -53,8 +53,20 @@ def _drawn(layer: Layer, local: str, own: InitialSpec | None, seed: int) -> Valu
     values *= np.float32(given.std)
     values += np.float32(given.mean or 0.0)
     if given.sparsity:
-        values[generator(seed, "sparsity", name).random(shape) < given.sparsity] = 0.0
-    return values
+        zero = generator(seed, "sparsity", name).random(shape) < given.sparsity
+        if len(shape) == 2:
+            np.fill_diagonal(zero, False)  # as in theanets: no weight matrix loses its rank
+        values[zero] = 0.0
+    return with_radius(values, given.radius) if given.radius else values
+
+
+def with_radius(matrix: Values, radius: float) -> Values:
+    """Scale a matrix so that its largest singular value is `radius`.
+
+    It is what theanets' `radius` does, and bounds the spectral radius of a square matrix.
+    """
+    largest = np.linalg.norm(matrix.astype(np.float64), 2) if np.isfinite(matrix).all() else 0.0
+    return matrix if largest == 0 else (matrix * (radius / largest)).astype(np.float32)
 
 
 def _beginning(layer: Layer, local: str, own: InitialSpec | None) -> InitialSpec:
@@ -69,8 +81,10 @@ def _beginning(layer: Layer, local: str, own: InitialSpec | None) -> InitialSpec
             key: getattr(layer.spec, key)
             for key in InitialSpec.model_fields
             if getattr(layer.spec, key) is not None
+            and not (key == "radius" and len(layer.own_parameters[local]) > 2)
         }
         # A diagonal of the layer's is not for a parameter that is said to be drawn otherwise.
         if own is not None and own.diagonal is None:
             said.pop("diagonal", None)
-    return InitialSpec(**(said | ({} if own is None else own.model_dump(exclude_none=True))))
+    said |= {} if own is None else own.model_dump(exclude_none=True)
+    return InitialSpec.model_construct(None, **said)  # each part was validated where it was said

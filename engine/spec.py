@@ -212,9 +212,27 @@ class InitialSpec(Spec):
     std: NonNegative | None = None
     """Their deviation; 0 by default for a bias or another vector."""
     sparsity: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
-    """Share of them that are zero."""
+    """Share of them that are zero; of a matrix those off the diagonal."""
     diagonal: Real | None = None
     """All are zero but for this value on the diagonal; of matrices alone."""
+    radius: NonNegative | None = None
+    """Scale a matrix so that this is its largest singular value; 0 leaves it as it is."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> InitialSpec:
+        _check_beginning(self)
+        return self
+
+
+def _check_beginning(given: InitialSpec | LayerSpec) -> None:
+    """Refuse a beginning of which one part makes another mean nothing."""
+    others = [
+        key for key in ("mean", "std", "sparsity", "radius") if getattr(given, key) is not None
+    ]
+    if given.diagonal is not None and others:
+        raise ValueError(f"`diagonal` is the whole beginning; it goes without `{others[0]}`")
+    if given.radius and given.std == 0 and not given.mean:
+        raise ValueError("`radius` scales values that are not all zero; `std` is 0")
 
 
 class LayerSpec(Spec):
@@ -236,9 +254,12 @@ class LayerSpec(Spec):
     std: NonNegative | None = None
     """Deviation of the initial weights; by default from the numbers of inputs and outputs."""
     sparsity: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
-    """Share of the initial weights that are zero; 0 by default."""
+    """Share of the initial weights off the diagonal that are zero; 0 by default."""
     diagonal: Real | None = None
     """Initial weights are zero but for this value on the diagonal."""
+    radius: NonNegative | None = None
+    """Scale the initial weights so that this is their largest singular value, which of a recurrent
+    layer says whether it forgets (below 1) or echoes; 0 leaves them as they are."""
     initial: (
         Annotated[dict[Pattern, InitialSpec], Field(min_length=1, max_length=64), at_most(64)]
         | None
@@ -253,6 +274,11 @@ class LayerSpec(Spec):
     ``[steps, size]`` or ``[channels, height, width]``."""
     partner: LayerName | None = None
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> LayerSpec:
+        _check_beginning(self)
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -20,7 +20,7 @@ class Feedforward(Layer):
     """``pre = b + sum_i x_i w_i`` and ``out = activation(pre)``, for each row or step."""
 
     takes: ClassVar[frozenset[str]] = frozenset(
-        {"activation", "mean", "std", "sparsity", "diagonal"}
+        {"activation", "mean", "std", "sparsity", "diagonal", "radius"}
     )
 
     @classmethod

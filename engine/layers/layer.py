@@ -168,11 +168,19 @@ class LayerRequest:
                     f"{', '.join(shapes) or 'none'}",
                     f"initial/{name}",
                 )
-            if initial.diagonal is not None and len(shapes[name]) != 2:
+            for key in ("diagonal", "radius"):
+                if getattr(initial, key) is not None and len(shapes[name]) != 2:
+                    raise self.error(
+                        f"`{key}` is for matrices; {name!r} of layer {self.name!r} is "
+                        f"{shown(shapes[name])}",
+                        f"initial/{name}/{key}",
+                    )
+            std = self.spec.std if initial.std is None else initial.std
+            mean = self.spec.mean if initial.mean is None else initial.mean
+            if initial.radius and std == 0 and not mean:
                 raise self.error(
-                    f"`diagonal` is for matrices; {name!r} of layer {self.name!r} is "
-                    f"{shown(shapes[name])}",
-                    f"initial/{name}/diagonal",
+                    f"{name!r} of layer {self.name!r} begins as zeros, which have no radius",
+                    f"initial/{name}/radius",
                 )
 
     def _needless(self, key: str) -> str:
