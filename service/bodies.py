@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses unknown query parameters, other media types and sloppy JSON."""
+    """A route that refuses unknown or repeated parameters, other media types and sloppy JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -80,6 +81,7 @@ class StrictRoute(APIRoute):
                         for name in unknown
                     ]
                 )
+            _require_single(request)
             _require_plain(request)
             request = _StrictRequest(request.scope, request.receive)
             if reads_json and await request.body():
@@ -103,6 +105,23 @@ def _with_dependencies(dependant: Any) -> list[Any]:
     for dependency in dependant.dependencies:
         found += _with_dependencies(dependency)
     return found
+
+
+def _require_single(request: Request) -> None:
+    """Refuse a query parameter that comes twice: none here is a list, and one would be ignored."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [name for name, count in given.items() if count > 1]
+    if repeated:
+        raise RequestValidationError(
+            [
+                {
+                    "type": "repeated_parameter",
+                    "loc": ("query", name),
+                    "msg": f"the query parameter is given {given[name]} times; give it once",
+                }
+                for name in repeated
+            ]
+        )
 
 
 def _require_plain(request: Request) -> None:

@@ -42,7 +42,8 @@ _WORDS = (
     (" after validation", ""),
 )
 _NOTHING_TO_SHOW = frozenset(
-    {"extra_forbidden", "missing", "unknown_parameter", "value_error"} | {"union_tag_not_found"}
+    {"extra_forbidden", "missing", "repeated_parameter", "unknown_parameter", "value_error"}
+    | {"union_tag_not_found"}
 )
 
 

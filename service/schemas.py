@@ -97,6 +97,15 @@ class CheckpointEvery(Spec):
     seconds: Annotated[float, Strict(), Field(gt=0, le=86400)] | None = None
     epochs: Annotated[int, Strict(), Field(ge=1)] | None = None
 
+    @property
+    def says_nothing(self) -> bool:
+        return self.seconds is None and self.epochs is None
+
+
+def _often_enough(every: CheckpointEvery | None) -> CheckpointEvery:
+    """Spell the default out, so that a job shows what holds for it."""
+    return CheckpointEvery(seconds=30.0) if every is None or every.says_nothing else every
+
 
 class Limits(Spec):
     """What a job may use."""
@@ -153,7 +162,10 @@ class TrainRequest(TrainSpec):
     ) = None
     """Name of the job and of its model."""
     tags: Tags = Field(default_factory=dict)
-    checkpoint_every: CheckpointEvery | None = CheckpointEvery(seconds=30.0)
+    checkpoint_every: Annotated[CheckpointEvery | None, AfterValidator(_often_enough)] = (
+        CheckpointEvery(seconds=30.0)
+    )
+    """Every 30 seconds where neither is given."""
     limits: Limits | None = None
     calibrate: Nothing = None
     search: Nothing = None
@@ -217,7 +229,7 @@ class JobView(View):
 
     @classmethod
     def of(cls, job: Job) -> JobView:
-        fields = {name: getattr(job, name) for name in cls.model_fields if name != "metrics"}
+        fields = {name: getattr(job, name) for name in JobView.model_fields if name != "metrics"}
         return cls(metrics={"train": {}, "valid": {}} | job.metrics, **fields)
 
 

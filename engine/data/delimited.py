@@ -66,14 +66,20 @@ def _header(path: Path, limits: Limits) -> tuple[str, list[str]]:
     text = start.decode("utf-8", errors="replace")
     line = text.splitlines()[0]
     delimiter = _sniff(line)
+    stream = io.StringIO(text, newline="")
     try:
-        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        names = next(csv.reader(stream, delimiter=delimiter, strict=True))
     except (csv.Error, StopIteration) as error:
         raise DataError(
             "the header cannot be read: a quotation is not closed, or a name is too long"
         ) from error
     if len(start) > limits.max_row_bytes and "\n" not in text and "\r" not in text:
         raise DataError(f"the header is longer than {limits.max_row_bytes} bytes")
+    if len(start) <= limits.max_row_bytes and not stream.read().strip("\r\n"):
+        raise DataError(
+            "there are no rows: the first row names the columns, and no other follows; "
+            "at least one row of values is needed"
+        )
     return delimiter, [name.strip() for name in names]
 
 

@@ -27,6 +27,11 @@ IfMatch = Annotated[
     str | None, Header(max_length=200, description="Only if the alias still has this `ETag`.")
 ]
 
+IfNoneMatch = Annotated[
+    str | None,
+    Header(max_length=200, description="`*`: only if there is no alias of this name yet."),
+]
+
 
 @router.get("/aliases", operation_id="listAliases", responses=problems(404))
 def list_aliases(
@@ -59,9 +64,10 @@ def put_alias(
     aliases: AliasesDep,
     response: Response,
     if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> AliasView:
     """Have a name point at a model, at once for everybody."""
-    alias, is_new = aliases.set(name, body.model, if_match=if_match)
+    alias, is_new = aliases.set(name, body.model, if_match=if_match, if_none_match=if_none_match)
     response.headers["ETag"] = alias.etag
     response.status_code = 201 if is_new else 200
     return AliasView.of(alias)

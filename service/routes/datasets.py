@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from service.schemas import DatasetView, ListView, PreviewView
 from service.store.blobs import Blobs, dataset_key
 from service.store.datasets import Dataset, NewDataset
 from service.store.idempotency import Remember
+from service.uploads import ContentType, Upload
 
 __all__ = ["router"]
 
@@ -60,7 +60,8 @@ MAX_PREVIEW = 1_000_000
 _UPLOAD = {
     "requestBody": {
         "required": True,
-        "description": "The file with its content type, or as the field `file` of a form.",
+        "description": "The file with its content type, or as the field `file` of a form. CSV is "
+        "UTF-8, or what `text/csv; charset=iso-8859-1` says, and has a header.",
         "content": {
             **{
                 media_type: {"schema": {"type": "string", "format": "binary"}}
@@ -96,18 +97,18 @@ async def create_dataset(
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Store a data set: a table (CSV, Parquet, Arrow, NDJSON, JSON) or arrays (npz)."""
-    with _temporary(blobs) as upload, _temporary(blobs) as content:
-        media_type, sha256 = await _receive(request, upload)
+    with _temporary(blobs) as file, _temporary(blobs) as content:
+        kind, upload = await _receive(request, file)
 
         def create(remember: Remember[Dataset] | None) -> Dataset:
-            new = _read(parsers, upload, content, media_type=media_type, sha256=sha256)
+            new = _read(parsers, file, content, media_type=kind.media_type, upload=upload)
             new = replace(new, name=name, owner=owner)
             return datasets.create(new, content, remember=remember)
 
         return await answer_once(
             request,
             idempotency_key,
-            [media_type, sha256, name],
+            [str(kind), upload.sha256, name],
             create,
             lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
         )
@@ -123,43 +124,40 @@ def _temporary(blobs: Blobs) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, upload: Path) -> tuple[str, str]:
-    """Write the uploaded file to `upload`; return its media type and its hash."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+async def _receive(request: Request, file: Path) -> tuple[ContentType, Upload]:
+    """Write the uploaded file, its text as UTF-8, to `file`; return what it is."""
+    kind = ContentType.parse(request.headers.get("content-type", ""))
     limit = request.state.settings.max_upload_bytes
-    if media_type == "multipart/form-data":
-        return await _receive_form(request, limit, upload)
-    _require_known(media_type)
-    digest = hashlib.sha256()
-    with upload.open("wb") as file:
+    if kind.media_type == "multipart/form-data":
+        return await _receive_form(request, limit, file)
+    _require_known(kind.media_type)
+    with Upload(file, kind.charset) as upload:
         async for chunk in limited_stream(request, limit):
-            digest.update(chunk)
-            await run_in_threadpool(file.write, chunk)
-    return media_type, digest.hexdigest()
+            await run_in_threadpool(upload.write, chunk)
+    return kind, upload
 
 
-async def _receive_form(request: Request, limit: int, upload: Path) -> tuple[str, str]:
+async def _receive_form(request: Request, limit: int, file: Path) -> tuple[ContentType, Upload]:
     form = await read_form(request, limit, "file")
     try:
         part = form["file"]
         if not isinstance(part, UploadFile):
             raise Invalid("the part `file` is not a file: it has no file name", pointer="#/file")
-        media_type = (part.content_type or "").partition(";")[0].strip().lower()
-        if media_type not in formats.MEDIA_TYPES:
+        media_type, semicolon, parameters = (part.content_type or "").partition(";")
+        if media_type.strip().lower() not in formats.MEDIA_TYPES:
             media_type = _BY_NAME.get(Path(part.filename or "").suffix.lower(), media_type)
-        _require_known(media_type)
-        return media_type, await run_in_threadpool(_copy, part.file, upload)
+        kind = ContentType.parse(media_type + semicolon + parameters)
+        _require_known(kind.media_type)
+        return kind, await run_in_threadpool(_copy, part.file, Upload(file, kind.charset))
     finally:
         await form.close()
 
 
-def _copy(source: BinaryIO, target: Path) -> str:
-    digest = hashlib.sha256()
-    with target.open("wb") as file:
+def _copy(source: BinaryIO, target: Upload) -> Upload:
+    with target:
         while chunk := source.read(1 << 20):
-            digest.update(chunk)
-            file.write(chunk)
-    return digest.hexdigest()
+            target.write(chunk)
+    return target
 
 
 def _require_known(media_type: str) -> None:
@@ -171,17 +169,17 @@ def _require_known(media_type: str) -> None:
 
 
 def _read(
-    parsers: Parsers, upload: Path, content: Path, *, media_type: str, sha256: str
+    parsers: Parsers, file: Path, content: Path, *, media_type: str, upload: Upload
 ) -> NewDataset:
     """Parse the upload, write what is stored of it to `content`, and describe it."""
-    parsed = parsers.parse(upload, content, media_type)
+    parsed = parsers.parse(file, content, media_type)
     kind, rows = parsed.schema["kind"], parsed.schema["rows"]
     return NewDataset(
         kind=kind,
         rows=rows,
         schema=parsed.schema,
-        bytes=upload.stat().st_size,
-        sha256=sha256,
+        bytes=upload.bytes,
+        sha256=upload.sha256,
         blob=dataset_key(parsed.sha256, _SUFFIXES[kind]),
     )
 

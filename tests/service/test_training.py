@@ -41,6 +41,32 @@ def test_a_job_is_queued_as_it_was_asked_for(api: Api) -> None:
     assert api.get(answer.headers["location"]).json() == job
 
 
+@pytest.mark.parametrize("given", [None, {}, {"seconds": None, "epochs": None}])
+def test_a_job_shows_how_often_it_is_kept_though_nothing_was_said(api: Api, given: Any) -> None:
+    job = api.train(api.upload(), checkpoint_every=given)
+    assert job["spec"]["checkpoint_every"] == {"seconds": 30.0, "epochs": None}
+
+
+def test_a_job_kept_by_epochs_is_not_kept_by_seconds(api: Api) -> None:
+    job = api.train(api.upload(), checkpoint_every={"epochs": 2})
+    assert job["spec"]["checkpoint_every"] == {"seconds": None, "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/train?validate_only=true&validate_only=false"),
+        ("POST", "/datasets?name=a&name=b"),
+        ("GET", "/jobs?status=queued&limit=1&status=running"),
+        ("GET", "/models?limit=1&limit=1"),
+    ],
+)
+def test_a_query_parameter_that_comes_twice_is_refused(api: Api, method: str, path: str) -> None:
+    name = path.rsplit("&", 1)[1].partition("=")[0]
+    problem = assert_problem(api.request(method, path), 422, f"#/query/{name}")
+    assert "2 times; give it once" in problem["detail"]
+
+
 def test_the_plan_is_told_and_nothing_queued(api: Api) -> None:
     body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}, "hidden_dropout": 0.2}
     answer = api.post("/train", params={"validate_only": True}, json=body)

@@ -85,6 +85,8 @@ def test_a_newline_within_quotes_belongs_to_the_value(parsed: Parse) -> None:
         (b"", "empty"),
         (b"\xef\xbb\xbf\n\n", "empty"),
         (b"a,b\n", "no rows"),
+        (b"a,b", "no rows"),
+        (b'\xef\xbb\xbf"a\n",b\r\n\r\n', "no rows"),
         (b"a,a,b,b\n1,2,3,4\n", "'a', 'b'"),
         (b"a,,c\n1,2,3\n", "column 2 has no name"),
         (b"a,b\n1,2\n3\n", "row 3 (the header is row 1) has 1 values; the header names 2"),
