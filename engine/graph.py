@@ -72,8 +72,10 @@ class Graph:
 
     @cached_property
     def numbers_per_row(self) -> int:
-        """How many numbers all layers' outputs have for one row."""
-        return sum(math.prod(layer.shape) for layer in self.layers)
+        """How many numbers all layers hold for one row."""
+        return sum(
+            math.prod(layer.shape) * layer.activates.numbers_per_unit for layer in self.layers
+        )
 
 
 def build_graph(

@@ -15,7 +15,7 @@ from engine.streams import generator
 
 __all__ = ["initial_parameters", "with_radius"]
 
-_RECTIFIERS = ("relu", "rect:max", "elu", "gelu", "silu")
+_RECTIFIERS = ("relu", "rect:max", "elu", "gelu", "silu", "prelu", "lgrelu")
 
 Values = npt.NDArray[np.float32]
 

@@ -6,6 +6,7 @@ alternatives); what needs the data set or the whole network is checked by `engin
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -136,6 +137,8 @@ _SPELLINGS = {
     "feedforward": "ff",
     "classifier": "softmax",
     "logistic": "sigmoid",
+    "leaky-relu": "prelu",
+    "leaky-gain-relu": "lgrelu",
     "prod": "product",
     "concat": "concatenate",
     "cross_entropy": "xe",
@@ -159,17 +162,22 @@ ACTIVATIONS: tuple[str, ...] = (
     "norm:max",
     "norm:std",
     "norm:z",
+    "prelu",
+    "lgrelu",
+    "maxout:k",
 )
+_MAXOUT = re.compile(r"maxout:([1-9][0-9]{0,2})")
 
 
 def _known_activation(value: str) -> str:
     """Check the name of an activation, or of several joined by `+`, applied from left to right."""
     names = [_SPELLINGS.get(part, part) for part in value.split("+")]
     for name in names:
-        if name not in ACTIVATIONS:
+        is_known = name in ACTIVATIONS and name != "maxout:k"
+        if not is_known and _MAXOUT.fullmatch(name) is None:
             raise ValueError(
-                f"there is no activation {name!r}; there are {', '.join(ACTIVATIONS)}, "
-                "and several joined by '+'"
+                f"there is no activation {name!r}; there are {', '.join(ACTIVATIONS)} "
+                "(k pieces, 1 to 999), and several joined by '+'"
             )
     return "+".join(names)
 
@@ -243,7 +251,9 @@ class LayerSpec(Spec):
     size: Size | None = None
     """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
     activation: Activation | None = None
-    """Applied to `pre` to give `out`; `relu` for hidden layers by default."""
+    """Applied to `pre` to give `out`; `relu` for hidden layers by default. Several are joined by
+    `+`, applied from left to right: ``tanh+norm:z``. Some learn, for each unit: `prelu` (`leak`),
+    `lgrelu` (`gain`, `leak`) and ``maxout:3`` (`slope`, `intercept`, of 3 pieces)."""
     name: LayerName | None = None
     """`in`, `hid1`, `hid2`, …, `out` unless given."""
     inputs: LayerInputs | None = None

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from engine.activations import activate
 from engine.layers.layer import Layer, LayerRequest, Shape, affine, shown
 from engine.names import output_name, parameter_name
 
@@ -65,7 +64,7 @@ class Feedforward(Layer):
             name: (shape[-1], self.size)
             for name, shape in zip(names, self.input_shapes, strict=True)
         }
-        return {**weights, "b": (self.size,)}
+        return {**weights, "b": (self.size,), **self.activates.parameters}
 
     def fans(self, _local: str) -> tuple[int, int]:
         return sum(shape[-1] for shape in self.input_shapes), self.size
@@ -80,7 +79,7 @@ class Feedforward(Layer):
         pre = affine(inputs[0], matrices[0], weights["b"], self.size)
         for x, weight in zip(inputs[1:], matrices[1:], strict=True):
             pre = pre + affine(x, weight, None, self.size)
-        return {self.pre: pre, self.out: activate(self.activation, pre)}
+        return {self.pre: pre, self.out: self.activates(pre, weights)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +119,7 @@ class Tied(Feedforward):
 
     @property
     def own_parameters(self) -> dict[str, Shape]:
-        return {"b": (self.size,)}
+        return {"b": (self.size,), **self.activates.parameters}
 
     @property
     def used_parameters(self) -> dict[str, Shape]:

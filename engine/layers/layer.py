@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from engine.activations import Activation
 from engine.errors import SpecError
 from engine.names import output_name, parameter_name
 from engine.spec import Form, LayerSpec
+from engine.streams import generator
 
 __all__ = ["Layer", "LayerRequest", "Shape", "affine", "layer_pointer", "shown"]
 
@@ -36,7 +39,12 @@ def shown(shape: Shape) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One resolved layer; each form of layers is a subclass."""
+    """One resolved layer; each form of layers is a subclass.
+
+    A form with an activation adds `activates.parameters` to its `own_parameters`, and computes
+    ``self.activates(pre, weights)`` with the weights that it is given; where it has an
+    `initial_value` of its own, it leaves the names that it does not know to its base's.
+    """
 
     name: str
     form: str
@@ -98,9 +106,19 @@ class Layer:
         """Floating-point operations of its products for one row."""
         return 0
 
-    def initial_value(self, _local: str, _seed: int) -> npt.NDArray[np.float32] | None:
-        """Return how a parameter begins where the form has its own way; None for the usual one."""
-        return None
+    @cached_property
+    def activates(self) -> Activation:
+        """Its activation: a function of `pre`, (rows, *shape), and of the layer's weights."""
+        axis = 1 if len(self.shape) == 3 else -1
+        return Activation(name=self.activation, size=self.size, axis=axis)
+
+    def initial_value(self, local: str, seed: int) -> npt.NDArray[np.float32] | None:
+        """Return how a parameter begins where it has its own way; None for the usual one."""
+        if local not in self.activates.parameters:
+            return None
+        return self.activates.begin(
+            local, generator(seed, "parameter", parameter_name(self.name, local))
+        )
 
     def fans(self, local: str) -> tuple[int, int]:
         """Return how many numbers each output of a weight sums up, and each input feeds."""

@@ -87,7 +87,9 @@ def reading_weights(graph: Graph, output: str) -> tuple[str, ...]:
         for layer in graph.layers
         if output in layer.inputs
         for name, shape in layer.used_parameters.items()
-        if len(shape) > 1 and _reads(name, output, len(layer.inputs))
+        if len(shape) > 1
+        and name.partition(".")[2] not in layer.activates.parameters
+        and _reads(name, output, len(layer.inputs))
     )
 
 
