@@ -17,8 +17,8 @@ import torch
 
 from engine.data.encoding import Encoding
 from engine.errors import ArtifactError, SpecError
-from engine.graph import Graph, build_graph
-from engine.layers import Layer, layer_pointer, shown
+from engine.graph import Graph, build_graph, resolved_network
+from engine.layers import layer_pointer, shown
 from engine.network import Network
 from engine.regularizers import (
     BernoulliDropout,
@@ -31,7 +31,7 @@ from engine.regularizers import (
     learnt,
     resolve,
 )
-from engine.spec import LayerSpec, NetworkSpec, RegularizationSpec, TrainSpec
+from engine.spec import NetworkSpec, RegularizationSpec, TrainSpec
 
 __all__ = [
     "FORMAT",
@@ -74,34 +74,6 @@ def weights_of(values: Weights) -> bytes:
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(values[name]) for name in sorted(values)}
     )
-
-
-def resolved_network(graph: Graph) -> NetworkSpec:
-    """Return the spec with every size, name, activation and partner written out."""
-    layers = tuple(
-        LayerSpec.model_validate(
-            layer.spec.model_dump(exclude_unset=True, exclude=set(_HOW_IT_BEGAN)) | _resolved(layer)
-        )
-        for layer in graph.layers
-    )
-    return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
-
-
-_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "radius", "initial", "columns")
-
-
-def _resolved(layer: Layer) -> dict[str, Any]:
-    if layer.form == "input":
-        return {"form": "input", "size": layer.size, "shape": layer.shape, "name": layer.name}
-    activation = layer.activation if "activation" in type(layer).takes else None
-    return {
-        "form": layer.form,
-        "size": layer.size,
-        "activation": activation,
-        "name": layer.name,
-        "inputs": layer.inputs,
-        "partner": layer.partner,
-    }
 
 
 def describe_graph(graph: Graph) -> dict[str, Any]:

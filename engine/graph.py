@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from engine.errors import SpecError
 from engine.layers import FORMS, Layer, LayerRequest, Shape, layer_pointer
 from engine.names import output_name, plain_name
 from engine.spec import Form, LayerSpec, NetworkSpec
 
-__all__ = ["Graph", "build_graph"]
+__all__ = ["Graph", "build_graph", "resolved_network"]
 
 LOSSES: Mapping[str, tuple[str, ...]] = {
     "regressor": ("mse", "mae"),
@@ -112,6 +113,34 @@ def build_graph(
     graph = Graph(form=form, loss=loss, layers=tuple(layers))
     _check_last(graph, output_shape)
     return graph
+
+
+def resolved_network(graph: Graph) -> NetworkSpec:
+    """Return the spec with every size, name, activation and partner written out."""
+    layers = tuple(
+        LayerSpec.model_validate(
+            layer.spec.model_dump(exclude_unset=True, exclude=set(_HOW_IT_BEGAN)) | _resolved(layer)
+        )
+        for layer in graph.layers
+    )
+    return NetworkSpec(form=graph.form, layers=layers, loss=graph.loss)
+
+
+_HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "radius", "initial", "columns")
+
+
+def _resolved(layer: Layer) -> dict[str, Any]:
+    if layer.form == "input":
+        return {"form": "input", "size": layer.size, "shape": layer.shape, "name": layer.name}
+    activation = layer.activation if "activation" in type(layer).takes else None
+    return {
+        "form": layer.form,
+        "size": layer.size,
+        "activation": activation,
+        "name": layer.name,
+        "inputs": layer.inputs,
+        "partner": layer.partner,
+    }
 
 
 def _request(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.artifact import describe_graph, describe_regularizer, resolved_network
+from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
 from engine.data.encoding import Encoding
 from engine.data.profile import profile
@@ -19,8 +19,9 @@ from engine.data.selection import Selection, select
 from engine.data.splits import Split, split
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
-from engine.graph import Graph, build_graph
+from engine.graph import Graph, build_graph, resolved_network
 from engine.monitors import resolve_monitors
+from engine.pretraining import Stage, plan_stages
 from engine.regularizers import (
     BernoulliDropout,
     ContractivePenalty,
@@ -48,6 +49,8 @@ class TrainingPlan:
     encoding: Encoding
     graph: Graph
     regularizers: tuple[Regularizer, ...]
+    stages: tuple[Stage, ...]
+    """Networks that are trained before the whole one."""
     valid_rows: int
     warnings: tuple[str, ...]
 
@@ -58,8 +61,15 @@ class TrainingPlan:
     def estimated_seconds(self) -> float:
         """Return about how long training takes on one core, all epochs run."""
         rows = len(self.split.train)
-        products = 3.0 * rows * self.graph.flops_per_row / _FLOPS_PER_SECOND
-        return self.spec.epochs * (products + self.steps_per_epoch * _STEP_SECONDS)
+        networks = [(stage.graph, stage.spec.epochs) for stage in self.stages]
+        return sum(
+            epochs
+            * (
+                3.0 * rows * graph.flops_per_row / _FLOPS_PER_SECOND
+                + self.steps_per_epoch * _STEP_SECONDS
+            )
+            for graph, epochs in [*networks, (self.graph, self.spec.epochs)]
+        )
 
     def estimated_bytes(self) -> int:
         """Return about how much memory training takes beyond the process itself."""
@@ -94,6 +104,13 @@ class TrainingPlan:
             "targets": list(self.selection.targets),
             "classes": None if self.encoding.classes is None else list(self.encoding.classes),
             "regularizers": [describe_regularizer(i, r) for i, r in enumerate(self.regularizers)],
+            "stages": [
+                {
+                    "layers": [layer.name for layer in stage.graph.layers],
+                    "epochs": stage.spec.epochs,
+                }
+                for stage in self.stages
+            ],
             "rows": {"train": len(self.split.train), "valid": self.valid_rows},
             "steps_per_epoch": self.steps_per_epoch,
             "estimated_memory_bytes": self.estimated_bytes(),
@@ -132,6 +149,7 @@ def plan_training(
             pointer="#/network/layers",
         )
     regularizers = resolve(spec, graph)
+    stages = plan_stages(spec, graph, regularizers)
     _check_derivatives(spec, graph, regularizers)
     resolve_monitors(spec, graph)
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
@@ -150,8 +168,9 @@ def plan_training(
         encoding=encoding,
         graph=graph,
         regularizers=regularizers,
+        stages=stages,
         valid_rows=valid_rows,
-        warnings=tuple(_warnings(spec, graph, regularizers, valid_rows)),
+        warnings=tuple(_warnings(spec, graph, regularizers, valid_rows, stages)),
     )
 
 
@@ -235,9 +254,18 @@ def _check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Enco
 
 
 def _warnings(
-    spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer], valid_rows: int
+    spec: TrainSpec,
+    graph: Graph,
+    regularizers: Sequence[Regularizer],
+    valid_rows: int,
+    stages: Sequence[Stage],
 ) -> list[str]:
     warnings = unread_warnings(regularizers, graph)
+    if spec.training is not None and spec.training.form != "sample" and not stages:
+        warnings.append(
+            f"`training` of form {spec.training.form!r} has no stage before the whole network, "
+            "which has one hidden layer with parameters at most"
+        )
     if not valid_rows and graph.form != "classifier" and spec.noise_precision == "fit":
         warnings.append(
             "without validation rows no noise precision is fitted: aleatoric variance, predictive "

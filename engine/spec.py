@@ -48,6 +48,7 @@ __all__ = [
     "RpropSpec",
     "SgdSpec",
     "Spec",
+    "StagesSpec",
     "Statistic",
     "TrainSpec",
     "ValidationSpec",
@@ -664,6 +665,24 @@ class RegularizationSpec(Spec):
     """Explicit regularizers, applied after the keywords and the map, in the order given."""
 
 
+class StagesSpec(Spec):
+    """What happens to the parameters before the network as a whole is trained."""
+
+    form: Literal["layerwise", "pretrain", "sample"]
+    """`layerwise`: the first hidden layers are trained below an output layer of their own, one more
+    at each stage (Bengio et al. 2006); with tied layers, the outermost pair first. `pretrain`: a
+    tied autoencoder of the hidden layers is trained layerwise on the inputs, and leaves its
+    weights. `sample`: weights begin as rows of the data, normalised, and not at random."""
+    epochs: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] | None = None
+    """Of each stage; as many as the job's own by default. Not for `sample`."""
+
+    @model_validator(mode="after")
+    def _sampling_takes_no_epochs(self) -> StagesSpec:
+        if self.form == "sample" and self.epochs is not None:
+            raise ValueError("`sample` only sets the first weights; leave out `epochs`")
+        return self
+
+
 class TrainSpec(RegularizationSpec):
     """Everything that decides what a training run computes, apart from the data themselves."""
 
@@ -681,6 +700,8 @@ class TrainSpec(RegularizationSpec):
     optimizer: OptimizerSpec = AdamSpec(form="adam")
     epochs: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 100
     batch_size: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 32
+    training: StagesSpec | None = None
+    """What comes before the epochs of the whole network; nothing by default."""
     monitors: Annotated[
         dict[Pattern, Level | Annotated[tuple[Level, ...], Field(min_length=1, max_length=100)]],
         Field(max_length=100),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,8 +129,12 @@ class Training:
         valid: TrainingData | None = None,
         *,
         target_scale: npt.NDArray[np.float64] | None = None,
+        initial: Mapping[str, npt.NDArray[np.float32]] | None = None,
     ) -> None:
-        """Prepare to train `graph`; `target_scale` takes encoded targets to original units."""
+        """Prepare to train `graph`; `target_scale` takes encoded targets to original units.
+
+        `initial` are parameters, by name, that do not begin as their layers say.
+        """
         self.graph = graph
         self.spec = spec
         self.regularizers = tuple(regularizers)
@@ -150,7 +154,9 @@ class Training:
         }
         shapes = {**graph.parameters, **dict.fromkeys(logits, ())}
         self._parameters = Parameters(shapes, device=device)
-        self._parameters.assign(initial_parameters(graph, seed=spec.seed) | logits)
+        self._parameters.assign(
+            initial_parameters(graph, seed=spec.seed) | dict(initial or {}) | logits
+        )
         self._best_flat = self._parameters.flat.clone()
         self._weights = trainable_weights(graph, self._parameters)
         self._optimizer = Optimizer(spec.optimizer, self._parameters)

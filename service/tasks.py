@@ -18,6 +18,7 @@ from engine.evaluation import Evaluation, evaluate_on_validation, given_precisio
 from engine.layers import shown
 from engine.network import Network
 from engine.plan import TrainingPlan, plan_training
+from engine.pretraining import StagedTraining, StageEvent
 from engine.regularizers import learnt
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import EpochEnd, Training, TrainingData
@@ -44,8 +45,11 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         yield Step(events=run.opening_events())
     else:
         run.restore(context.checkpoint)
-    for event in run.training:
-        yield run.step(event if isinstance(event, EpochEnd) else None)
+    for event in run.staged:
+        if isinstance(event, StageEvent):
+            yield run.stage_step(event)
+        else:
+            yield run.step(event if isinstance(event, EpochEnd) else None)
     yield run.trained()
     for done in run.evaluate():
         yield run.evaluating(done)
@@ -54,7 +58,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         progress=run.progress("training", completed=run.training.epoch),
         metrics=run.metrics(),
         epoch=run.training.epoch,
-        snapshot=run.training.state,
+        snapshot=run.staged.state,
         result=run.result,
     )
 
@@ -84,7 +88,7 @@ class _TrainingRun:
                 encoding.encode_inputs(self._valid_data, self._valid_rows, unseen="zeros"),
                 encoding.encode_targets(self._valid_data, self._valid_rows),
             )
-        self.training = Training(
+        self.staged = StagedTraining(
             self.plan.graph,
             spec,
             self.plan.regularizers,
@@ -98,6 +102,7 @@ class _TrainingRun:
             else self._on_device(
                 *self._valid, encoding.encode_weights(self._valid_data, self._valid_rows)
             ),
+            stages=self.plan.stages,
             target_scale=None if self.plan.graph.form == "classifier" else encoding.target_scale,
         )
         self._evaluation: Evaluation | None = None
@@ -106,8 +111,14 @@ class _TrainingRun:
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from an earlier attempt's checkpoint."""
-        self.training.restore(checkpoint)
-        self._rows_before = self.training.rows_done
+        self.staged.restore(checkpoint)
+        self._rows_before = self.staged.rows_done
+
+    @property
+    def training(self) -> Training:
+        """The whole network's training, which follows the stages."""
+        assert self.staged.whole is not None
+        return self.staged.whole
 
     def _on_device(self, x: Inputs, y: Array, weights: Array | None) -> TrainingData:
         def tensor(values: Array) -> torch.Tensor:
@@ -163,8 +174,28 @@ class _TrainingRun:
             progress=self.progress("training", completed=self.training.epoch),
             metrics=self.training.kept_metrics or None,
             epoch=self.training.epoch,
-            snapshot=self.training.state,
+            snapshot=self.staged.state,
             result=self.result if self.training.epoch else None,
+        )
+
+    def stage_step(self, event: StageEvent) -> Step:
+        """Describe where a stage before the whole network's training stands."""
+        events: tuple[tuple[str, dict[str, Any]], ...] = ()
+        if isinstance(event.event, EpochEnd):
+            data = {
+                "stage": event.stage,
+                "stages": event.stages,
+                "layers": list(event.layers),
+                "epoch": event.event.epoch,
+                "train": event.event.train,
+                "valid": event.event.valid,
+            }
+            events = (("pretrain", data),)
+        done, total = self.staged.stage_epochs
+        return Step(
+            events=events,
+            progress=self.progress("pretraining", completed=done, total=total),
+            snapshot=self.staged.state,
         )
 
     def trained(self) -> Step:
@@ -181,11 +212,12 @@ class _TrainingRun:
         self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"
     ) -> dict[str, Any]:
         """Return the job's progress; the rate is that of this attempt."""
-        done = self.training.rows_done
+        done = self.staged.rows_done
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (done - self._rows_before) / elapsed
-        left = self._spec.epochs * len(self.plan.split.train) - done
-        training = phase == "training"
+        epochs = self.staged.stage_epochs[1] + self._spec.epochs
+        left = epochs * len(self.plan.split.train) - done
+        training = phase in ("pretraining", "training")
         return {
             "phase": phase,
             "completed": completed,

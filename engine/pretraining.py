@@ -1,0 +1,395 @@
+"""Training in stages: parts of a network first, then the whole (Bengio et al. 2006).
+
+`StagedTraining` is an iterator of events like `Training`, and resumes to the bit like it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+
+from engine.data.inputs import Inputs
+from engine.errors import ArtifactError, SpecError
+from engine.graph import Graph, build_graph, resolved_network
+from engine.initializers import initial_parameters
+from engine.layers import Layer
+from engine.layers.feedforward import Feedforward, Tied
+from engine.network import Network
+from engine.regularizers import ConcreteDropout, Regularizer
+from engine.regularizers.concrete import reading_weights
+from engine.sampling import Sampler
+from engine.spec import LayerSpec, NetworkSpec, TrainSpec
+from engine.streams import generator, stream_key
+from engine.training import BlockEnd, EpochEnd, Training, TrainingData
+
+__all__ = ["Stage", "StageEvent", "StagedTraining", "plan_stages"]
+
+Values = npt.NDArray[np.float32]
+_POINTER = "#/training/form"
+_SAMPLED_ROWS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A network that is trained before the whole one: some of its layers, and others."""
+
+    graph: Graph
+    regularizers: tuple[Regularizer, ...]
+    spec: TrainSpec
+    reconstructs: bool
+    """Whether its targets are its inputs, where the whole network's are not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvent:
+    """What happened within a stage."""
+
+    stage: int
+    """Counted from 1."""
+    stages: int
+    layers: tuple[str, ...]
+    event: BlockEnd | EpochEnd
+
+
+# -- the plan --------------------------------------------------------------------------------------
+
+
+def plan_stages(
+    spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer]
+) -> tuple[Stage, ...]:
+    """Return the networks to train before `graph`; raises SpecError where there can be none."""
+    if spec.training is None or spec.training.form == "sample":
+        return ()
+    if spec.training.form == "layerwise":
+        networks = _layerwise(graph)
+        reconstructs = False
+    else:
+        autoencoder = _shadow(graph)
+        networks = [*_layerwise(autoencoder), resolved_network(autoencoder)]
+        reconstructs = True
+    return tuple(
+        _stage(number, network, spec, graph, regularizers, reconstructs)
+        for number, network in enumerate(networks, start=1)
+    )
+
+
+def _stage(
+    number: int,
+    network: NetworkSpec,
+    spec: TrainSpec,
+    whole: Graph,
+    regularizers: Sequence[Regularizer],
+    reconstructs: bool,
+) -> Stage:
+    assert network.form is not None
+    assert spec.training is not None
+    graph = build_graph(network, form=network.form, input_shapes=None, output_shape=None)
+    fields = {
+        "network": network,
+        "epochs": spec.training.epochs or spec.epochs,
+        "seed": stream_key(spec.seed, "stage", number) % 2**53,
+        "monitors": {},
+        "training": None,
+    }
+    return Stage(
+        graph=graph,
+        regularizers=tuple(_within(graph, whole, regularizers)),
+        spec=spec.model_copy(update=fields),
+        reconstructs=reconstructs,
+    )
+
+
+def _within(
+    graph: Graph, whole: Graph, regularizers: Sequence[Regularizer]
+) -> Iterator[Regularizer]:
+    """Yield the regularizers that aim at something which the stage has, aimed at that alone."""
+    there = {*graph.outputs, *graph.parameters} & {*whole.outputs, *whole.parameters}
+    for regularizer in regularizers:
+        matched = tuple(name for name in regularizer.matched if name in there)
+        if not matched:
+            continue
+        if isinstance(regularizer, ConcreteDropout):
+            yield replace(
+                regularizer,
+                matched=matched,
+                elements=tuple(graph.size_of(name) for name in matched),
+                readers=tuple(reading_weights(graph, name) for name in matched),
+            )
+        else:
+            yield replace(regularizer, matched=matched)
+
+
+def _layerwise(graph: Graph) -> list[NetworkSpec]:
+    """Return the networks below the whole one, from the first hidden layer on."""
+    if any(isinstance(layer, Tied) for layer in graph.layers):
+        return _tied_stages(graph)
+    resolved = resolved_network(graph)
+    trained = [index for index, layer in enumerate(graph.layers[:-1]) if layer.own_parameters]
+    return [
+        resolved.model_copy(
+            update={"layers": (*resolved.layers[: index + 1], *_tap(graph, graph.layers[index]))}
+        )
+        for index in trained[:-1]
+    ]
+
+
+def _tap(graph: Graph, below: Layer) -> Iterator[LayerSpec]:
+    """Yield an output layer like the network's own that reads `below`."""
+    reads = below.out
+    if len(below.shape) > len(graph.last.shape):
+        yield LayerSpec(form="flatten", name=f"{below.name}_flat", inputs=(reads,))
+        reads = f"{below.name}_flat"
+    elif len(below.shape) < len(graph.last.shape):
+        raise SpecError(
+            f"layer {below.name!r} gives no sequence for an output layer of its own to read; "
+            "`layerwise` does not fit this network",
+            pointer=_POINTER,
+        )
+    yield LayerSpec(
+        form="softmax" if graph.form == "classifier" else "ff",
+        name=f"{below.name}_out",
+        size=graph.last.size,
+        activation=graph.last.activation,
+        inputs=(reads,),
+    )
+
+
+def _tied_stages(graph: Graph) -> list[NetworkSpec]:
+    """Return the outer pairs of a tied autoencoder, from the outermost on."""
+    resolved = resolved_network(graph)
+    tied = [layer for layer in graph.layers if isinstance(layer, Tied)]
+    count = len(tied)
+    partners = [layer.partner for layer in tied]
+    owners = [layer.name for layer in graph.layers[1 : count + 1]]
+    chained = all(
+        layer.inputs == (before.out,)
+        for before, layer in zip(graph.layers, graph.layers[1:], strict=False)
+    )
+    if not chained or len(graph.layers) != 2 * count + 1 or partners != owners[::-1]:
+        raise SpecError(
+            "tied layers are trained in stages where the second half of the layers mirrors the "
+            "first, each tied to one of these",
+            pointer=_POINTER,
+        )
+    stages = []
+    for depth in range(1, count):
+        encoders = resolved.layers[: depth + 1]
+        decoders = tuple(
+            LayerSpec(
+                form="tied",
+                name=f"{owners[index]}_tied{depth}",
+                partner=owners[index],
+                activation=tied[count - 1 - index].activation,
+            )
+            for index in reversed(range(depth))
+        )
+        stages.append(resolved.model_copy(update={"layers": encoders + decoders}))
+    return stages
+
+
+def _shadow(graph: Graph) -> Graph:
+    """Return the autoencoder of the hidden layers, with tied decoders."""
+    resolved = resolved_network(graph)
+    hidden = graph.layers[1:-1]
+    chained = all(
+        type(layer) is Feedforward and layer.inputs == (before.out,)
+        for before, layer in zip(graph.layers, hidden, strict=False)
+    )
+    if len(graph.inputs) > 1 or not hidden or not chained or graph.form == "autoencoder":
+        raise SpecError(
+            "`pretrain` takes a regressor or classifier whose hidden layers are of form 'ff', each "
+            "reading the one before; for others take `layerwise`, or leave `training` out",
+            pointer=_POINTER,
+        )
+    decoders = tuple(
+        LayerSpec(
+            form="tied",
+            name=f"{layer.name}_tied",
+            partner=layer.name,
+            activation=hidden[index - 1].activation if index else "linear",
+        )
+        for index, layer in reversed(list(enumerate(hidden)))
+    )
+    network = NetworkSpec(form="autoencoder", layers=resolved.layers[:-1] + decoders, loss="mse")
+    return build_graph(network, form="autoencoder", input_shapes=None, output_shape=None)
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+class StagedTraining:
+    """One network in training after the stages that come before it."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        spec: TrainSpec,
+        regularizers: Sequence[Regularizer],
+        train: TrainingData,
+        valid: TrainingData | None = None,
+        *,
+        stages: Sequence[Stage] = (),
+        target_scale: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Prepare to train `stages` and then `graph`; the rest is as `Training` takes it."""
+        self._stages = tuple(stages)
+        self._data = (train, valid)
+        self._stage = 0  # those completed
+        initial = initial_parameters(graph, seed=spec.seed)
+        if spec.training is not None and spec.training.form == "sample":
+            initial = sampled_parameters(graph, initial, train, seed=spec.seed)
+        self._learnt = initial
+        self._whole: Callable[[], Training] = lambda: Training(
+            graph,
+            spec,
+            regularizers,
+            train,
+            valid,
+            target_scale=target_scale,
+            initial=self._learnt,
+        )
+        self._current = self._begin()
+
+    @property
+    def whole(self) -> Training | None:
+        """The whole network's training once the stages are done."""
+        return self._current if self._stage == len(self._stages) else None
+
+    @property
+    def stages(self) -> int:
+        return len(self._stages)
+
+    @property
+    def stage_epochs(self) -> tuple[int, int]:
+        """How many epochs of stages are done, and how many there may be."""
+        each = [stage.spec.epochs for stage in self._stages]
+        done = sum(each[: self._stage])
+        return done + (0 if self.whole else self._current.epoch), sum(each)
+
+    @property
+    def rows_done(self) -> int:
+        """Rows trained on so far, counted anew in every epoch; stages that are done count whole."""
+        before = sum(stage.spec.epochs for stage in self._stages[: self._stage])
+        return before * self._data[0].rows + self._current.rows_done
+
+    def __iter__(self) -> Iterator[StageEvent | BlockEnd | EpochEnd]:
+        """Train until finished, from wherever this run stands.
+
+        Raises DivergedError when a loss becomes NaN or infinite.
+        """
+        while self.whole is None:
+            stage = self._stages[self._stage]
+            names = tuple(layer.name for layer in stage.graph.layers)
+            for event in self._current:
+                yield StageEvent(
+                    stage=self._stage + 1, stages=self.stages, layers=names, event=event
+                )
+            self._learn(self._current.kept_parameters())
+            self._stage += 1
+            self._current = self._begin()
+        yield from self._current
+
+    def state(self) -> bytes:
+        """Return everything that changes in training, as one safetensors file."""
+        progress, tensors = _parsed(self._current.state())
+        # One entry: the order of several is not defined, and equal states have equal bytes.
+        told = json.dumps({**progress, "stage": self._stage})
+        return safetensors.torch.save(tensors, metadata={"training": told})
+
+    def restore(self, state: bytes) -> None:
+        """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
+        progress, _ = _parsed(state)
+        stage = progress.get("stage", 0)
+        if stage > len(self._stages):
+            raise ArtifactError("the checkpoint belongs to another network")
+        self._stage = stage
+        self._current = self._begin()
+        self._current.restore(state)
+
+    def _learn(self, parameters: Mapping[str, Values]) -> None:
+        self._learnt = {name: parameters.get(name, value) for name, value in self._learnt.items()}
+
+    def _begin(self) -> Training:
+        if self._stage == len(self._stages):
+            return self._whole()
+        stage = self._stages[self._stage]
+        train, valid = self._data
+        if stage.reconstructs:
+            train, valid = _reconstructing(train), valid and _reconstructing(valid)
+        own = {name: v for name, v in self._learnt.items() if name in stage.graph.parameters}
+        return Training(stage.graph, stage.spec, stage.regularizers, train, valid, initial=own)
+
+
+def _reconstructing(data: TrainingData) -> TrainingData:
+    (x,) = data.x.values.values()
+    return TrainingData(x=data.x, y=x, weights=data.weights)
+
+
+def _parsed(state: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        tensors = safetensors.torch.load(state)
+        header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
+        progress: dict[str, Any] = json.loads(header["__metadata__"]["training"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError("the checkpoint cannot be read") from error
+    return progress, tensors
+
+
+# -- weights that are rows -------------------------------------------------------------------------
+
+
+def sampled_parameters(
+    graph: Graph, initial: Mapping[str, Values], data: TrainingData, *, seed: int
+) -> dict[str, Values]:
+    """Put normalised rows of the data in the place of random weights.
+
+    The columns of a feedforward layer's weights become rows of what it reads, one layer after the
+    other; the rows of a regressor's last weights become rows of the targets.
+    """
+    values = dict(initial)
+    order = generator(seed, "sample").permutation(data.rows)[:_SAMPLED_ROWS]
+    x = Inputs({name: tensor[order].cpu().numpy() for name, tensor in data.x.values.items()})
+    for layer in graph.layers[:-1]:
+        if type(layer) is Feedforward and len(layer.inputs) == 1:
+            read = _evaluated(graph, values, x, layer.inputs[0])
+            name = f"{layer.name}.w"
+            values[name] = _rows(read, layer.size, seed, name).T.copy()
+    last = graph.last
+    if type(last) is Feedforward and len(last.inputs) == 1 and graph.form != "classifier":
+        name = f"{last.name}.w"
+        targets = data.y[order].cpu().numpy().reshape(-1, last.size)
+        values[name] = _rows(targets, graph.parameters[name][0], seed, name)
+    return values
+
+
+def _evaluated(graph: Graph, values: Mapping[str, Values], x: Inputs, output: str) -> Values:
+    sampler = Sampler(Network(graph, values), (), wanted=(output,))
+    read = sampler.deterministic(x)[output]
+    return read.reshape(-1, read.shape[-1])
+
+
+def _rows(source: Values, count: int, seed: int, name: str) -> Values:
+    """Return `count` rows of length 1; where there are too few, distorted copies of them.
+
+    A row of zeros has no direction, and is not taken.
+    """
+    draw = generator(seed, "sample", name)
+    lengths = np.linalg.norm(source, axis=1, keepdims=True)
+    known = (source / np.where(lengths > 0, lengths, 1))[lengths[:, 0] > 0]
+    if len(known) == 0:
+        known = np.ones((1, source.shape[1]), dtype=np.float32)
+    chosen = known[draw.permutation(len(known))[:count]]
+    missing = count - len(chosen)
+    if missing:
+        copies = known[draw.integers(len(known), size=missing)]
+        spread = np.maximum(known.std(axis=0), 1e-3)
+        copies = copies + spread * draw.standard_normal(copies.shape)
+        chosen = np.concatenate([chosen, copies])
+    scaled: Values = (chosen / np.linalg.norm(chosen, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
