@@ -194,7 +194,7 @@ class Activation:
                 x = ACTIVATIONS[part.name](x)
             else:
                 x = part.learnt.apply(x, *_aligned(part, weights, x.dim()))
-        return x if self.axis == -1 else x.movedim(-1, self.axis)
+        return x if self.axis == -1 else x.movedim(-1, self.axis).contiguous()
 
 
 def _aligned(part: _Part, weights: Mapping[str, Tensor], dimensions: int) -> Iterator[Tensor]:

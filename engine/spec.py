@@ -133,6 +133,7 @@ LayerForm = Literal[
     "concatenate",
     "add",
     "last",
+    "layer_norm",
 ]
 _SPELLINGS = {
     "feedforward": "ff",
@@ -142,6 +143,7 @@ _SPELLINGS = {
     "leaky-gain-relu": "lgrelu",
     "prod": "product",
     "concat": "concatenate",
+    "layernorm": "layer_norm",
     "cross_entropy": "xe",
     "cross-entropy": "xe",
 }
@@ -248,7 +250,9 @@ class LayerSpec(Spec):
     """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
     form: Annotated[LayerForm, BeforeValidator(_spelling)] | None = None
-    """What it computes; `ff` by default, `input` for the first, by the network for the last."""
+    """What it computes; `ff` by default, `input` for the first, by the network for the last.
+    `layer_norm` brings the units of each row or step, or the channels of each pixel, to one mean
+    and deviation, and learns a gain `g` and a bias `b` for each."""
     size: Size | None = None
     """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
     activation: Activation | None = None

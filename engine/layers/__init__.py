@@ -8,6 +8,7 @@ from engine.layers.combination import Combination
 from engine.layers.feedforward import Feedforward, Tied
 from engine.layers.input import Input
 from engine.layers.layer import Layer, LayerRequest, Shape, affine, layer_pointer, shown
+from engine.layers.normalization import LayerNorm
 from engine.layers.sequence import Last
 
 __all__ = ["FORMS", "Layer", "LayerRequest", "Shape", "affine", "layer_pointer", "shown"]
@@ -21,5 +22,6 @@ FORMS: Mapping[str, type[Layer]] = {
     "concatenate": Combination,
     "add": Combination,
     "last": Last,
+    "layer_norm": LayerNorm,
 }
 """The class of each form of layers."""
