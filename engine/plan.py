@@ -13,10 +13,10 @@ import numpy.typing as npt
 from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
 from engine.data.encoding import Encoding
-from engine.data.profile import profile
+from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select
-from engine.data.splits import Split, split
+from engine.data.splits import Split, split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
@@ -34,6 +34,8 @@ from engine.spec import TrainSpec
 __all__ = ["TrainingPlan", "plan_training"]
 
 MAX_PARAMETERS = 100_000_000
+MAX_NAMES = 1000
+"""Of the network's inputs, in the description of a plan."""
 MAX_DERIVATIVE_BYTES = 2 * 2**30
 _STEP_SECONDS = 5e-4
 _FLOPS_PER_SECOND = 2e10
@@ -101,6 +103,8 @@ class TrainingPlan:
             ],
             **describe_graph(self.graph),
             "inputs": list(self.selection.inputs),
+            "input_names": list(self.encoding.input_names[:MAX_NAMES]),
+            "input_count": len(self.encoding.input_names),
             "targets": list(self.selection.targets),
             "classes": None if self.encoding.classes is None else list(self.encoding.classes),
             "regularizers": [describe_regularizer(i, r) for i, r in enumerate(self.regularizers)],
@@ -131,10 +135,15 @@ def plan_training(
     `validation_data` is the data set that `spec.validation` names, where it names one; `schema` the
     profile of `data`, which is made anew where it is not at hand.
     """
-    selection = select(schema or profile(data), spec)
+    schema = schema or profile(data)
+    used = used_rows(data.rows, spec)
+    if used is not None:
+        schema = profile_rows(schema, data, used, anew=spec.sample_weight)
+    selection = select(schema, spec)
     chosen = split(data.rows, spec, labels=_labels(data, selection))
     encoding = Encoding.fit(data, selection, chosen.train)
     _check_scale(encoding)
+    encoding.encode_weights(data, chosen.train)
     _check_validation(encoding, data, chosen, validation_data)
     graph = build_graph(
         spec.network,
@@ -217,8 +226,15 @@ def _check_validation(
                 f"the validation data set does not fit: {error.detail}",
                 pointer="#/validation/dataset",
             ) from error
-    elif chosen.valid is not None and encoding.classes is not None:
-        encoding.encode_targets(data, chosen.valid)
+    elif chosen.valid is not None:
+        try:
+            encoding.encode_weights(data, chosen.valid)
+            if encoding.classes is not None:
+                encoding.encode_targets(data, chosen.valid)
+        except DataError as error:
+            raise DataError(
+                f"the validation rows do not fit: {error.detail}", pointer=error.pointer
+            ) from error
 
 
 def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:

@@ -189,6 +189,11 @@ class PlanView(View):
     parameter_count: int
     outputs: dict[str, Any]
     inputs: list[str]
+    """Columns (arrays)."""
+    input_names: list[str]
+    """What the network reads of them, at most 1000: `x`, `city=Paris`, `age is missing`, `x[0]`."""
+    input_count: int
+    """How many it reads."""
     targets: list[str]
     classes: list[Any] | None
     regularizers: list[dict[str, Any]]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from engine.data.dataset import Data, array_type, column_type
 from engine.data.schema import Array, Column, Schema
 
-__all__ = ["profile"]
+__all__ = ["profile", "profile_rows"]
 
 _MAX_CATEGORIES = 1000
 _MAX_CATEGORY = 256
@@ -33,6 +33,26 @@ def profile(data: Data) -> Schema:
         for name, column in zip(data.table.column_names, data.table.columns, strict=True)
     )
     return Schema(kind="table", rows=data.rows, columns=columns)
+
+
+def profile_rows(
+    schema: Schema, data: Data, rows: npt.NDArray[np.int64], *, anew: str | None = None
+) -> Schema:
+    """Return the profile of a data set with the missing values of the given rows only.
+
+    Of the column `anew` all the rest is that of these rows, too.
+    """
+    if data.table is None:
+        return schema
+    columns = []
+    for column in schema.columns:
+        if column.name == anew:
+            column = _column(column.name, data.table.column(column.name).take(pa.array(rows)))
+        elif column.nulls:
+            missing = data.table.column(column.name).is_null().to_numpy()[rows]
+            column = column.model_copy(update={"nulls": int(missing.sum())})
+        columns.append(column)
+    return schema.model_copy(update={"columns": tuple(columns)})
 
 
 def _array(name: str, array: npt.NDArray[Any]) -> Array:

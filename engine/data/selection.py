@@ -310,7 +310,7 @@ def _check_nulls(items: Sequence[Column | Array], role: str, what: str) -> None:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise SpecError(
             f"{what} have no missing values, but these columns have: {counts}{more}; choose others "
-            f"by `{role}`, or leave out those rows or fill them before you send the data",
+            f"by `{role}`, leave those rows out by `rows`, or fill them before you send the data",
             pointer=f"#/{role}",
         )
 

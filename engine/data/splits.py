@@ -13,7 +13,7 @@ import numpy.typing as npt
 from engine.errors import SpecError
 from engine.spec import TrainSpec, ValidationSpec
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "split", "used_rows"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -27,6 +27,20 @@ class Split:
     """None where there is no validation, or where it is on another data set."""
     dataset: str | None = None
     """The other data set, all of whose rows are for validation."""
+
+
+def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
+    """Return the rows that training or validation reads, ascending; None for every row.
+
+    What the other rows of the data set hold, or lack, is of no concern.
+    """
+    if spec.rows is None:
+        return None
+    used = _checked(spec.rows, rows, "#/rows")
+    validation = spec.validation
+    if isinstance(validation, ValidationSpec) and validation.rows is not None:
+        used = np.union1d(used, _checked(validation.rows, rows, "#/validation/rows"))
+    return np.sort(used)
 
 
 def split(rows: int, spec: TrainSpec, *, labels: npt.ArrayLike | None = None) -> Split:

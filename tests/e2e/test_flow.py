@@ -219,3 +219,26 @@ def test_an_alias_serves_wherever_an_id_does(server: Server, job: dict[str, Any]
     assert by_name == server.predict(model=job["model"], inputs=record)
     assert server.client.delete(f"/models/{job['model']}").status_code == 409
     assert server.client.delete("/aliases/champion").status_code == 204
+
+
+@pytest.mark.parametrize("target", ["number", "class"])
+def test_rows_without_a_target_are_left_out_by_number_and_predicted(
+    server: Server, target: str
+) -> None:
+    """As people keep them: a table whose last rows are those to be predicted."""
+    lines = [f"{i},{i % 7},c{i % 2},{1 + i % 3}" for i in range(60)]
+    lines += [f"{i},,," for i in range(60, 70)]
+    dataset = server.upload("\n".join(["x,number,class,weight", *lines]).encode())
+    spec = {
+        "dataset": dataset, "inputs": ["x"], "targets": [target], "sample_weight": "weight",
+        "network": {"layers": [None, 4, None]}, "epochs": 3, "rows": list(range(60)),
+    }  # fmt: skip
+    job = server.finished(server.train(**spec)["id"])
+    assert job["status"] == "succeeded", job["error"]
+    inputs = {"dataset": dataset, "rows": list(range(60, 70))}
+    outputs = server.predict(model=job["model"], inputs=inputs)["outputs"]
+    assert len(outputs["prediction"]) == 10
+    del spec["rows"]
+    answer = server.client.post("/train", json=spec)
+    assert answer.status_code == 422
+    assert "missing values" in answer.text

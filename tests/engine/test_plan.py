@@ -97,3 +97,90 @@ def test_noise_precision_of_an_array_goes_by_its_name_or_its_columns(given: Any)
             3.0,
             given.get("y[1]", 3.0),
         ]
+
+
+def gappy(rows: Any, **columns: Any) -> Any:
+    """Plan on 12 rows of which the last three lack everything but `x`."""
+    numbers = [*(float(i % 5) for i in range(9)), None, None, None]
+    table = {
+        "x": pa.array(np.arange(12.0)),
+        "n": pa.array(numbers),
+        "i": pa.array([None if v is None else int(v) for v in numbers], type=pa.int64()),
+        "b": pa.array([None if v is None else v > 2 for v in numbers]),
+        "t": pa.array([None if v is None else f"c{v:g}" for v in numbers], pa.large_string()),
+        "w": pa.array([1.0] * 9 + [None, -1.0, 0.0]),
+    }
+    spec = {"inputs": ["x"], "network": {"layers": [None, 2, None]}, "rows": rows, **columns}
+    return plan_training(TrainSpec.model_validate(spec), Data(table=pa.table(table)))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"targets": ["n"]},
+        {"targets": ["n", "i"]},
+        {"targets": ["t"]},
+        {"targets": ["b"]},
+        {"targets": ["i"], "form": "classifier"},
+        {"targets": ["n"], "sample_weight": "w"},
+        {"inputs": ["n", "i", "b"], "form": "autoencoder"},
+    ],
+    ids=str,
+)
+def test_only_the_rows_that_a_job_uses_need_targets_and_weights(asked: dict[str, Any]) -> None:
+    form = asked.pop("form", None)
+    if form is not None:
+        asked["network"] = {"form": form, "layers": [None, 2, None]}
+    used = list(range(9))
+    for validation in (None, 0.25, {"rows": [7, 8]}, {"fraction": 0.25, "seed": 1}):
+        plan = gappy(used, validation=validation, **asked)
+        assert set(plan.split.train) <= set(used)
+    with pytest.raises(EngineError, match="missing values") as caught:
+        gappy([*used, 9], validation=None, **asked)
+    assert caught.value.pointer.lstrip("#/") in ("targets", "inputs", "sample_weight")
+    with pytest.raises(EngineError, match="missing values"):
+        gappy(None, **asked)
+    # Rows that only validate are used, too.
+    with pytest.raises(EngineError, match="missing values"):
+        gappy(used, validation={"rows": [9]}, **asked)
+
+
+def test_weights_are_checked_on_the_rows_that_a_job_uses() -> None:
+    def weighted(rows: list[int], **more: Any) -> Any:
+        weight = {"targets": ["x"], "inputs": ["i"], "sample_weight": "w", "validation": None}
+        return gappy(rows, **weight | more)
+
+    assert weighted([0, 1, 11]).selection.sample_weight == "w"
+    for rows, words in (([0, 9], "1 missing"), ([0, 10], "least is -1"), ([11], "are 0")):
+        with pytest.raises(EngineError, match=words) as caught:
+            weighted(rows)
+        assert caught.value.pointer == "#/sample_weight"
+    with pytest.raises(EngineError, match=r"validation rows .* are 0") as caught:
+        weighted([0, 1], validation={"rows": [11]})
+    assert caught.value.pointer == "#/sample_weight"
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+def test_weights_in_arrays_are_checked_before_anything_runs(weights: list[float]) -> None:
+    arrays = {"x": np.ones((4, 2)), "y": np.arange(4.0), "w": np.array(weights)}
+    spec = {"sample_weight": "w", "network": {"layers": [None, 2, None]}, "rows": [0, 1, 2]}
+    with pytest.raises(EngineError) as caught:
+        plan_training(TrainSpec.model_validate({**spec, "validation": None}), Data(arrays=arrays))
+    assert caught.value.pointer == "#/sample_weight"
+
+
+def test_a_plan_names_what_the_network_reads_of_the_columns() -> None:
+    plan = planned(inputs=["kind", "a"]).describe()
+    assert plan["inputs"] == ["kind", "a"]
+    assert plan["input_names"] == ["kind=cat", "kind=dog", "a"]
+    assert plan["input_count"] == plan["layers"][0]["size"] == 3
+    gaps = gappy(None, inputs=["t", "n"], targets=["x"]).describe()
+    assert gaps["input_names"][-2:] == ["n", "n is missing"]
+
+
+def test_a_plan_names_the_first_thousand_of_very_many_inputs() -> None:
+    data = Data(arrays={"x": np.ones((4, 1500)), "y": np.arange(4.0)})
+    spec = TrainSpec.model_validate({"network": {"layers": [None, 2, None]}})
+    plan = plan_training(spec, data).describe()
+    assert plan["input_names"] == [f"x[{number}]" for number in range(1000)]
+    assert plan["input_count"] == 1500
