@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from engine.artifact import Model, trained_perturbations
 from engine.data.inputs import Inputs
-from engine.errors import SpecError
-from engine.names import match
+from engine.errors import PatternError, SpecError
+from engine.graph import Graph
+from engine.names import match, output_name, plain_name
+from engine.network import needed_layers
 from engine.regularizers import (
     BernoulliDropout,
     DropConnect,
@@ -50,6 +52,8 @@ class PredictionPlan:
     extra: tuple[str, ...]
     """Other named outputs to return."""
     statistics: tuple[str, ...]
+    start: str | None = None
+    """The output whose values are given instead of rows."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -128,7 +132,7 @@ class PredictionPlan:
         *,
         stop: Callable[[], bool] = lambda: False,
     ) -> Tree:
-        """Return the answer's `outputs` for encoded rows.
+        """Return the answer's `outputs` for encoded rows, or for values of `start`.
 
         `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
         says so, StoppedError ends the work.
@@ -184,6 +188,9 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
         extra |= dict.fromkeys(matched)
     warnings = [text for text in warnings if not any(repr(name) in text for name in extra)]
     statistics = _statistics(model, spec)
+    start = _start(model.graph, spec, tuple(extra))
+    if start is not None and spec.statistics is None:
+        statistics = tuple(name for name in statistics if name != "reconstruction_error")
     if spec.num_samples is not None:
         if not is_stochastic(regularizers):
             warnings.append(
@@ -199,8 +206,41 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
         regularizers=regularizers,
         extra=tuple(extra),
         statistics=statistics,
+        start=start,
         warnings=warnings,
     )
+
+
+def _start(graph: Graph, spec: PredictSpec, extra: tuple[str, ...]) -> str | None:
+    """Return the output that is given; raise SpecError where it does not do for what is asked."""
+    if spec.start is None:
+        return None
+    name = spec.start if ":" in spec.start else output_name(spec.start, "out")
+    layer = next((layer for layer in graph.layers if layer.out == name), None)
+    if layer is None:
+        raise PatternError(
+            spec.start,
+            kind="layer's out",
+            exist=[layer.out for layer in graph.layers],
+            pointer="#/start",
+        )
+    visited = needed_layers(graph, (graph.last.out, *extra), {name})
+    before = [other.name for other in visited if other.form == "input" and other is not layer]
+    own = [wanted for wanted in extra if plain_name(wanted) in layer.outputs]
+    if before or any(plain_name(wanted) != name for wanted in own):
+        missing = ", ".join(before) or f"the other outputs of {layer.name!r}"
+        raise SpecError(
+            f"what is asked for cannot be computed from {name!r} alone: it takes {missing}; start "
+            "at an earlier layer, or ask for fewer `outputs`",
+            pointer="#/start",
+        )
+    if spec.statistics is not None and "reconstruction_error" in spec.statistics:
+        raise SpecError(
+            "a prediction that starts behind the inputs has none to reconstruct; leave "
+            "`reconstruction_error` out",
+            pointer=f"#/statistics/{spec.statistics.index('reconstruction_error')}",
+        )
+    return name
 
 
 def _acting(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:

@@ -93,7 +93,7 @@ class Sampler:
         `x` are rows as the network reads them, `row_ids` their positions in the random streams,
         `passes` the numbers of the passes to draw.
         """
-        known = self._evaluate_rows(x, self._prefix)
+        known = self._evaluate_rows(x, self._prefix_from(x))
         count = len(passes) * len(x)
         drawn: dict[str, Array] = {}
         for start in range(0, count, self._tile):
@@ -127,6 +127,12 @@ class Sampler:
         ]
         visited = needed_layers(graph, self.stochastic, raw_known)
         return [name for layer in visited if layer.out in raw_known for name in layer.outputs]
+
+    def _prefix_from(self, x: Inputs) -> list[str]:
+        """Return the prefix that can be computed; of a layer given itself, its `out` alone."""
+        given = {layer.name: layer.out for layer in self.network.graph.layers}
+        given = {name: out for name, out in given.items() if out in x.values}
+        return [name for name in self._prefix if given.get(name.partition(":")[0], name) == name]
 
     def _evaluate_rows(self, x: Inputs, wanted: Sequence[str]) -> dict[str, Array]:
         """Evaluate outputs for every row, in tiles, as their layers compute them."""

@@ -776,3 +776,7 @@ class PredictSpec(PassesSpec):
     ] = (0.05, 0.5, 0.95)
     outputs: Annotated[tuple[Pattern, ...], Field(max_length=MAX_ENTRIES, fail_fast=True)] = ()
     """Patterns of other named outputs to return, ``-predrop`` ones included."""
+    start: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """A layer (`hid2`), or its `out` (`hid2:out`), whose values the `inputs` are, as lists of rows
+    in the network's own units: the layers before it are passed over, and an autoencoder's code is
+    decoded."""

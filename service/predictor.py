@@ -221,7 +221,18 @@ class Predictor:
         self, model: artifact.Model, plan: PredictionPlan, inputs: Any
     ) -> tuple[Inputs, npt.NDArray[np.int64]]:
         """Return the encoded rows and their positions in the random streams."""
-        if isinstance(inputs, Mapping) and isinstance(inputs.get("dataset"), str):
+        is_stored = isinstance(inputs, Mapping) and isinstance(inputs.get("dataset"), str)
+        if plan.start is not None:
+            if is_stored:
+                raise DataError(
+                    f"with `start` the inputs are values of {plan.start!r}, given as a list of "
+                    "rows; a stored data set holds what the input layers read",
+                    pointer="#/inputs",
+                )
+            shape = model.graph.outputs[plan.start]
+            x = model.encoding.encode_values(inputs, plan.start, shape)
+            return x, np.arange(len(x), dtype=np.int64)
+        if is_stored:
             return self._stored_rows(model, plan, inputs)
         x = model.encoding.encode_records(inputs)
         return x, np.arange(len(x), dtype=np.int64)

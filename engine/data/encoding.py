@@ -244,6 +244,17 @@ class Encoding(Spec):
             }
         )
 
+    @staticmethod
+    def encode_values(inputs: Any, output: str, shape: Shape) -> Inputs:
+        """Return `inputs` of a request that are values of a named output, as they are."""
+        field = _unscaled(output, shape)
+        if isinstance(field, ScaledArray):
+            return Inputs({output: read_array_records(inputs, [field], spare=())[output]}).map(
+                lambda values: values.astype(np.float32)
+            )
+        cells = read_records(inputs, [FieldShape(field)], spare=())
+        return Inputs({output: features.encode_cells(cells, [field])})
+
     def _encode_cells(self, cells: Doubles) -> Floats:
         if self._plain_inputs is not None:
             mean, scale, fill = self._plain_inputs
