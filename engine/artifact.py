@@ -183,6 +183,12 @@ def load_model(
     )
 
 
+def resolved_regularizers(document: Mapping[str, Any], graph: Graph) -> tuple[Regularizer, ...]:
+    """Return the regularizers that a document's model was trained with, as they were asked for."""
+    spec = document["spec"]
+    return () if spec is None else resolve(TrainSpec.model_validate(spec), graph)
+
+
 def import_model(
     spec: Mapping[str, Any], weights: bytes, *, version: str
 ) -> tuple[dict[str, Any], bytes]:

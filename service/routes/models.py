@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 import engine
 from engine.artifact import import_model
+from engine.bundle import bundle_of, read_bundle
 from engine.spec import NetworkSpec, Spec
-from service.bodies import StrictRoute, parse_json, read_form
+from service.bodies import StrictRoute, limited_stream, parse_json, read_form
 from service.deps import (
     AfterQuery,
     BlobsDep,
@@ -42,6 +43,7 @@ __all__ = ["router"]
 router = APIRouter(tags=["models"], route_class=StrictRoute)
 
 WEIGHTS = "application/vnd.safetensors"
+BUNDLE = "application/zip"
 
 
 class ImportSpec(Spec):
@@ -73,7 +75,8 @@ _IMPORT = {
                         },
                     },
                 }
-            }
+            },
+            BUNDLE: {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -94,24 +97,38 @@ async def import_(
     owner: OwnerDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
-    """Import a network trained elsewhere; its inputs and outputs pass unscaled."""
-    spec, weights = await _parts(request)
+    """Import a network trained elsewhere, or a whole model from `GET /models/{id}/bundle`.
+
+    Of a network the inputs and outputs pass unscaled; a bundle keeps its encoding, rates and noise.
+    """
+    if _media_type(request) == BUNDLE:
+        max_bytes = request.state.settings.max_upload_bytes
+        body = b"".join([piece async for piece in limited_stream(request, max_bytes)])
+        name = None
+        content: list[Any] = [hashlib.sha256(body).hexdigest()]
+
+        def made() -> tuple[dict[str, Any], bytes]:
+            return read_bundle(body, max_bytes=max_bytes)
+    else:
+        spec, weights = await _parts(request)
+        name = spec.name
+        content = [spec.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+
+        def made() -> tuple[dict[str, Any], bytes]:
+            return import_model({"network": spec.network}, weights, version=engine.__version__)
 
     def create(remember: Remember[Model] | None) -> Model:
-        document, stored = import_model(
-            {"network": spec.network}, weights, version=engine.__version__
-        )
+        document, stored = made()
         model_id = new_id("mdl")
         key = model_key(model_id)
         blobs.put_bytes(key, stored)
-        row = NewModelRow(id=model_id, document=document, weights=key, name=spec.name, owner=owner)
+        row = NewModelRow(id=model_id, document=document, weights=key, name=name, owner=owner)
         try:
             return models.create(row, remember=remember)
         except BaseException:
             blobs.delete(key)
             raise
 
-    content = [spec.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
     return await answer_once(
         request,
         idempotency_key,
@@ -121,13 +138,17 @@ async def import_(
     )
 
 
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _parts(request: Request) -> tuple[ImportSpec, bytes]:
     """Return the form's `spec`, checked, and its `weights`."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     if media_type != "multipart/form-data":
         raise UnsupportedMedia(
             f"the content type is {media_type or 'missing'!r}; send multipart/form-data with the "
-            "parts `spec` (JSON) and `weights` (safetensors)"
+            f"parts `spec` (JSON) and `weights` (safetensors), or a bundle as {BUNDLE}"
         )
     form = await read_form(request, request.state.settings.max_upload_bytes, "spec", "weights")
     try:
@@ -194,6 +215,30 @@ def get_model_weights(
         filename=f"{model.id}.safetensors",
         headers={"ETag": etag},
     )
+
+
+@router.get(
+    "/models/{model_id}/bundle",
+    operation_id="getModelBundle",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The whole model as a zip file",
+            "content": {BUNDLE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **problems(404),
+    },
+)
+def get_model_bundle(model_id: IdPath, models: ModelsDep, blobs: BlobsDep) -> Response:
+    """Download the whole model, to be sent to another server's `POST /models`.
+
+    Weights, spec, encoding, rates and noise precision; the bytes depend on the model only.
+    """
+    model = models.resolve(model_id)
+    with blobs.open(model.weights) as stream:
+        content = bundle_of(model.document, stream.read())
+    disposition = f'attachment; filename="{model.id}.zip"'
+    return Response(content, media_type=BUNDLE, headers={"Content-Disposition": disposition})
 
 
 class _OpenFileResponse(FileResponse):
