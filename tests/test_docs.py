@@ -49,6 +49,7 @@ def test_the_guide_lists_every_event() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == OWN_EVENTS | {
         "log",
         "epoch",
+        "pretrain",
     }
 
 
