@@ -336,7 +336,7 @@ def test_a_messy_table_is_planned_with_no_preparation(
 
 def test_gaps_in_targets_are_refused_and_counted(parsed: Parse) -> None:
     spec = TrainSpec.model_validate({"network": {"layers": [None, 5, None]}})
-    with pytest.raises(SpecError, match=r"'y' \(2\); choose others by `targets`, or") as caught:
+    with pytest.raises(SpecError, match=r"'y' \(2\); choose others by `targets`, leave") as caught:
         plan_training(spec, parsed(b"a,y\n1,1\n2,\n3,\n4,2\n"))
 
     assert caught.value.pointer == "#/targets"

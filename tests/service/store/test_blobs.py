@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,8 +73,9 @@ def test_a_finished_file_is_adopted_whole(blobs: Blobs) -> None:
 
 
 def test_adopting_a_file_that_is_not_there_fails(blobs: Blobs) -> None:
-    with pytest.raises(FileNotFoundError):
-        blobs.adopt(blobs.temporary(), KEY)
+    for key in (KEY, model_key(new_id("mdl"))):
+        with pytest.raises(FileNotFoundError):
+            blobs.adopt(blobs.temporary(), key)
 
 
 def test_what_is_missing_is_not_found(blobs: Blobs) -> None:
@@ -96,6 +98,22 @@ def test_deleting_takes_the_folder_when_it_is_empty(blobs: Blobs) -> None:
     assert not (blobs.root / "checkpoints" / job).exists()
     blobs.put_bytes(first, b"state")
     assert blobs.exists(first)
+
+
+def test_publishing_never_races_the_deletion_of_a_neighbour(blobs: Blobs) -> None:
+    model = new_id("mdl")
+
+    def come_and_go() -> None:
+        for _ in range(200):
+            key = model_key(model)
+            blobs.put_bytes(key, b"weights")
+            blobs.delete(key)
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(come_and_go) for _ in range(3)]:
+            done.result()
+
+    assert files(blobs) == set()
 
 
 HAMMER = """
