@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engine.errors import ArtifactError
+from engine.equilibration import EquilibratedSgd
+from engine.errors import ArtifactError, SpecError
+from engine.graph import Graph
 from engine.parameters import Parameters
 from engine.spec import (
     AdadeltaSpec,
     AdagradSpec,
     AdamSpec,
+    EsgdSpec,
     NagSpec,
     OptimizerSpec,
     RmspropSpec,
@@ -20,16 +23,41 @@ from engine.spec import (
     SgdSpec,
 )
 
-__all__ = ["Optimizer"]
+__all__ = ["Optimizer", "check_optimizer", "passes_per_step"]
+
+_PIECEWISE_LINEAR = ("mae", "hinge")
+
+
+def check_optimizer(spec: OptimizerSpec, graph: Graph) -> None:
+    """Refuse an optimizer that the network's loss cannot be minimised by."""
+    if isinstance(spec, EsgdSpec) and graph.loss in _PIECEWISE_LINEAR:
+        raise SpecError(
+            f"the optimizer 'esgd' divides by second derivatives, and those of the loss "
+            f"{graph.loss!r} by the outputs are zero; take another loss, or another optimizer",
+            pointer="#/optimizer/form",
+        )
+
+
+def passes_per_step(spec: OptimizerSpec) -> float:
+    """Return about how many forward passes one step of training is worth."""
+    return 7.0 if isinstance(spec, EsgdSpec) else 3.0
 
 
 class Optimizer:
     """One optimizer of one network's parameters, with a state that can be saved to the bit."""
 
-    def __init__(self, spec: OptimizerSpec, parameters: Parameters) -> None:
+    def __init__(self, spec: OptimizerSpec, parameters: Parameters, *, seed: int) -> None:
+        """Prepare to update `parameters`; what an optimizer draws is a function of the seed."""
         self._flat = torch.nn.Parameter(parameters.flat)
         self._flat.grad = parameters.gradient
-        self._torch = _build(spec, self._flat)
+        self._torch = _build(spec, self._flat, parameters, seed)
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Put the gradient of `loss` into the parameters' buffer, which holds zeros."""
+        if isinstance(self._torch, EquilibratedSgd):
+            self._torch.differentiate(loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
         """Update the parameters in place from their gradient."""
@@ -57,8 +85,12 @@ class Optimizer:
         self._torch.state[self._flat] = {name: value.clone() for name, value in state.items()}
 
 
-def _build(spec: OptimizerSpec, flat: torch.nn.Parameter) -> torch.optim.Optimizer:
+def _build(
+    spec: OptimizerSpec, flat: torch.nn.Parameter, parameters: Parameters, seed: int
+) -> torch.optim.Optimizer:
     match spec:
+        case EsgdSpec():
+            return EquilibratedSgd(spec, flat, parameters, seed=seed)
         case SgdSpec():
             return torch.optim.SGD(
                 [flat],
@@ -76,7 +108,12 @@ def _build(spec: OptimizerSpec, flat: torch.nn.Parameter) -> torch.optim.Optimiz
                 fused=True,
             )
         case RpropSpec():
-            return torch.optim.Rprop([flat], lr=spec.learning_rate, etas=(spec.shrink, spec.grow))
+            return torch.optim.Rprop(
+                [flat],
+                lr=spec.learning_rate,
+                etas=(spec.shrink, spec.grow),
+                step_sizes=(spec.min_step, spec.max_step),
+            )
         case AdagradSpec():
             return torch.optim.Adagrad([flat], lr=spec.learning_rate, eps=spec.epsilon)
         case AdadeltaSpec():
@@ -90,6 +127,7 @@ def _build(spec: OptimizerSpec, flat: torch.nn.Parameter) -> torch.optim.Optimiz
                 alpha=spec.decay,
                 eps=spec.epsilon,
                 momentum=spec.momentum,
+                centered=spec.centered,
             )
         case AdamSpec(form="adam"):
             return torch.optim.Adam(

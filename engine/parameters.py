@@ -23,11 +23,13 @@ class Parameters:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, device: torch.device) -> None:
         offsets: dict[str, int] = {}
         end = 0
+        self._shapes = dict(shapes)
         for name, shape in shapes.items():
             offsets[name] = end
             end += -(-int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
         self.flat = torch.zeros(end, dtype=torch.float32, device=device)
         self.gradient = torch.zeros_like(self.flat)
+        self._offsets = offsets
         self.views: dict[str, Tensor] = {}
         for name, shape in shapes.items():
             view = self._view(self.flat, offsets[name], shape).requires_grad_()
@@ -38,6 +40,10 @@ class Parameters:
     @staticmethod
     def _view(flat: Tensor, offset: int, shape: tuple[int, ...]) -> Tensor:
         return flat[offset : offset + int(np.prod(shape))].view(shape).detach()
+
+    def like(self, buffer: Tensor) -> list[Tensor]:
+        """Return views of another flat buffer, one for each of `views`, in their order."""
+        return [self._view(buffer, self._offsets[n], shape) for n, shape in self._shapes.items()]
 
     def __getitem__(self, name: str) -> Tensor:
         return self.views[name]

@@ -21,6 +21,7 @@ from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
 from engine.monitors import resolve_monitors
+from engine.optimizers import check_optimizer, passes_per_step
 from engine.pretraining import Stage, plan_stages
 from engine.regularizers import (
     BernoulliDropout,
@@ -63,11 +64,12 @@ class TrainingPlan:
     def estimated_seconds(self) -> float:
         """Return about how long training takes on one core, all epochs run."""
         rows = len(self.split.train)
+        passes = passes_per_step(self.spec.optimizer)
         networks = [(stage.graph, stage.spec.epochs) for stage in self.stages]
         return sum(
             epochs
             * (
-                3.0 * rows * graph.flops_per_row / _FLOPS_PER_SECOND
+                passes * rows * graph.flops_per_row / _FLOPS_PER_SECOND
                 + self.steps_per_epoch * _STEP_SECONDS
             )
             for graph, epochs in [*networks, (self.graph, self.spec.epochs)]
@@ -157,6 +159,7 @@ def plan_training(
             "accepted",
             pointer="#/network/layers",
         )
+    check_optimizer(spec.optimizer, graph)
     regularizers = resolve(spec, graph)
     stages = plan_stages(spec, graph, regularizers)
     _check_derivatives(spec, graph, regularizers)

@@ -28,6 +28,7 @@ __all__ = [
     "ConcreteDropoutSpec",
     "ContractiveSpec",
     "DropConnectSpec",
+    "EsgdSpec",
     "Form",
     "GaussianNoiseSpec",
     "HiddenL1Spec",
@@ -533,6 +534,15 @@ class RpropSpec(Spec):
     """Factor of a step after a change of sign."""
     grow: Annotated[float, Strict(), Field(gt=1, allow_inf_nan=False)] = 1.2
     """Factor of a step after none."""
+    min_step: NonNegative = 1e-6
+    max_step: Positive = 50.0
+    """Bounds of every step, as in the paper; the first one, `learning_rate`, lies between them."""
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> RpropSpec:
+        if not self.min_step <= self.learning_rate <= self.max_step:
+            raise ValueError("`learning_rate` must lie between `min_step` and `max_step`")
+        return self
 
 
 class AdagradSpec(Spec):
@@ -562,6 +572,30 @@ class RmspropSpec(Spec):
     """Decay of the running mean of squared gradients."""
     epsilon: Positive = 1e-8
     momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+    centered: bool = False
+    """Divide by the deviation of the gradients, not by their root mean square (Graves 2013)."""
+
+
+class EsgdSpec(Spec):
+    """Equilibrated descent (Dauphin, de Vries & Bengio 2015): divides by rows of the Hessian.
+
+    Every step takes a product with the Hessian, about twice the work of another optimizer's.
+    """
+
+    form: Literal["esgd"]
+    learning_rate: Positive = 1e-2
+    decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.99
+    """Decay of the running mean of squared products of the Hessian with random vectors."""
+    epsilon: Positive = 1e-4
+    """Added to that mean's root, so that flat directions are not followed too far."""
+    momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> EsgdSpec:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("`nesterov` needs a `momentum` above 0")
+        return self
 
 
 class AdamSpec(Spec):
@@ -590,7 +624,14 @@ def _optimizer_from_name(value: Any) -> Any:
 
 OptimizerSpec = Annotated[
     Annotated[
-        SgdSpec | NagSpec | RpropSpec | RmspropSpec | AdagradSpec | AdadeltaSpec | AdamSpec,
+        SgdSpec
+        | NagSpec
+        | RpropSpec
+        | RmspropSpec
+        | AdagradSpec
+        | AdadeltaSpec
+        | EsgdSpec
+        | AdamSpec,
         Field(discriminator="form"),
     ],
     BeforeValidator(_optimizer_from_name),
@@ -604,6 +645,7 @@ OPTIMIZERS: tuple[str, ...] = (
     "rmsprop",
     "adagrad",
     "adadelta",
+    "esgd",
     "adam",
     "adamw",
 )

@@ -30,7 +30,7 @@ from engine.masks import Masks, Tally, TrainingMasks
 from engine.metrics import deterministic_metrics
 from engine.monitors import gradient_sizes, resolve_monitors
 from engine.network import evaluate, trainable_weights
-from engine.optimizers import Optimizer
+from engine.optimizers import Optimizer, passes_per_step
 from engine.parameters import Parameters
 from engine.regularizers import (
     ConcreteDropout,
@@ -159,7 +159,7 @@ class Training:
         )
         self._best_flat = self._parameters.flat.clone()
         self._weights = trainable_weights(graph, self._parameters)
-        self._optimizer = Optimizer(spec.optimizer, self._parameters)
+        self._optimizer = Optimizer(spec.optimizer, self._parameters, seed=spec.seed)
         self._masks = TrainingMasks(graph, self.regularizers, seed=spec.seed, device=device)
         self._penalties = [
             (index, regularizer)
@@ -217,7 +217,8 @@ class Training:
     def _block_rows(self) -> int:
         """Rows of a block: whole batches, worth about 50 ms of work."""
         batch = self.spec.batch_size
-        step_flops = 3.0 * batch * self.graph.flops_per_row + _STEP_FLOPS
+        passes = passes_per_step(self.spec.optimizer)
+        step_flops = passes * batch * self.graph.flops_per_row + _STEP_FLOPS
         drawn = 4.0 * batch * self._masks.numbers_per_row
         by_memory = _BLOCK_BYTES / max(1.0, drawn)
         return batch * max(1, int(min(_BLOCK_FLOPS / step_flops, by_memory)))
@@ -278,7 +279,7 @@ class Training:
             source = self._parameters.views if monitor.is_parameter else outputs
             for label, share in monitor.shares(source[monitor.name]):
                 _add(self._sums.shares, label, share * len(x))
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.differentiate(loss)
         if self.spec.monitor_gradients:
             for label, size in gradient_sizes(self._parameters.views).items():
                 _add(self._sums.shares, label, size * len(x))

@@ -63,8 +63,8 @@ OPTIMIZERS: dict[str, Any] = {
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, nesterov=True),
     ),
     "rprop": (
-        {"form": "rprop", "learning_rate": 0.001, "grow": 1.1},
-        lambda p: torch.optim.Rprop(p, lr=0.001, etas=(0.5, 1.1)),
+        {"form": "rprop", "learning_rate": 1e-3, "grow": 1.1, "min_step": 9e-4, "max_step": 2e-3},
+        lambda p: torch.optim.Rprop(p, lr=0.001, etas=(0.5, 1.1), step_sizes=(9e-4, 2e-3)),
     ),
     "adagrad": (
         {"form": "adagrad", "learning_rate": 0.1},
@@ -75,8 +75,8 @@ OPTIMIZERS: dict[str, Any] = {
         lambda p: torch.optim.Adadelta(p, rho=0.8),
     ),
     "rmsprop": (
-        {"form": "rmsprop", "learning_rate": 0.01, "decay": 0.9},
-        lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9),
+        {"form": "rmsprop", "learning_rate": 0.01, "decay": 0.9, "centered": True},
+        lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, centered=True),
     ),
     "adam": (
         {"form": "adam", "learning_rate": 0.01, "beta1": 0.8},

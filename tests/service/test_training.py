@@ -86,6 +86,11 @@ def test_the_plan_is_told_and_nothing_queued(api: Api) -> None:
         ({"rows": [0, 4]}, "#/rows/1", "0 to 3"),
         ({"validation": {"rows": [9]}}, "#/validation/rows/0", "0 to 3"),
         ({"network": {"layers": [7, 3, None]}}, "#/network/layers/0/size", "7"),
+        (
+            {"network": {"layers": [None, 3, None], "loss": "mae"}, "optimizer": "esgd"},
+            "#/optimizer/form",
+            "second derivatives",
+        ),
     ],
     ids=str,
 )
