@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,6 +78,8 @@ def test_adopting_a_file_that_is_not_there_fails(blobs: Blobs) -> None:
     for key in (KEY, model_key(new_id("mdl"))):
         with pytest.raises(FileNotFoundError):
             blobs.adopt(blobs.temporary(), key)
+        with pytest.raises(FileNotFoundError):  # gone between its flush and its renaming
+            blobs._rename(blobs.temporary(), blobs.root / key)
 
 
 def test_what_is_missing_is_not_found(blobs: Blobs) -> None:
@@ -112,6 +116,27 @@ def test_publishing_never_races_the_deletion_of_a_neighbour(blobs: Blobs) -> Non
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(come_and_go) for _ in range(3)]:
             done.result()
+
+    assert files(blobs) == set()
+
+
+def test_publishing_goes_on_however_often_its_folder_is_taken(blobs: Blobs) -> None:
+    folder = blobs.root / "models" / "m"
+    over = threading.Event()
+
+    def take() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                folder.rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take)
+        for _ in range(300):
+            key = model_key("m")
+            blobs.put_bytes(key, b"weights")
+            blobs.path(key).unlink()
+        over.set()
+        taken.result()
 
     assert files(blobs) == set()
 
