@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from engine.data.encoding import Encoding
-from engine.errors import ArtifactError, SpecError
+from engine.errors import ArtifactError, DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import layer_pointer, shown
 from engine.network import Network
@@ -39,6 +39,7 @@ __all__ = [
     "describe_graph",
     "describe_regularizer",
     "document_of",
+    "graph_of_steps",
     "import_model",
     "load_model",
     "weights_of",
@@ -67,6 +68,47 @@ class Model:
     @property
     def graph(self) -> Graph:
         return self.network.graph
+
+    def of_steps(self, steps: int | None) -> Model:
+        """Return the model as it reads sequences of so many steps; itself, if None or its own.
+
+        Raises DataError where its layers depend on the number of steps.
+        """
+        if steps is None or steps == self.encoding.steps:
+            return self
+        graph = graph_of_steps(self.graph, steps)
+        if graph is None:
+            raise DataError(
+                f"the model takes sequences of {self.encoding.steps} steps alone, since its layers "
+                f"depend on their number; these have {steps}",
+                pointer="#/inputs",
+            )
+        return replace(
+            self,
+            network=self.network.of_graph(graph),
+            encoding=self.encoding.of_steps(steps, graph.last.shape),
+        )
+
+
+def graph_of_steps(graph: Graph, steps: int) -> Graph | None:
+    """Return the same layers over sequences of another number of steps.
+
+    None where they have other parameters then, or do not fit each other.
+    """
+    network = resolved_network(graph)
+    layers = [
+        layer.model_copy(update={"shape": (steps, *layer.shape[1:])})
+        if layer.shape is not None and layer.form == "input" and len(layer.shape) == 2
+        else layer
+        for layer in network.layers
+    ]
+    spec = network.model_copy(update={"layers": tuple(layers)})
+    try:
+        other = build_graph(spec, form=graph.form, input_shapes=None, output_shape=None)
+    except SpecError:
+        return None
+    alike = other.parameters == graph.parameters and other.last.size == graph.last.size
+    return other if alike and len(other.last.shape) == len(graph.last.shape) else None
 
 
 def weights_of(values: Weights) -> bytes:

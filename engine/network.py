@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -41,6 +42,12 @@ class Network:
         self.bytes = sum(
             tensor.nbytes for weights in self.weights.values() for tensor in weights.values()
         )
+
+    def of_graph(self, graph: Graph) -> Network:
+        """Return a network of the same weights, shared, whose outputs have other shapes."""
+        other = copy.copy(self)
+        other.graph = graph
+        return other
 
 
 def trainable_weights(graph: Graph, parameters: Parameters) -> Weights:

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from engine import artifact
 from engine.data import formats
+from engine.data.dataset import Data
 from engine.data.inputs import Inputs
 from engine.errors import ArtifactError, DataError
 from engine.prediction import PredictionPlan, plan_prediction
@@ -187,8 +188,16 @@ class Predictor:
         """Answer in this thread; raises NotFound, EngineError, TooLarge or StoppedError."""
         stored, model = self._model(request.model)
         seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
+        data = self._data(request.inputs)
+        encoding = model.encoding
+        if request.start is None:
+            model = model.of_steps(
+                encoding.given_steps(request.inputs)
+                if data is None
+                else encoding.stored_steps(data)
+            )
         plan = plan_prediction(model, request.spec(), seed=seed)
-        x, row_ids = self._rows(model, plan, request.inputs)
+        x, row_ids = self._rows(plan, request.inputs, data)
         _check_size(plan, len(x))
         outputs = plan.run(x, row_ids, stop=stop)
         random = is_stochastic(plan.regularizers)
@@ -217,29 +226,10 @@ class Predictor:
                 raise
             return again, self.loaded.get(again)  # the alias has moved on
 
-    def _rows(
-        self, model: artifact.Model, plan: PredictionPlan, inputs: Any
-    ) -> tuple[Inputs, npt.NDArray[np.int64]]:
-        """Return the encoded rows and their positions in the random streams."""
-        is_stored = isinstance(inputs, Mapping) and isinstance(inputs.get("dataset"), str)
-        if plan.start is not None:
-            if is_stored:
-                raise DataError(
-                    f"with `start` the inputs are values of {plan.start!r}, given as a list of "
-                    "rows; a stored data set holds what the input layers read",
-                    pointer="#/inputs",
-                )
-            shape = model.graph.outputs[plan.start]
-            x = model.encoding.encode_values(inputs, plan.start, shape)
-            return x, np.arange(len(x), dtype=np.int64)
-        if is_stored:
-            return self._stored_rows(model, plan, inputs)
-        x = model.encoding.encode_records(inputs)
-        return x, np.arange(len(x), dtype=np.int64)
-
-    def _stored_rows(
-        self, model: artifact.Model, plan: PredictionPlan, inputs: Mapping[str, Any]
-    ) -> tuple[Inputs, npt.NDArray[np.int64]]:
+    def _data(self, inputs: Any) -> Data | None:
+        """Return the stored data set that `inputs` name; None where they hold the rows."""
+        if not isinstance(inputs, Mapping) or not isinstance(inputs.get("dataset"), str):
+            return None
         unknown = set(inputs) - {"dataset", "rows"}
         if unknown:
             raise DataError(
@@ -247,7 +237,26 @@ class Predictor:
                 pointer="#/inputs",
             )
         dataset = self._datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
-        data = self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
+        return self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
+
+    def _rows(
+        self, plan: PredictionPlan, inputs: Any, data: Data | None
+    ) -> tuple[Inputs, npt.NDArray[np.int64]]:
+        """Return the encoded rows and their positions in the random streams."""
+        encoding = plan.model.encoding
+        if plan.start is not None:
+            if data is not None:
+                raise DataError(
+                    f"with `start` the inputs are values of {plan.start!r}, given as a list of "
+                    "rows; a stored data set holds what the input layers read",
+                    pointer="#/inputs",
+                )
+            shape = plan.model.graph.outputs[plan.start]
+            x = encoding.encode_values(inputs, plan.start, shape)
+            return x, np.arange(len(x), dtype=np.int64)
+        if data is None:
+            x = encoding.encode_records(inputs)
+            return x, np.arange(len(x), dtype=np.int64)
         rows = inputs.get("rows")
         if rows is None:
             row_ids = np.arange(data.rows, dtype=np.int64)
@@ -255,7 +264,7 @@ class Predictor:
             row_ids = _row_numbers(rows, data.rows)
         _check_size(plan, len(row_ids))
         try:
-            return model.encoding.encode_inputs(data, row_ids), row_ids
+            return encoding.encode_inputs(data, row_ids), row_ids
         except DataError as error:
             raise DataError(error.detail, pointer="#/inputs/dataset") from error
 

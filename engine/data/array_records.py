@@ -2,74 +2,228 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.data.arrays import ScaledArray
+from engine.data.records import kind_of, pointer_token
 from engine.errors import DataError
 
-__all__ = ["read_array_records"]
+__all__ = ["encode_array_records", "given_steps"]
 
+_SHOWN = 20
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Pointer = Callable[[int], str]
 
 
-def read_array_records(
-    inputs: Any, fields: Sequence[ScaledArray], *, spare: Collection[str]
-) -> dict[str, Doubles]:
-    """Return each array as (rows, *shape), in its own units.
+def given_steps(inputs: Any, field: ScaledArray, *, lone: bool) -> int | None:
+    """Return how many steps the first row of a sequence has; None where there is none.
 
-    Takes a list of rows, where the model reads one array; a list of objects, or an object of
-    arrays. Keys in `spare` may be there and are passed over; others are refused.
+    `lone` says that a row may be the sequence itself, for it is all that the model reads.
     """
     if isinstance(inputs, dict):
-        return _checked({name: inputs.get(name) for name in _names(inputs, fields, spare)}, fields)
-    if not isinstance(inputs, list | tuple) or not inputs:
+        rows = inputs.get(field.name)
+        first = rows[0] if isinstance(rows, list | tuple) and rows else None
+    else:
+        first = inputs[0] if isinstance(inputs, list | tuple) and inputs else None
+        if isinstance(first, dict):
+            first = first.get(field.name)
+        elif not lone:
+            return None
+    return len(first) or None if isinstance(first, list | tuple) else None
+
+
+def encode_array_records(
+    inputs: Any,
+    fields: Sequence[ScaledArray],
+    *,
+    others: Sequence[str] = (),
+    spare: Collection[str] = (),
+) -> dict[str, Floats]:
+    """Return each array as (rows, *shape), as the network reads it.
+
+    Takes a list of rows, where the model reads one array and nothing else; a list of objects, or an
+    object of arrays. `others` are the columns that the model reads beside; keys in `spare` may be
+    there and are passed over; others are refused.
+    """
+    values = _read(inputs, fields, [*(field.name for field in fields), *others], spare)
+    encoded: dict[str, Floats] = {}
+    for field in fields:
+        encoded[field.name] = field.encode(values[field.name])
+        if not np.isfinite(encoded[field.name]).all():
+            _refuse_far(field, encoded[field.name], _row_pointer(inputs, field.name))
+    return encoded
+
+
+def _read(
+    inputs: Any, fields: Sequence[ScaledArray], known: Sequence[str], spare: Collection[str]
+) -> dict[str, Doubles]:
+    if isinstance(inputs, dict):
+        return _from_object(inputs, fields, known, spare)
+    if not isinstance(inputs, list | tuple):
         raise DataError(
-            "inputs are a non-empty list of rows or an object of arrays", pointer="#/inputs"
-        )
-    if all(isinstance(row, dict) for row in inputs):
-        for row in inputs:
-            _names(row, fields, spare)
-        return _checked({f.name: [row.get(f.name) for row in inputs] for f in fields}, fields)
-    if len(fields) > 1:
-        raise DataError(
-            f"a row is an object of {', '.join(repr(field.name) for field in fields)}",
+            f"inputs are a list of rows or an object of arrays, got {kind_of(inputs)}",
             pointer="#/inputs",
         )
-    return _checked({fields[0].name: inputs}, fields, where="#/inputs")
+    if not inputs:
+        raise DataError("there are no rows; give at least one", pointer="#/inputs")
+    if isinstance(inputs[0], dict):
+        return _from_objects(inputs, fields, known, spare)
+    if len(known) > 1:
+        raise DataError(
+            f"a row is an object of {_listed(known)}, got {kind_of(inputs[0])}",
+            pointer="#/inputs/0",
+        )
+    return {fields[0].name: _array(inputs, fields[0], _row_pointer(inputs, fields[0].name))}
 
 
-def _names(row: dict[str, Any], fields: Sequence[ScaledArray], spare: Collection[str]) -> list[str]:
-    known = [field.name for field in fields]
+def _row_pointer(inputs: Any, name: str) -> Pointer:
+    """Return what points at a row of an array in `inputs`."""
+    token = pointer_token(name)
+    if isinstance(inputs, dict):
+        return lambda row: f"#/inputs/{token}/{row}"
+    if isinstance(inputs[0], dict):
+        return lambda row: f"#/inputs/{row}/{token}"
+    return lambda row: f"#/inputs/{row}"
+
+
+def _refuse_far(field: ScaledArray, encoded: Floats, where: Pointer) -> NoReturn:
+    """Say which number of an array, encoded as (rows, *shape), no float of 32 bits holds."""
+    row, *position = (int(i) for i in np.argwhere(~np.isfinite(encoded))[0])
+    raise DataError(
+        f"the number is too far from those of {field.name!r} that the model was trained on to be "
+        "represented",
+        pointer="/".join([where(row), *map(str, position)]),
+    )
+
+
+def _from_object(
+    arrays: dict[str, Any], fields: Sequence[ScaledArray], known: Sequence[str], spare: Any
+) -> dict[str, Doubles]:
+    _refuse_unknown(arrays, known, spare, "#/inputs")
+    read: dict[str, Doubles] = {}
+    for field in fields:
+        where = f"#/inputs/{pointer_token(field.name)}"
+        if field.name not in arrays:
+            raise DataError(f"{field.name!r} is missing; the model needs it", pointer=where)
+        values = arrays[field.name]
+        if not isinstance(values, list | tuple):
+            raise DataError(
+                f"expected a list of rows, each {_shape_of_lists(field.shape)}, "
+                f"got {kind_of(values)}",
+                pointer=where,
+            )
+        if not values:
+            raise DataError("there are no rows; give at least one", pointer=where)
+        first = next(iter(read), None)
+        if first is not None and len(read[first]) != len(values):
+            raise DataError(
+                f"{field.name!r} has {len(values)} rows, {first!r} has {len(read[first])}; "
+                "all have the same number",
+                pointer=where,
+            )
+        read[field.name] = _array(values, field, _row_pointer(arrays, field.name))
+    return read
+
+
+def _from_objects(
+    rows: Sequence[Any], fields: Sequence[ScaledArray], known: Sequence[str], spare: Any
+) -> dict[str, Doubles]:
+    allowed = {*known, *spare}
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"all rows are objects, as the first; got {kind_of(row)}",
+                pointer=f"#/inputs/{index}",
+            )
+        if not row.keys() <= allowed:
+            _refuse_unknown(row, known, spare, f"#/inputs/{index}")
+    read: dict[str, Doubles] = {}
+    for field in fields:
+        where = _row_pointer(rows, field.name)
+        for index, row in enumerate(rows):
+            if field.name not in row:
+                raise DataError(
+                    f"{field.name!r} is missing; the model needs it", pointer=where(index)
+                )
+        values = [row[field.name] for row in rows]
+        read[field.name] = _array(values, field, _row_pointer(rows, field.name))
+    return read
+
+
+def _refuse_unknown(
+    row: dict[str, Any], known: Sequence[str], spare: Collection[str], pointer: str
+) -> None:
     unknown = [key for key in row if key not in known and key not in spare]
     if unknown:
         raise DataError(
-            f"the model does not know {str(unknown[0])[:256]!r}; it reads {', '.join(known)}",
-            pointer="#/inputs",
+            f"the model does not know {str(unknown[0])[:256]!r}; it reads {_listed(known)}",
+            pointer=pointer,
         )
-    return known
 
 
-def _checked(
-    given: dict[str, Any], fields: Sequence[ScaledArray], *, where: str | None = None
-) -> dict[str, Doubles]:
-    arrays: dict[str, Doubles] = {}
-    for field in fields:
-        pointer = where or f"#/inputs/{field.name}"
-        try:
-            array = np.asarray(given[field.name], dtype=np.float64)
-        except (ValueError, TypeError, OverflowError):
-            array = np.empty(0)
-        if array.shape[1:] != field.shape or not np.isfinite(array).all():
-            raise DataError(
-                f"expected finite numbers of shape {list(field.shape)} for each row of "
-                f"{field.name!r}",
-                pointer=pointer,
-            )
-        arrays[field.name] = array
-    if len({len(array) for array in arrays.values()}) > 1:
-        raise DataError("all arrays have the same number of rows", pointer="#/inputs")
-    return arrays
+def _array(values: Sequence[Any], field: ScaledArray, where: Pointer) -> Doubles:
+    """Return nested lists of numbers as (rows, *shape); the first thing wrong has its pointer."""
+    level: Sequence[Any] = values
+    for length in field.shape:
+        if not set(map(type, level)) <= {list, tuple} or set(map(len, level)) != {length}:
+            break
+        level = list(chain.from_iterable(level))
+    else:
+        if set(map(type, level)) <= {int, float}:
+            try:
+                numbers = np.array(level, dtype=np.float64)
+            except OverflowError:  # an integer beyond every float
+                numbers = np.array([math.inf])
+            if np.isfinite(numbers).all():
+                return numbers.reshape(len(values), *field.shape)
+    raise next(_mistakes(values, field, where))
+
+
+def _mistakes(values: Sequence[Any], field: ScaledArray, where: Pointer) -> Iterator[DataError]:
+    for row, value in enumerate(values):
+        yield from _mistakes_in(value, field.shape, field, where(row))
+
+
+def _mistakes_in(
+    value: Any, shape: tuple[int, ...], field: ScaledArray, pointer: str
+) -> Iterator[DataError]:
+    """Yield what is wrong with one value, and then with those within."""
+    whole = f"; a row of {field.name!r} is {_shape_of_lists(field.shape)}"
+    if not shape:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield DataError(f"expected a number, got {kind_of(value)}{whole}", pointer=pointer)
+        elif isinstance(value, int) or not math.isfinite(value):
+            try:
+                finite = math.isfinite(value)
+            except OverflowError:
+                finite = False
+            if not finite:
+                yield DataError(
+                    "expected a finite number that a 64-bit float holds", pointer=pointer
+                )
+        return
+    expected = _shape_of_lists(shape)
+    more = "" if shape == field.shape else whole
+    if not isinstance(value, list | tuple):
+        yield DataError(f"expected {expected}, got {kind_of(value)}{more}", pointer=pointer)
+    elif len(value) != shape[0]:
+        yield DataError(f"expected {expected}, got a list of {len(value)}{more}", pointer=pointer)
+    else:
+        for index, element in enumerate(value):
+            yield from _mistakes_in(element, shape[1:], field, f"{pointer}/{index}")
+
+
+def _shape_of_lists(shape: Sequence[int]) -> str:
+    """Say how lists nest: ``a list of 50 lists of 3 numbers``."""
+    return "a list of " + " lists of ".join(map(str, shape)) + " numbers"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")

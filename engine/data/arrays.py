@@ -65,6 +65,16 @@ class ScaledArray(Spec):
         column = np.asarray(values, dtype=np.float64)
         return column.reshape(-1, 1, 1) if self.axis == 0 else column
 
+    def encode(self, values: Doubles) -> Floats:
+        """Return (rows, *shape) as the network reads it; infinite where 32 bits do not reach."""
+        with np.errstate(over="ignore"):
+            scaled = (values - self.along(self.mean)) / self.along(self.scale)
+            return scaled.astype(np.float32)
+
+    def of_steps(self, steps: int) -> ScaledArray:
+        """Return the field of sequences of another number of steps, scaled alike."""
+        return self.model_copy(update={"shape": (steps, *self.shape[1:])})
+
 
 def fit_array(data: Data, name: str, rows: Rows, role: str) -> ScaledArray:
     """Learn means and standard deviations on the given rows."""
@@ -106,8 +116,7 @@ def encode_array(data: Data, field: ScaledArray, rows: Rows | None, role: str) -
     start = 0
     for block in _blocks(data, field, rows, role):
         part = encoded[start : start + len(block)]
-        with np.errstate(over="ignore"):
-            part[:] = (block - field.along(field.mean)) / field.along(field.scale)
+        part[:] = field.encode(block)
         if not np.isfinite(part).all():
             raise DataError(
                 f"{field.name!r} has values too far from those of the training rows to be "

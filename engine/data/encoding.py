@@ -6,7 +6,7 @@ fills gaps, and the classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -15,25 +15,24 @@ import numpy.typing as npt
 import pydantic
 
 from engine.data import features, scaling
-from engine.data.array_records import read_array_records
+from engine.data.array_records import encode_array_records, given_steps
 from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
 from engine.data.categories import Categories
 from engine.data.dataset import Data
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
-from engine.data.records import FieldShape, read_records
+from engine.data.records import FieldShape, pointer_token, read_records
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
 from engine.data.selection import Selection
+from engine.data.shapes import Field, Shape, check_alike, shape_of, side_by_side, unscaled
 from engine.errors import DataError
 from engine.names import output_name
 from engine.spec import Form, Spec
 
 __all__ = ["Categories", "Encoding", "Label", "Scaled"]
 
-Field = Scaled | Categories | ScaledArray
-Shape = tuple[int, ...]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -111,7 +110,7 @@ class Encoding(Spec):
         what comes out. A classifier's classes are 0, 1, 2, …
         """
         names = {layer: "x" if len(input_shapes) == 1 else layer for layer in input_shapes}
-        inputs = tuple(_unscaled(names[layer], shape) for layer, shape in input_shapes.items())
+        inputs = tuple(unscaled(names[layer], shape) for layer, shape in input_shapes.items())
         groups = tuple(InputGroup(layer=layer, reads=(name,)) for layer, name in names.items())
         if form == "classifier":
             classes = tuple(range(output_shape[-1]))
@@ -126,13 +125,13 @@ class Encoding(Spec):
                 target_steps=steps,
             )
         target = "x" if form == "autoencoder" else "y"
-        targets = (_unscaled(target, output_shape),)
+        targets = (unscaled(target, output_shape),)
         return cls(kind="arrays", form=form, inputs=inputs, groups=groups, targets=targets)
 
     @cached_property
     def input_shapes(self) -> dict[str, Shape]:
         """The shape of what each input layer reads of a row."""
-        return {group.layer: _shape_of(fields) for group, fields in self._fields_by_group}
+        return {group.layer: shape_of(fields) for group, fields in self._fields_by_group}
 
     @cached_property
     def output_shape(self) -> Shape:
@@ -140,13 +139,53 @@ class Encoding(Spec):
         if self.classes is not None:
             steps = () if self.target_steps is None else (self.target_steps,)
             return (*steps, len(self.classes))
-        return _shape_of(self.targets)
+        return shape_of(self.targets)
+
+    @cached_property
+    def steps(self) -> int | None:
+        """How many steps the sequences have that it reads; None unless all have the same."""
+        lengths = {f.shape[0] if len(f.shape) == 2 else 0 for f in self._arrays}
+        return None if len(lengths) != 1 else lengths.pop() or None
+
+    def given_steps(self, inputs: Any) -> int | None:
+        """Return how many steps the first row of a request's `inputs` has; None if unclear."""
+        if self.steps is None:
+            return None
+        return given_steps(inputs, self._arrays[0], lone=len(self.inputs) == 1)
+
+    def stored_steps(self, data: Data) -> int | None:
+        """Return how many steps the sequences of a stored data set have; None if unclear."""
+        if self.steps is None or data.arrays is None or self._arrays[0].name not in data.names:
+            return None
+        array = data.arrays[self._arrays[0].name]
+        return array.shape[1] if array.ndim == 3 else None
+
+    def of_steps(self, steps: int, output_shape: Shape) -> Encoding:
+        """Return the encoding of sequences of another number of steps.
+
+        `output_shape` is what the network says of such a row.
+        """
+        output_steps = output_shape[0] if len(output_shape) == 2 else None
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        own["inputs"] = tuple(
+            field.of_steps(steps) if isinstance(field, ScaledArray) else field
+            for field in self.inputs
+        )
+        own["targets"] = tuple(
+            field.of_steps(output_steps)
+            if isinstance(field, ScaledArray) and output_steps
+            else field
+            for field in self.targets
+        )
+        own["target_steps"] = None if self.target_steps is None else output_steps
+        # Made anew: a copy would keep what was worked out for the other shape.
+        return Encoding.model_construct(**own)
 
     def check_shapes(self) -> None:
         """Refuse arrays that one input layer, or the output, cannot take side by side."""
         for _, fields in self._fields_by_group:
-            _check_alike(fields, "#/inputs")
-        _check_alike(self.targets, "#/targets")
+            check_alike(fields, "#/inputs")
+        check_alike(self.targets, "#/targets")
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -180,6 +219,10 @@ class Encoding(Spec):
         return self.along_targets(np.concatenate(parts))
 
     @cached_property
+    def _arrays(self) -> tuple[ScaledArray, ...]:
+        return tuple(field for field in self.inputs if isinstance(field, ScaledArray))
+
+    @cached_property
     def _cells(self) -> tuple[FieldShape, ...]:
         """What a row of a request has to hold, where it holds single values."""
         return tuple(
@@ -210,7 +253,7 @@ class Encoding(Spec):
             arrays = [field for field in fields if isinstance(field, ScaledArray)]
             if arrays:
                 parts = [encode_array(data, field, rows, "inputs") for field in arrays]
-                values[group.output] = _side_by_side(parts)
+                values[group.output] = side_by_side(parts)
             else:
                 plain = [field for field in fields if not isinstance(field, ScaledArray)]
                 values[group.output] = features.encode_rows(
@@ -225,9 +268,8 @@ class Encoding(Spec):
         Null is a missing value. Columns that the model predicts or was weighted by may be there and
         are passed over.
         """
-        arrays = [field for field in self.inputs if isinstance(field, ScaledArray)]
-        if arrays:
-            return self._encode_array_records(inputs, arrays)
+        if self._arrays:
+            return self._encode_array_records(inputs)
         cells = read_records(inputs, self._cells, spare=self._spare_names())
         encoded = self._encode_cells(cells)
         if len(self._fields_by_group) == 1:
@@ -247,11 +289,9 @@ class Encoding(Spec):
     @staticmethod
     def encode_values(inputs: Any, output: str, shape: Shape) -> Inputs:
         """Return `inputs` of a request that are values of a named output, as they are."""
-        field = _unscaled(output, shape)
+        field = unscaled(output, shape)
         if isinstance(field, ScaledArray):
-            return Inputs({output: read_array_records(inputs, [field], spare=())[output]}).map(
-                lambda values: values.astype(np.float32)
-            )
+            return Inputs(encode_array_records(inputs, [field]))
         cells = read_records(inputs, [FieldShape(field)], spare=())
         return Inputs({output: features.encode_cells(cells, [field])})
 
@@ -265,23 +305,28 @@ class Encoding(Spec):
         plain = [field for field in self.inputs if not isinstance(field, ScaledArray)]
         return features.encode_cells(cells, plain)
 
-    def _encode_array_records(self, inputs: Any, arrays: Sequence[ScaledArray]) -> Inputs:
-        if len(arrays) < len(self.inputs):
-            raise DataError(
-                "this model reads sequences or images beside single values, which are sent as a "
-                'stored data set: `inputs` is {"dataset": id, "rows": […]}',
-                pointer="#/inputs",
-            )
-        values = read_array_records(inputs, arrays, spare=self._spare_names())
-        encoded = {
-            field.name: (
-                (values[field.name] - field.along(field.mean)) / field.along(field.scale)
-            ).astype(np.float32)
-            for field in arrays
-        }
+    def _encode_array_records(self, inputs: Any) -> Inputs:
+        arrays = self._arrays
+        names = {field.name for field in arrays}
+        cells = [field for field in self.inputs if not isinstance(field, ScaledArray)]
+        encoded = encode_array_records(
+            inputs, arrays, others=[field.name for field in cells], spare=self._spare_names()
+        )
+        if cells:
+            matrix = read_records(inputs, self._cells, spare=self._spare_names() | names)
+            if len(matrix) != len(encoded[arrays[0].name]):
+                raise DataError(
+                    f"{cells[0].name!r} has {len(matrix)} values, {arrays[0].name!r} has "
+                    f"{len(encoded[arrays[0].name])} rows; all have the same number",
+                    pointer=f"#/inputs/{pointer_token(cells[0].name)}",
+                )
+            flat = features.encode_cells(matrix, cells)
+            ends = np.cumsum([field.width for field in cells]).tolist()
+            for column, end in zip(cells, ends, strict=True):
+                encoded[column.name] = flat[:, end - column.width : end]
         return Inputs(
             {
-                group.output: _side_by_side([encoded[name] for name in group.reads])
+                group.output: side_by_side([encoded[name] for name in group.reads])
                 for group, _ in self._fields_by_group
             }
         )
@@ -293,7 +338,7 @@ class Encoding(Spec):
         scaling.require(data, [field.name for field in self.targets], "targets")
         arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
         if arrays:
-            return _side_by_side([encode_array(data, f, rows, "targets") for f in arrays])
+            return side_by_side([encode_array(data, f, rows, "targets") for f in arrays])
         plain = [field for field in self.targets if isinstance(field, Scaled)]
         return scaling.standardise(data, plain, rows, "targets")
 
@@ -304,7 +349,7 @@ class Encoding(Spec):
         scaling.require(data, [field.name for field in self.targets], "targets")
         arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
         if arrays:
-            return _side_by_side([read_array(data, f, rows, "targets") for f in arrays])
+            return side_by_side([read_array(data, f, rows, "targets") for f in arrays])
         plain = [field for field in self.targets if isinstance(field, Scaled)]
         return scaling.read(data, plain, rows, "targets")
 
@@ -368,43 +413,3 @@ def _label_steps(data: Data, name: str) -> int | None:
         return None
     steps = data.arrays[name].shape[1]
     return steps if steps > 1 else None
-
-
-def _unscaled(name: str, shape: Shape) -> Scaled | ScaledArray:
-    if len(shape) == 1:
-        return Scaled(name=name, size=shape[0])
-    size = shape[0] if len(shape) == 3 else shape[-1]
-    return ScaledArray(name=name, shape=shape, mean=(0.0,) * size, scale=(1.0,) * size)
-
-
-def _check_alike(fields: Sequence[Field], pointer: str) -> None:
-    """Refuse fields that cannot stand side by side: numbers, sequences and images do not mix."""
-    kinds = {
-        (len(f.shape), f.shape[1:] if f.axis == 0 else f.shape[:1])
-        if isinstance(f, ScaledArray)
-        else (1, ())
-        for f in fields
-    }
-    if len(kinds) > 1:
-        shapes = ", ".join(f"{f.name!r} {list(_shape_of([f]))}" for f in fields[:20])
-        raise DataError(
-            f"these have rows of different shapes, which do not stand side by side: {shapes}; "
-            "give each its own input layer by `columns`, or choose some",
-            pointer=pointer,
-        )
-
-
-def _shape_of(fields: Sequence[Field]) -> Shape:
-    """Return the shape of a row of fields side by side."""
-    arrays = [field for field in fields if isinstance(field, ScaledArray)]
-    if not arrays:
-        return (sum(f.width for f in fields if not isinstance(f, ScaledArray)),)
-    shape = list(arrays[0].shape)
-    shape[arrays[0].axis] = sum(field.size for field in arrays)
-    return tuple(shape)
-
-
-def _side_by_side(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts, axis=1 if parts[0].ndim == 4 else -1)

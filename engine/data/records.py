@@ -20,7 +20,7 @@ from engine.data.categories import Categories
 from engine.data.scaling import Scaled
 from engine.errors import DataError
 
-__all__ = ["FieldShape", "read_records"]
+__all__ = ["FieldShape", "kind_of", "pointer_token", "read_records"]
 
 _SHOWN = 20
 _LONGEST_TIME = 40  # characters
@@ -86,7 +86,7 @@ class FieldShape:
         return number
 
     def _mistaken(self, value: Any) -> DataError:
-        return DataError(f"expected {self._expected}, got {_kind(value)}")
+        return DataError(f"expected {self._expected}, got {kind_of(value)}")
 
     @property
     def _expected(self) -> str:
@@ -109,7 +109,7 @@ def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection
         return _from_columns(inputs, fields, spare)
     if not isinstance(inputs, list | tuple):
         raise DataError(
-            f"inputs are a list of rows or an object of columns, got {_kind(inputs)}",
+            f"inputs are a list of rows or an object of columns, got {kind_of(inputs)}",
             pointer="#/inputs",
         )
     if not inputs:
@@ -123,7 +123,7 @@ def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection
     index = next(i for i, row in enumerate(inputs) if not isinstance(row, alike))
     raise DataError(
         f"a row is a list of {_counted(fields)} or an object of column names and values, "
-        f"and all rows are alike; got {_kind(inputs[index])}",
+        f"and all rows are alike; got {kind_of(inputs[index])}",
         pointer=f"#/inputs/{index}",
     )
 
@@ -156,7 +156,7 @@ def _matrix(
     matrix = np.empty((len(rows), width))
     for index, row in enumerate(rows):
         if not isinstance(row, list | tuple):
-            raise DataError(f"expected {expected}, got {_kind(row)}", pointer=pointer(index))
+            raise DataError(f"expected {expected}, got {kind_of(row)}", pointer=pointer(index))
         if len(row) != width:
             raise DataError(f"expected {expected}, got a row of {len(row)}", pointer=pointer(index))
         for at, (value, cell) in enumerate(zip(row, cells, strict=True)):
@@ -192,7 +192,7 @@ def _from_objects(
             columns.append([row[field.name] for row in rows])
         except KeyError:
             index = next(i for i, row in enumerate(rows) if field.name not in row)
-            _refuse_missing(field, f"#/inputs/{index}/{_token(field.name)}")
+            _refuse_missing(field, f"#/inputs/{index}/{pointer_token(field.name)}")
     parts = [
         _column(values, field, _below_rows(field.name))
         for field, values in zip(fields, columns, strict=True)
@@ -201,7 +201,7 @@ def _from_objects(
 
 
 def _below_rows(name: str) -> Pointer:
-    token = _token(name)
+    token = pointer_token(name)
     return lambda row: f"#/inputs/{row}/{token}"
 
 
@@ -216,13 +216,13 @@ def _from_columns(
     rows: int | None = None
     parts: list[Matrix] = []
     for field in fields:
-        where = f"#/inputs/{_token(field.name)}"
+        where = f"#/inputs/{pointer_token(field.name)}"
         if field.name not in columns:
             _refuse_missing(field, where)
         values = columns[field.name]
         if not isinstance(values, list | tuple):
             raise DataError(
-                f"expected a list of the values of {field.name!r}, got {_kind(values)}",
+                f"expected a list of the values of {field.name!r}, got {kind_of(values)}",
                 pointer=where,
             )
         rows = len(values) if rows is None else rows
@@ -278,12 +278,13 @@ def _counted(fields: Sequence[FieldShape]) -> str:
     return f"{sum(field.size for field in fields)} {what}"
 
 
-def _token(name: str) -> str:
+def pointer_token(name: str) -> str:
     """Return a name as a step of a JSON pointer in a URI fragment (RFC 6901, section 6)."""
     return quote(name.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@?")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Say what a value of JSON is, as messages do."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -365,7 +365,7 @@ def test_images_and_sequences_are_scaled_by_channel_and_feature() -> None:
         assert np.array_equal(encoding.encode_targets(data), stored)
         np.testing.assert_allclose(encoding.decode(stored), x, atol=1e-5)
         np.testing.assert_allclose(encoding.encode_truth(data), x)
-        with pytest.raises(DataError, match="of shape"):
+        with pytest.raises(DataError, match="a list of"):
             encoding.encode_records([[1, 2]])
 
 
