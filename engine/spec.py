@@ -579,7 +579,8 @@ class RmspropSpec(Spec):
 class EsgdSpec(Spec):
     """Equilibrated descent (Dauphin, de Vries & Bengio 2015): divides by rows of the Hessian.
 
-    Every step takes a product with the Hessian, about twice the work of another optimizer's.
+    Every step takes a product with the Hessian, about twice the work of another optimizer's, and
+    the first step twenty. The rates that suit it are larger than `adam`'s, 0.01 to 0.3.
     """
 
     form: Literal["esgd"]

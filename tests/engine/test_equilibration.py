@@ -45,7 +45,7 @@ def reference(spec: EsgdSpec, epochs: int, batch: int, clip: float | None) -> An
     """Fit y = x w + b, whose Hessian is 2 z'z / (rows outputs), z = (x, 1), for each output."""
     start = initial_parameters(graph_of([4, 2]), seed=13)
     theta = np.concatenate([start["out.w"], start["out.b"][None]]).astype(np.float64)  # (5, 2)
-    mean, velocity, step = np.zeros_like(theta), np.zeros_like(theta), 0
+    mean, velocity, draws = np.zeros_like(theta), np.zeros_like(theta), 0
     for epoch in range(1, epochs + 1):
         order = generator(13, "shuffle", epoch).permutation(48)
         for first in range(0, 48, batch):
@@ -54,13 +54,14 @@ def reference(spec: EsgdSpec, epochs: int, batch: int, clip: float | None) -> An
             gradient = 2 * z.T @ (z @ theta - Y[rows]) / Y[rows].size
             if clip is not None:
                 gradient = gradient * min(1.0, clip / float(np.linalg.norm(gradient)))
-            drawn = generator(13, "esgd", step).standard_normal(32, dtype=np.float32)
-            # Each parameter starts at a multiple of 16 numbers.
-            v = np.concatenate([drawn[:8].reshape(4, 2), drawn[16:18].reshape(1, 2)])
-            product = 2 * z.T @ z @ v / Y[rows].size
-            step += 1
-            mean = spec.decay * mean + (1 - spec.decay) * product**2
-            size = np.sqrt(mean / (1 - spec.decay**step)) + spec.epsilon
+            for _ in range(20 if draws == 0 else 1):
+                drawn = generator(13, "esgd", draws).standard_normal(32, dtype=np.float32)
+                # Each parameter starts at a multiple of 16 numbers.
+                v = np.concatenate([drawn[:8].reshape(4, 2), drawn[16:18].reshape(1, 2)])
+                product = 2 * z.T @ z @ v / Y[rows].size
+                draws += 1
+                mean = spec.decay * mean + (1 - spec.decay) * product**2
+            size = np.sqrt(mean / (1 - spec.decay**draws)) + spec.epsilon
             delta = -spec.learning_rate * gradient / size
             before, velocity = velocity, spec.momentum * velocity + delta
             # As downhill has Nesterov's momentum (Bengio et al. 2013, equation 7).
