@@ -20,6 +20,7 @@ from engine.data.splits import Split, split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
+from engine.layers import shown
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
 from engine.pretraining import Stage, plan_stages
@@ -143,16 +144,12 @@ def plan_training(
         schema = profile_rows(schema, data, used, anew=spec.sample_weight)
     selection = select(schema, spec)
     chosen = split(data.rows, spec, labels=_labels(data, selection))
-    encoding = Encoding.fit(data, selection, chosen.train)
+    encoding, graph = _fit(spec, data, selection, chosen)
     _check_scale(encoding)
-    encoding.encode_weights(data, chosen.train)
+    _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(encoding, data, chosen, validation_data)
-    graph = build_graph(
-        spec.network,
-        form=selection.form,
-        input_shapes=encoding.input_shapes,
-        output_shape=encoding.output_shape,
-    )
+    if validation_data is not None:
+        _check_weights(spec, graph, encoding.encode_weights(validation_data))
     if graph.parameter_count > MAX_PARAMETERS:
         raise SpecError(
             f"the network has {graph.parameter_count} parameters; at most {MAX_PARAMETERS} are "
@@ -201,6 +198,49 @@ def _check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Reg
                 "smaller `batch_size`",
                 pointer=f"#/regularizers/{index - explicit}",
             )
+
+
+def _fit(
+    spec: TrainSpec, data: Data, selection: Selection, chosen: Split
+) -> tuple[Encoding, Graph]:
+    """Learn the encoding and size the network to it.
+
+    A regressor's target (rows, steps) is a number for each step where the network's last layer
+    gives a sequence of single numbers, else so many outputs.
+    """
+
+    def sized(encoding: Encoding) -> Graph:
+        return build_graph(
+            spec.network,
+            form=selection.form,
+            input_shapes=encoding.input_shapes,
+            output_shape=encoding.output_shape,
+        )
+
+    encoding = Encoding.fit(data, selection, chosen.train)
+    try:
+        return encoding, sized(encoding)
+    except SpecError:
+        stepwise = encoding.stepwise(data, chosen.train)
+        if stepwise is None:
+            raise
+        try:
+            return stepwise, sized(stepwise)
+        except SpecError:
+            pass
+        raise
+
+
+def _check_weights(spec: TrainSpec, graph: Graph, weights: npt.NDArray[Any] | None) -> None:
+    """Refuse weights of steps where the loss has none, or not so many."""
+    if weights is None or weights.ndim == 1:
+        return
+    if graph.last.shape[:-1] != weights.shape[1:]:
+        raise SpecError(
+            f"{spec.sample_weight!r} weights {weights.shape[1]} steps of a row, but the network "
+            f"gives {shown(graph.last.shape)} values a row; give one weight a row",
+            pointer="#/sample_weight",
+        )
 
 
 def _check_scale(encoding: Encoding) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.arrays import ScaledArray
+from engine.data.category_arrays import CategoryArray
 from engine.data.records import kind_of, pointer_token
+from engine.data.shapes import ArrayField
 from engine.errors import DataError
 
 __all__ = ["encode_array_records", "given_steps"]
@@ -22,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 Pointer = Callable[[int], str]
 
 
-def given_steps(inputs: Any, field: ScaledArray, *, lone: bool) -> int | None:
+def given_steps(inputs: Any, field: ArrayField, *, lone: bool) -> int | None:
     """Return how many steps the first row of a sequence has; None where there is none.
 
     `lone` says that a row may be the sequence itself, for it is all that the model reads.
@@ -36,12 +38,14 @@ def given_steps(inputs: Any, field: ScaledArray, *, lone: bool) -> int | None:
             first = first.get(field.name)
         elif not lone:
             return None
-    return len(first) or None if isinstance(first, list | tuple) else None
+    if isinstance(first, str) and not isinstance(field, CategoryArray):
+        return None
+    return len(first) or None if isinstance(first, list | tuple | str) else None
 
 
 def encode_array_records(
     inputs: Any,
-    fields: Sequence[ScaledArray],
+    fields: Sequence[ArrayField],
     *,
     others: Sequence[str] = (),
     spare: Collection[str] = (),
@@ -52,35 +56,38 @@ def encode_array_records(
     object of arrays. `others` are the columns that the model reads beside; keys in `spare` may be
     there and are passed over; others are refused.
     """
-    values = _read(inputs, fields, [*(field.name for field in fields), *others], spare)
-    encoded: dict[str, Floats] = {}
-    for field in fields:
-        encoded[field.name] = field.encode(values[field.name])
-        if not np.isfinite(encoded[field.name]).all():
-            _refuse_far(field, encoded[field.name], _row_pointer(inputs, field.name))
-    return encoded
-
-
-def _read(
-    inputs: Any, fields: Sequence[ScaledArray], known: Sequence[str], spare: Collection[str]
-) -> dict[str, Doubles]:
+    known = [*(field.name for field in fields), *others]
     if isinstance(inputs, dict):
-        return _from_object(inputs, fields, known, spare)
-    if not isinstance(inputs, list | tuple):
+        rows = _from_object(inputs, fields, known, spare)
+    elif not isinstance(inputs, list | tuple):
         raise DataError(
             f"inputs are a list of rows or an object of arrays, got {kind_of(inputs)}",
             pointer="#/inputs",
         )
-    if not inputs:
+    elif not inputs:
         raise DataError("there are no rows; give at least one", pointer="#/inputs")
-    if isinstance(inputs[0], dict):
-        return _from_objects(inputs, fields, known, spare)
-    if len(known) > 1:
+    elif isinstance(inputs[0], dict):
+        rows = _from_objects(inputs, fields, known, spare)
+    elif len(known) > 1:
         raise DataError(
             f"a row is an object of {_listed(known)}, got {kind_of(inputs[0])}",
             pointer="#/inputs/0",
         )
-    return {fields[0].name: _array(inputs, fields[0], _row_pointer(inputs, fields[0].name))}
+    else:
+        rows = {fields[0].name: inputs}
+    return {
+        field.name: _encoded(rows[field.name], field, _row_pointer(inputs, field.name))
+        for field in fields
+    }
+
+
+def _encoded(values: Sequence[Any], field: ArrayField, where: Pointer) -> Floats:
+    if isinstance(field, CategoryArray):
+        return field.read(values, where)
+    encoded = field.encode(_array(values, field, where))
+    if not np.isfinite(encoded).all():
+        _refuse_far(field, encoded, where)
+    return encoded
 
 
 def _row_pointer(inputs: Any, name: str) -> Pointer:
@@ -104,10 +111,10 @@ def _refuse_far(field: ScaledArray, encoded: Floats, where: Pointer) -> NoReturn
 
 
 def _from_object(
-    arrays: dict[str, Any], fields: Sequence[ScaledArray], known: Sequence[str], spare: Any
-) -> dict[str, Doubles]:
+    arrays: dict[str, Any], fields: Sequence[ArrayField], known: Sequence[str], spare: Any
+) -> dict[str, Sequence[Any]]:
     _refuse_unknown(arrays, known, spare, "#/inputs")
-    read: dict[str, Doubles] = {}
+    read: dict[str, Sequence[Any]] = {}
     for field in fields:
         where = f"#/inputs/{pointer_token(field.name)}"
         if field.name not in arrays:
@@ -115,8 +122,7 @@ def _from_object(
         values = arrays[field.name]
         if not isinstance(values, list | tuple):
             raise DataError(
-                f"expected a list of rows, each {_shape_of_lists(field.shape)}, "
-                f"got {kind_of(values)}",
+                f"expected a list of rows, each {_expected(field)}, got {kind_of(values)}",
                 pointer=where,
             )
         if not values:
@@ -128,13 +134,13 @@ def _from_object(
                 "all have the same number",
                 pointer=where,
             )
-        read[field.name] = _array(values, field, _row_pointer(arrays, field.name))
+        read[field.name] = values
     return read
 
 
 def _from_objects(
-    rows: Sequence[Any], fields: Sequence[ScaledArray], known: Sequence[str], spare: Any
-) -> dict[str, Doubles]:
+    rows: Sequence[Any], fields: Sequence[ArrayField], known: Sequence[str], spare: Any
+) -> dict[str, Sequence[Any]]:
     allowed = {*known, *spare}
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -144,7 +150,7 @@ def _from_objects(
             )
         if not row.keys() <= allowed:
             _refuse_unknown(row, known, spare, f"#/inputs/{index}")
-    read: dict[str, Doubles] = {}
+    read: dict[str, Sequence[Any]] = {}
     for field in fields:
         where = _row_pointer(rows, field.name)
         for index, row in enumerate(rows):
@@ -152,8 +158,7 @@ def _from_objects(
                 raise DataError(
                     f"{field.name!r} is missing; the model needs it", pointer=where(index)
                 )
-        values = [row[field.name] for row in rows]
-        read[field.name] = _array(values, field, _row_pointer(rows, field.name))
+        read[field.name] = [row[field.name] for row in rows]
     return read
 
 
@@ -223,6 +228,12 @@ def _mistakes_in(
 def _shape_of_lists(shape: Sequence[int]) -> str:
     """Say how lists nest: ``a list of 50 lists of 3 numbers``."""
     return "a list of " + " lists of ".join(map(str, shape)) + " numbers"
+
+
+def _expected(field: ArrayField) -> str:
+    if isinstance(field, CategoryArray):
+        return f"a list of {field.steps} texts"
+    return _shape_of_lists(field.shape)
 
 
 def _listed(names: Sequence[str]) -> str:

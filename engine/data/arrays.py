@@ -76,9 +76,14 @@ class ScaledArray(Spec):
         return self.model_copy(update={"shape": (steps, *self.shape[1:])})
 
 
-def fit_array(data: Data, name: str, rows: Rows, role: str) -> ScaledArray:
-    """Learn means and standard deviations on the given rows."""
-    shape = data.column(name).shape[1:]
+def fit_array(
+    data: Data, name: str, rows: Rows, role: str, *, shape: tuple[int, ...] | None = None
+) -> ScaledArray:
+    """Learn means and standard deviations on the given rows.
+
+    `shape` (steps, 1) takes an array (rows, steps) for a sequence of single numbers.
+    """
+    shape = shape or data.column(name).shape[1:]
     axis = 0 if len(shape) == 3 else 1
     others = tuple(i for i in range(len(shape) + 1) if i != axis + 1)
     count = len(rows) * int(np.prod(shape)) // shape[axis]
@@ -136,7 +141,8 @@ def _blocks(data: Data, field: ScaledArray, rows: Rows | None, role: str) -> Ite
     """Yield the array as float64 blocks (rows, *shape); missing values are refused."""
     pointer = f"#/{role}"
     source: npt.NDArray[Any] = data.column(field.name)
-    if source.shape[1:] != field.shape or source.dtype.kind not in "biuf":
+    fits = source.shape[1:] in (field.shape, field.shape[:1] if field.shape[1:] == (1,) else ())
+    if not fits or source.dtype.kind not in "biuf":
         raise DataError(
             f"{field.name!r} has rows of shape {list(source.shape[1:])}; numbers of shape "
             f"{list(field.shape)} are needed",
@@ -153,4 +159,4 @@ def _blocks(data: Data, field: ScaledArray, rows: Rows | None, role: str) -> Ite
                 "data",
                 pointer=pointer,
             )
-        yield block
+        yield block.reshape(len(block), *field.shape)

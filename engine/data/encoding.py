@@ -15,18 +15,27 @@ import numpy.typing as npt
 import pydantic
 
 from engine.data import features, scaling
-from engine.data.array_records import encode_array_records, given_steps
+from engine.data.array_records import given_steps
 from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
 from engine.data.categories import Categories
+from engine.data.category_arrays import CategoryArray, encode_categories
 from engine.data.dataset import Data
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
-from engine.data.records import FieldShape, pointer_token, read_records
+from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
 from engine.data.selection import Selection
-from engine.data.shapes import Field, Shape, check_alike, shape_of, side_by_side, unscaled
+from engine.data.shapes import (
+    ArrayField,
+    Field,
+    Shape,
+    check_alike,
+    shape_of,
+    side_by_side,
+    unscaled,
+)
 from engine.errors import DataError
 from engine.names import output_name
 from engine.spec import Form, Spec
@@ -83,7 +92,7 @@ class Encoding(Spec):
         classifier = form == "classifier"
         targets: tuple[Scaled | ScaledArray, ...] = ()
         if form == "autoencoder":
-            targets = tuple(field for field in inputs if not isinstance(field, Categories))
+            targets = tuple(f for f in inputs if isinstance(f, Scaled | ScaledArray))
         elif form == "regressor":
             targets = tuple(_fit_target(data, name, train_rows) for name in names)
         encoding = cls(
@@ -144,21 +153,23 @@ class Encoding(Spec):
     @cached_property
     def steps(self) -> int | None:
         """How many steps the sequences have that it reads; None unless all have the same."""
-        lengths = {f.shape[0] if len(f.shape) == 2 else 0 for f in self._arrays}
+        lengths = {f.shape[0] if len(f.shape) == 2 else 0 for f in self._reader.arrays}
         return None if len(lengths) != 1 else lengths.pop() or None
 
     def given_steps(self, inputs: Any) -> int | None:
         """Return how many steps the first row of a request's `inputs` has; None if unclear."""
         if self.steps is None:
             return None
-        return given_steps(inputs, self._arrays[0], lone=len(self.inputs) == 1)
+        return given_steps(inputs, self._reader.arrays[0], lone=len(self.inputs) == 1)
 
     def stored_steps(self, data: Data) -> int | None:
         """Return how many steps the sequences of a stored data set have; None if unclear."""
-        if self.steps is None or data.arrays is None or self._arrays[0].name not in data.names:
+        if self.steps is None or data.arrays is None:
             return None
-        array = data.arrays[self._arrays[0].name]
-        return array.shape[1] if array.ndim == 3 else None
+        field = self._reader.arrays[0]
+        array = data.arrays.get(field.name)
+        dimensions = 2 if isinstance(field, CategoryArray) else 3
+        return array.shape[1] if array is not None and array.ndim == dimensions else None
 
     def of_steps(self, steps: int, output_shape: Shape) -> Encoding:
         """Return the encoding of sequences of another number of steps.
@@ -168,7 +179,7 @@ class Encoding(Spec):
         output_steps = output_shape[0] if len(output_shape) == 2 else None
         own = {name: getattr(self, name) for name in type(self).model_fields}
         own["inputs"] = tuple(
-            field.of_steps(steps) if isinstance(field, ScaledArray) else field
+            field.of_steps(steps) if isinstance(field, ArrayField) else field
             for field in self.inputs
         )
         own["targets"] = tuple(
@@ -219,17 +230,6 @@ class Encoding(Spec):
         return self.along_targets(np.concatenate(parts))
 
     @cached_property
-    def _arrays(self) -> tuple[ScaledArray, ...]:
-        return tuple(field for field in self.inputs if isinstance(field, ScaledArray))
-
-    @cached_property
-    def _cells(self) -> tuple[FieldShape, ...]:
-        """What a row of a request has to hold, where it holds single values."""
-        return tuple(
-            FieldShape(field) for field in self.inputs if not isinstance(field, ScaledArray)
-        )
-
-    @cached_property
     def _fields_by_group(self) -> tuple[tuple[InputGroup, tuple[Field, ...]], ...]:
         known = {field.name: field for field in self.inputs}
         names = tuple(field.name for field in self.inputs)
@@ -250,12 +250,12 @@ class Encoding(Spec):
         scaling.require(data, [field.name for field in self.inputs], "inputs")
         values: dict[str, Floats] = {}
         for group, fields in self._fields_by_group:
-            arrays = [field for field in fields if isinstance(field, ScaledArray)]
+            arrays = [field for field in fields if isinstance(field, ArrayField)]
             if arrays:
-                parts = [encode_array(data, field, rows, "inputs") for field in arrays]
+                parts = [_encode(data, field, rows, unseen) for field in arrays]
                 values[group.output] = side_by_side(parts)
             else:
-                plain = [field for field in fields if not isinstance(field, ScaledArray)]
+                plain = [field for field in fields if not isinstance(field, ArrayField)]
                 values[group.output] = features.encode_rows(
                     data, plain, rows, refuse_unseen=unseen == "refuse"
                 )
@@ -268,20 +268,12 @@ class Encoding(Spec):
         Null is a missing value. Columns that the model predicts or was weighted by may be there and
         are passed over.
         """
-        if self._arrays:
-            return self._encode_array_records(inputs)
-        cells = read_records(inputs, self._cells, spare=self._spare_names())
-        encoded = self._encode_cells(cells)
-        if len(self._fields_by_group) == 1:
-            return Inputs({self._fields_by_group[0][0].output: encoded})
-        ends = np.cumsum([field.width for field in self.inputs])
-        columns = {
-            field.name: np.arange(end - field.width, end)
-            for field, end in zip(self.inputs, ends.tolist(), strict=True)
-        }
+        if len(self._fields_by_group) == 1 and not self._reader.arrays:
+            return Inputs({self._fields_by_group[0][0].output: self._reader.encode_cells(inputs)})
+        encoded = self._reader.encode(inputs)
         return Inputs(
             {
-                group.output: encoded[:, np.concatenate([columns[name] for name in group.reads])]
+                group.output: side_by_side([encoded[name] for name in group.reads])
                 for group, _ in self._fields_by_group
             }
         )
@@ -290,46 +282,7 @@ class Encoding(Spec):
     def encode_values(inputs: Any, output: str, shape: Shape) -> Inputs:
         """Return `inputs` of a request that are values of a named output, as they are."""
         field = unscaled(output, shape)
-        if isinstance(field, ScaledArray):
-            return Inputs(encode_array_records(inputs, [field]))
-        cells = read_records(inputs, [FieldShape(field)], spare=())
-        return Inputs({output: features.encode_cells(cells, [field])})
-
-    def _encode_cells(self, cells: Doubles) -> Floats:
-        if self._plain_inputs is not None:
-            mean, scale, fill = self._plain_inputs
-            missing = np.isnan(cells)
-            encoded = scaling.encode(np.where(missing, fill, cells), mean, scale)
-            if np.isfinite(encoded).all():  # else the slow way tells what is wrong
-                return encoded
-        plain = [field for field in self.inputs if not isinstance(field, ScaledArray)]
-        return features.encode_cells(cells, plain)
-
-    def _encode_array_records(self, inputs: Any) -> Inputs:
-        arrays = self._arrays
-        names = {field.name for field in arrays}
-        cells = [field for field in self.inputs if not isinstance(field, ScaledArray)]
-        encoded = encode_array_records(
-            inputs, arrays, others=[field.name for field in cells], spare=self._spare_names()
-        )
-        if cells:
-            matrix = read_records(inputs, self._cells, spare=self._spare_names() | names)
-            if len(matrix) != len(encoded[arrays[0].name]):
-                raise DataError(
-                    f"{cells[0].name!r} has {len(matrix)} values, {arrays[0].name!r} has "
-                    f"{len(encoded[arrays[0].name])} rows; all have the same number",
-                    pointer=f"#/inputs/{pointer_token(cells[0].name)}",
-                )
-            flat = features.encode_cells(matrix, cells)
-            ends = np.cumsum([field.width for field in cells]).tolist()
-            for column, end in zip(cells, ends, strict=True):
-                encoded[column.name] = flat[:, end - column.width : end]
-        return Inputs(
-            {
-                group.output: side_by_side([encoded[name] for name in group.reads])
-                for group, _ in self._fields_by_group
-            }
-        )
+        return Inputs(RequestReader([field], spare=()).encode(inputs))
 
     def encode_targets(self, data: Data, rows: Rows | None = None) -> Floats | Rows:
         """Return what the network should say: (rows, *shape), or class numbers (rows, …)."""
@@ -341,6 +294,21 @@ class Encoding(Spec):
             return side_by_side([encode_array(data, f, rows, "targets") for f in arrays])
         plain = [field for field in self.targets if isinstance(field, Scaled)]
         return scaling.standardise(data, plain, rows, "targets")
+
+    def stepwise(self, data: Data, train_rows: Rows) -> Encoding | None:
+        """Return the encoding whose one target (rows, steps) is a number for each step.
+
+        Without a network that says so, it is as many outputs. None where it is no such array.
+        """
+        name = self.targets[0].name if len(self.targets) == 1 else None
+        if self.form != "regressor" or data.arrays is None or name is None:
+            return None
+        if data.arrays[name].ndim != 2:
+            return None
+        own = {field: getattr(self, field) for field in type(self).model_fields}
+        shape = (data.arrays[name].shape[1], 1)
+        own["targets"] = (fit_array(data, name, train_rows, "targets", shape=shape),)
+        return Encoding.model_construct(**own)
 
     def encode_truth(self, data: Data, rows: Rows | None = None) -> Doubles | Rows:
         """Return what was observed, in original units, (rows, *shape), or class numbers."""
@@ -354,16 +322,17 @@ class Encoding(Spec):
         return scaling.read(data, plain, rows, "targets")
 
     def encode_weights(self, data: Data, rows: Rows | None = None) -> Floats | None:
-        """Return the rows' weights (rows,), or None if the model has none."""
+        """Return the weights of rows (rows,) or of steps (rows, steps), or None without any."""
         name = self.sample_weight
         if name is None:
             return None
         pointer = "#/sample_weight"
         if name not in data.names:
             raise DataError(f"the data set has no {name!r} to weight its rows by", pointer=pointer)
-        values = scaling.read(data, (Scaled(name=name),), rows, "sample_weight")
+        steps = 1 if data.arrays is None else data.arrays[name][0].size
+        values = scaling.read(data, (Scaled(name=name, size=steps),), rows, "sample_weight")
         with np.errstate(over="ignore"):
-            weights = values[:, 0].astype(np.float32)
+            weights = (values if steps > 1 else values[:, 0]).astype(np.float32)
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise DataError(f"weights in {name!r} must be finite and 0 or more", pointer=pointer)
         if not weights.any():
@@ -384,21 +353,20 @@ class Encoding(Spec):
         return self.model_dump(mode="json", exclude_none=True)
 
     @cached_property
-    def _plain_inputs(self) -> tuple[Doubles, Doubles, Doubles] | None:
-        """Mean, scale and fill by input if all are numbers without indicators: read in one go."""
-        numbers = [field for field in self.inputs if isinstance(field, Scaled)]
-        if len(numbers) < len(self.inputs) or any(field.indicator for field in numbers):
-            return None
-        fills = [np.nan if field.fill is None else field.fill for field in numbers]
-        fill = np.repeat(np.array(fills), [field.size for field in numbers])
-        return scaling.joined(numbers, "mean"), scaling.joined(numbers, "scale"), fill
-
-    def _spare_names(self) -> set[str]:
+    def _reader(self) -> RequestReader:
         names = {field.name for field in self.targets} | {self.target, self.sample_weight}
-        return {name for name in names if name is not None}
+        return RequestReader(self.inputs, spare={name for name in names if name is not None})
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())
+
+
+def _encode(
+    data: Data, field: ArrayField, rows: Rows | None, unseen: Literal["refuse", "zeros"]
+) -> Floats:
+    if isinstance(field, CategoryArray):
+        return encode_categories(data, field, rows, refuse_unseen=unseen == "refuse")
+    return encode_array(data, field, rows, "inputs")
 
 
 def _fit_target(data: Data, name: str, rows: Rows) -> Scaled | ScaledArray:

@@ -12,13 +12,16 @@ from pydantic import Field
 from engine.data import scaling
 from engine.data.arrays import ScaledArray, fit_array
 from engine.data.categories import Categories, fit_categories, read_codes
+from engine.data.category_arrays import CategoryArray, fit_category_array
 from engine.data.dataset import Data
 from engine.data.scaling import Scaled
 from engine.errors import DataError, SpecError
 
 __all__ = ["InputField", "encode_cells", "encode_rows", "fit_inputs"]
 
-InputField = Annotated[Scaled | Categories | ScaledArray, Field(discriminator="type")]
+InputField = Annotated[
+    Scaled | Categories | ScaledArray | CategoryArray, Field(discriminator="type")
+]
 
 _MAX_CELLS = 500_000_000
 
@@ -29,24 +32,32 @@ Rows = npt.NDArray[np.int64]
 
 def fit_inputs(
     data: Data, names: Sequence[str], rows: Rows, *, fill: bool
-) -> tuple[Scaled | Categories | ScaledArray, ...]:
+) -> tuple[Scaled | Categories | ScaledArray | CategoryArray, ...]:
     """Learn how columns (arrays) are read; with `fill`, missing values of a table are filled."""
     fields = tuple(_fit_input(data, name, rows, fill=fill) for name in names)
-    texts = [field for field in fields if isinstance(field, Categories)]
-    if data.rows * sum(field.width for field in texts) > _MAX_CELLS:
-        widest = max(texts, key=lambda field: field.width)
+    texts = [field for field in fields if isinstance(field, Categories | CategoryArray)]
+    inputs = sum(_cells(field) for field in texts)
+    if data.rows * inputs > _MAX_CELLS:
+        widest = max(texts, key=_cells)
         raise SpecError(
-            f"{sum(field.width for field in texts)} categories are too many for {data.rows} rows; "
-            f"rows times categories are at most {_MAX_CELLS}. {widest.name!r} has the most, "
+            f"{inputs} categories are too many for {data.rows} rows; rows (and steps) times "
+            f"categories are at most {_MAX_CELLS}. {widest.name!r} has the most, "
             f"{len(widest.categories)}: choose other columns by `inputs`",
             pointer="#/inputs",
         )
     return fields
 
 
+def _cells(field: Categories | CategoryArray) -> int:
+    """Return how many inputs a row comes to."""
+    return field.width * (field.steps if isinstance(field, CategoryArray) else 1)
+
+
 def _fit_input(
     data: Data, name: str, rows: Rows, *, fill: bool
-) -> Scaled | Categories | ScaledArray:
+) -> Scaled | Categories | ScaledArray | CategoryArray:
+    if data.type_of(name) == "text" and data.arrays is not None and data.arrays[name].ndim == 2:
+        return fit_category_array(data, name, rows)
     if data.type_of(name) == "text" and fill:
         return fit_categories(data, name, rows)
     if data.arrays is not None and data.arrays[name].ndim > 2:

@@ -130,8 +130,11 @@ def _weight(schema: Schema, spec: TrainSpec) -> str | None:
         )
     (item,) = _items(schema, [name])
     if isinstance(item, Array):
-        if len(item.shape) != 1 or item.dtype == "text":
-            raise SpecError(f"array {name!r} must hold one number a row", pointer=pointer)
+        if len(item.shape) > 2 or item.dtype == "text":
+            raise SpecError(
+                f"array {name!r} must hold one number for each row, or for each step of a row",
+                pointer=pointer,
+            )
         return name
     if item.type not in ("number", "integer", "boolean"):
         raise SpecError(f"column {name!r} holds {item.type}, not weights", pointer=pointer)
@@ -240,7 +243,7 @@ def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
     for item in items:
         dimensions = 4
         if isinstance(item, Array) and item.dtype == "text":
-            dimensions = 1
+            dimensions = 2
         if isinstance(item, Array) and len(item.shape) > dimensions:
             raise SpecError(
                 f"array {item.name!r} has shape {list(item.shape)}; "
@@ -248,7 +251,7 @@ def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
                     "inputs are (rows, features), sequences (rows, steps, features) or images "
                     "(rows, channels, height, width)"
                     if dimensions == 4
-                    else "an input of texts has one dimension, a text for each row"
+                    else "an input of texts is a text for each row, or sequences (rows, steps)"
                 ),
                 pointer="#/inputs",
             )

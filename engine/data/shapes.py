@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from engine.data.arrays import ScaledArray
 from engine.data.categories import Categories
+from engine.data.category_arrays import CategoryArray
 from engine.data.scaling import Scaled
 from engine.errors import DataError
 
-__all__ = ["Field", "Shape", "check_alike", "shape_of", "side_by_side", "unscaled"]
+__all__ = ["ArrayField", "Field", "Shape", "check_alike", "shape_of", "side_by_side", "unscaled"]
 
-Field = Scaled | Categories | ScaledArray
+ArrayField = ScaledArray | CategoryArray
+Field = Scaled | Categories | ArrayField
 Shape = tuple[int, ...]
 
 
@@ -31,7 +33,7 @@ def check_alike(fields: Sequence[Field], pointer: str) -> None:
     """Refuse fields that cannot stand side by side: numbers, sequences and images do not mix."""
     kinds = {
         (len(f.shape), f.shape[1:] if f.axis == 0 else f.shape[:1])
-        if isinstance(f, ScaledArray)
+        if isinstance(f, ArrayField)
         else (1, ())
         for f in fields
     }
@@ -46,9 +48,9 @@ def check_alike(fields: Sequence[Field], pointer: str) -> None:
 
 def shape_of(fields: Sequence[Field]) -> Shape:
     """Return the shape of a row of fields side by side."""
-    arrays = [field for field in fields if isinstance(field, ScaledArray)]
+    arrays = [field for field in fields if isinstance(field, ArrayField)]
     if not arrays:
-        return (sum(f.width for f in fields if not isinstance(f, ScaledArray)),)
+        return (sum(f.width for f in fields if not isinstance(f, ArrayField)),)
     shape = list(arrays[0].shape)
     shape[arrays[0].axis] = sum(field.size for field in arrays)
     return tuple(shape)

@@ -129,3 +129,77 @@ def test_images_and_plain_columns_enter_by_layers_of_their_own(shared: Api) -> N
     del records[1]["age"]
     answer = shared.post("/predict", json={"model": job["model"], "inputs": records})
     assert_problem(answer, 422, "#/inputs/1/age")
+
+
+LETTERS = np.array(list("abc"))
+SPELT = LETTERS[RNG.integers(0, 3, (80, 5))]
+
+
+def test_arrays_of_texts_are_read_one_hot_step_by_step(shared: Api) -> None:
+    """Labels (rows, steps) of a text (rows, steps): capitals, learnt step by step."""
+    arrays = {"x": SPELT, "y": np.char.upper(SPELT)}
+    dataset = shared.upload(npz(**arrays), "application/x-npz")
+    adam = {"form": "adam", "learning_rate": 0.1}
+    job = trained(shared, dataset, [None, 8, None], epochs=30, optimizer=adam, hidden_dropout=0.1)
+    assert job["metrics"]["valid"]["accuracy"] == 1
+    model = shared.get(f"/models/{job['model']}").json()
+    assert model["encoding"]["inputs"][0]["categories"] == ["a", "b", "c"]
+    assert model["encoding"]["classes"] == ["A", "B", "C"]
+    for inputs in (["abcab", "ccccc"], [list("abcab"), list("ccccc")], {"x": ["abcab", "ccccc"]}):
+        outputs = predict(shared, job["model"], inputs)
+        assert outputs["label"] == [list("ABCAB"), list("CCCCC")]
+    assert np.shape(outputs["probabilities"]) == (2, 5, 3)
+    assert predict(shared, job["model"], ["ab"])["label"] == [["A", "B"]]
+    stored = predict(shared, job["model"], {"dataset": dataset, "rows": [3]})
+    assert stored["label"] == [arrays["y"][3].tolist()]
+    passes = predict(shared, job["model"], ["abcab"], num_samples=20, seed=1)
+    for name in ("entropy", "expected_entropy", "mutual_information", "variation_ratio"):
+        assert np.shape(passes[name]) == (1, 5)
+    odd: list[tuple[Any, str]] = [
+        (["abx"], "#/inputs/0"),
+        ([["a", "x"]], "#/inputs/0/1"),
+        ([["a", 1]], "#/inputs/0/1"),
+        (["ab", "abc"], "#/inputs/1"),
+        ([""], "#/inputs/0"),
+        ([{"x": ["a", "x"]}], "#/inputs/0/x/1"),
+        ([1], "#/inputs/0"),
+        ({"x": "abc"}, "#/inputs/x"),
+    ]
+    for given, pointer in odd:
+        answer = shared.post("/predict", json={"model": job["model"], "inputs": given})
+        assert_problem(answer, 422, pointer)
+
+
+def test_weights_may_be_those_of_steps(shared: Api) -> None:
+    """What weighs nothing is not learnt: the first three steps say the opposite."""
+    labels = (X[..., 0] > 0).astype(np.int64)
+    labels[:, :3] = 1 - labels[:, :3]
+    weights = np.ones((60, 6))
+    weights[:, :3] = 0
+    content = npz(x=X, y=labels, w=weights)
+    dataset = shared.upload(content, "application/x-npz")
+    spec: dict[str, Any] = {"network": {"form": "classifier"}, "sample_weight": "w", "epochs": 40}
+    spec["optimizer"] = {"form": "adam", "learning_rate": 0.1}
+    model = trained(shared, dataset, [None, None], **spec)["model"]
+    found = np.array(predict(shared, model, X[:20].tolist())["label"])
+    assert (found == (X[:20, :, 0] > 0)).mean() > 0.9
+    body = {"dataset": dataset, "network": {"layers": [None, {"form": "last"}, None]}}
+    body |= {"sample_weight": "w", "targets": ["y"]}
+    answer = shared.post("/train", json=body)
+    assert_problem(answer, 422, "#/sample_weight")
+
+
+def test_a_target_of_rows_and_steps_is_what_the_network_makes_of_it(shared: Api) -> None:
+    dataset = shared.upload(npz(x=X, y=X.sum(axis=2)), "application/x-npz")
+    spec: dict[str, Any] = {"network": {"form": "regressor"}, "epochs": 60, "hidden_dropout": 0.01}
+    spec["optimizer"] = {"form": "adam", "learning_rate": 0.05}
+    stepwise = trained(shared, dataset, [None, [8, "linear"], None], **spec)
+    assert stepwise["metrics"]["valid"]["r2"] > 0.9
+    outputs = predict(shared, stepwise["model"], X[:2].tolist(), num_samples=9)
+    assert np.shape(outputs["mean"]) == (2, 6, 1)
+    np.testing.assert_allclose(np.array(outputs["mean"])[..., 0], X[:2].sum(axis=2), atol=0.5)
+    vectors = trained(shared, dataset, [None, 4, {"form": "last"}, None], **(spec | {"epochs": 1}))
+    assert np.shape(predict(shared, vectors["model"], X[:2].tolist())["prediction"]) == (2, 6)
+    layers = [None, 4, {"form": "last"}, 5]
+    body = {"dataset": dataset, "network": {"layers": layers}}
+    assert_problem(shared.post("/train", json=body), 422, "#/network/layers/3/size")

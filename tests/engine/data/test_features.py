@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data.arrays import ScaledArray
 from engine.data.dataset import DATETIME
 from engine.data.encoding import Categories, Encoding, Scaled
 from engine.data.formats import Data, write
@@ -79,7 +78,7 @@ def test_the_median_of_an_even_number_is_halfway_and_a_draw_of_booleans_is_false
     data = parsed(b"a,b,c,y\n1,true,q,1\n4,false,p,1\n100,true,p,1\n2,false,q,1\n")
     encoding = _fit(data, "a", "b", "c")
 
-    fields = [field for field in encoding.inputs if not isinstance(field, ScaledArray)]
+    fields = [field for field in encoding.inputs if isinstance(field, Scaled | Categories)]
     assert [field.fill for field in fields] == [3.0, 0.0, "p"]
     assert not any(field.indicator for field in fields)
 

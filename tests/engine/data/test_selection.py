@@ -138,12 +138,12 @@ def test_a_long_list_of_what_exists_is_cut() -> None:
         (_arrays(a=((9, 1), "int8"), y=((9,), "int8")), {}, "#/inputs", "these exist: a, y"),
         (_arrays(x=((9, 1), "int8")), {}, "#/targets", "these exist: x"),
         (_arrays(x=((9, 2, 2, 2, 2), "int8"), y=((9,), "int8")), {}, "#/inputs", "images"),
-        (_arrays(x=((9, 1), "text"), y=((9,), "int8")), {}, "#/inputs", "a text for each row"),
+        (_arrays(x=((9, 1, 1), "text"), y=((9,), "int8")), {}, "#/inputs", "a text for each row"),
         (_arrays(x=((9,), "int8"), y=((9, 1, 1, 1, 1), "int8")), {}, "#/targets", "[9, 1"),
         (_arrays(x=((9,), "int8"), y=((9, 2, 2), "bool")), {}, "#/targets", "one for each"),
         (
-            _arrays(x=((9,), "int8"), y=((9,), "int8"), w=((9, 2), "int8")),
-            {"sample_weight": "w"}, "#/sample_weight", "one number a row",
+            _arrays(x=((9,), "int8"), y=((9,), "int8"), w=((9, 2, 1), "int8")),
+            {"sample_weight": "w"}, "#/sample_weight", "one number for each row",
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The `inputs` of a request, as JSON has them, to what a network reads of each column or array."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.data import features, scaling
+from engine.data.array_records import encode_array_records
+from engine.data.records import FieldShape, pointer_token, read_records
+from engine.data.scaling import Scaled
+from engine.data.shapes import ArrayField, Field
+from engine.errors import DataError
+
+__all__ = ["RequestReader"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+class RequestReader:
+    """Reads rows that hold values of these fields; made once for a model."""
+
+    def __init__(self, fields: Sequence[Field], *, spare: Collection[str]) -> None:
+        """Keys in `spare` may be there and are passed over."""
+        self.arrays = tuple(field for field in fields if isinstance(field, ArrayField))
+        self._plain = tuple(field for field in fields if not isinstance(field, ArrayField))
+        self._cells = tuple(FieldShape(field) for field in self._plain)
+        self._spare = frozenset(spare)
+        self._moments = _moments(self._plain)
+
+    def encode(self, inputs: Any) -> dict[str, Floats]:
+        """Return what the network reads of each field, (rows, width) or (rows, *shape).
+
+        Takes lists of values, objects, or one object of columns (arrays); errors point below
+        `#/inputs`. Null is a missing value.
+        """
+        if not self.arrays:
+            return self._by_name(self.encode_cells(inputs))
+        others = [field.name for field in self._plain]
+        encoded = encode_array_records(inputs, self.arrays, others=others, spare=self._spare)
+        if not self._plain:
+            return encoded
+        cells = read_records(inputs, self._cells, spare=self._spare | encoded.keys())
+        first = self.arrays[0].name
+        if len(cells) != len(encoded[first]):
+            raise DataError(
+                f"{others[0]!r} has {len(cells)} values, {first!r} has {len(encoded[first])} rows; "
+                "all have the same number",
+                pointer=f"#/inputs/{pointer_token(others[0])}",
+            )
+        return encoded | self._by_name(self._encode(cells))
+
+    def encode_cells(self, inputs: Any) -> Floats:
+        """Return all fields side by side, (rows, inputs), where none is an array."""
+        return self._encode(read_records(inputs, self._cells, spare=self._spare))
+
+    def _by_name(self, encoded: Floats) -> dict[str, Floats]:
+        if len(self._plain) == 1:
+            return {self._plain[0].name: encoded}
+        ends = np.cumsum([field.width for field in self._plain]).tolist()
+        return {
+            field.name: encoded[:, end - field.width : end]
+            for field, end in zip(self._plain, ends, strict=True)
+        }
+
+    def _encode(self, cells: Doubles) -> Floats:
+        if self._moments is not None:
+            mean, scale, fill = self._moments
+            encoded = scaling.encode(np.where(np.isnan(cells), fill, cells), mean, scale)
+            if np.isfinite(encoded).all():  # else the slow way tells what is wrong
+                return encoded
+        return features.encode_cells(cells, self._plain)
+
+
+def _moments(fields: Sequence[Field]) -> tuple[Doubles, Doubles, Doubles] | None:
+    """Return mean, scale and fill by input if all are numbers without indicators."""
+    numbers = [field for field in fields if isinstance(field, Scaled)]
+    if not numbers or len(numbers) < len(fields) or any(field.indicator for field in numbers):
+        return None
+    fills = [np.nan if field.fill is None else field.fill for field in numbers]
+    fill = np.repeat(np.array(fills), [field.size for field in numbers])
+    return scaling.joined(numbers, "mean"), scaling.joined(numbers, "scale"), fill
