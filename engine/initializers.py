@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from engine.graph import Graph
 from engine.layers import Layer
-from engine.names import parameter_name
 from engine.spec import InitialSpec
 from engine.streams import generator
 
@@ -32,7 +31,7 @@ def initial_parameters(graph: Graph, *, seed: int) -> dict[str, Values]:
     values: dict[str, Values] = {}
     for layer in graph.layers:
         for local, shape in layer.own_parameters.items():
-            name = parameter_name(layer.name, local)
+            name = layer.full_name(local)
             own = (layer.spec.initial or {}).get(local)
             special = layer.initial_value(local, seed) if own is None else None
             if special is not None:
@@ -46,9 +45,11 @@ def initial_parameters(graph: Graph, *, seed: int) -> dict[str, Values]:
 
 def _drawn(layer: Layer, local: str, own: InitialSpec | None, seed: int) -> Values:
     given, shape = _beginning(layer, local, own), layer.own_parameters[local]
-    name = parameter_name(layer.name, local)
+    name = layer.full_name(local)
+    blocks = max(1, layer.square_blocks(local)) if len(shape) == 2 else 1
     if given.diagonal is not None and len(shape) == 2:
-        return np.eye(*shape, dtype=np.float32) * np.float32(given.diagonal)
+        square = np.eye(shape[0], shape[1] // blocks, dtype=np.float32)
+        return np.tile(square * np.float32(given.diagonal), (1, blocks))
     values = generator(seed, "parameter", name).standard_normal(shape, dtype=np.float32)
     values *= np.float32(given.std)
     values += np.float32(given.mean or 0.0)
@@ -57,7 +58,10 @@ def _drawn(layer: Layer, local: str, own: InitialSpec | None, seed: int) -> Valu
         if len(shape) == 2:
             np.fill_diagonal(zero, False)  # as in theanets: no weight matrix loses its rank
         values[zero] = 0.0
-    return with_radius(values, given.radius) if given.radius else values
+    if not given.radius:
+        return values
+    squares = np.split(values, blocks, axis=1)
+    return np.concatenate([with_radius(square, given.radius) for square in squares], axis=1)
 
 
 def with_radius(matrix: Values, radius: float) -> Values:
@@ -67,6 +71,11 @@ def with_radius(matrix: Values, radius: float) -> Values:
     """
     largest = np.linalg.norm(matrix.astype(np.float64), 2) if np.isfinite(matrix).all() else 0.0
     return matrix if largest == 0 else (matrix * (radius / largest)).astype(np.float32)
+
+
+def _is_square(layer: Layer, local: str) -> bool:
+    """Say whether the layer's `diagonal` and `radius` are for a parameter."""
+    return len(layer.own_parameters[local]) == 2 and layer.square_blocks(local) > 0
 
 
 def _beginning(layer: Layer, local: str, own: InitialSpec | None) -> InitialSpec:
@@ -81,7 +90,7 @@ def _beginning(layer: Layer, local: str, own: InitialSpec | None) -> InitialSpec
             key: getattr(layer.spec, key)
             for key in InitialSpec.model_fields
             if getattr(layer.spec, key) is not None
-            and not (key == "radius" and len(layer.own_parameters[local]) > 2)
+            and not (key in ("radius", "diagonal") and not _is_square(layer, local))
         }
         # A diagonal of the layer's is not for a parameter that is said to be drawn otherwise.
         if own is not None and own.diagonal is None:

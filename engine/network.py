@@ -68,7 +68,8 @@ def _padded_weights(
     }
     return {
         layer.name: {
-            name: _padded(name, tensor).to(device) for name, tensor in layer.bound(tensors).items()
+            local: _padded(layer.sources[local].rpartition(".")[2], tensor).to(device)
+            for local, tensor in layer.bound(tensors).items()
         }
         for layer in graph.layers
     }

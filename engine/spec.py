@@ -134,6 +134,16 @@ LayerForm = Literal[
     "concatenate",
     "add",
     "last",
+    "rnn",
+    "rrnn",
+    "mrnn",
+    "lstm",
+    "gru",
+    "clockwork",
+    "mut1",
+    "scrn",
+    "bcrnn",
+    "bidirectional",
     "layer_norm",
 ]
 _SPELLINGS = {
@@ -145,6 +155,8 @@ _SPELLINGS = {
     "prod": "product",
     "concat": "concatenate",
     "layernorm": "layer_norm",
+    "back": "backwards",
+    "backward": "backwards",
     "cross_entropy": "xe",
     "cross-entropy": "xe",
 }
@@ -208,6 +220,7 @@ LayerInputs = Annotated[
 ]
 
 
+OutputName = Annotated[str, Field(min_length=1, max_length=128)]
 LayerColumns = Annotated[
     tuple[Pattern, ...],
     Field(min_length=1, max_length=MAX_ENTRIES),
@@ -288,6 +301,35 @@ class LayerSpec(Spec):
     shape: LayerShape | None = None
     """For an input layer without data (an imported network): the shape of one row, as
     ``[steps, size]`` or ``[channels, height, width]``."""
+    direction: Annotated[Literal["forward", "backwards"], BeforeValidator(_spelling)] | None = None
+    """For a recurrent layer: the way in which it reads the steps; `forward` by default."""
+    bptt_limit: Count | None = None
+    """For a recurrent layer: gradients go no further back than so many steps; all by default."""
+    h_0: OutputName | None = None
+    """For a recurrent layer: an earlier output, one vector a row, that its state starts from; zeros
+    by default."""
+    c_0: OutputName | None = None
+    """For `lstm`: the same for the cell."""
+    s_0: OutputName | None = None
+    """For `scrn`: the same for the context."""
+    rate: Literal["matrix", "vector", "uniform", "log"] | None = None
+    """For `rrnn` and `scrn`: rates of change computed from the input (`matrix`, the default of
+    `rrnn`), learnt (`vector`, that of `scrn`), or fixed: uniform, or with uniform logarithms."""
+    factors: Size | None = None
+    """For `mrnn`: how many factors there are; by default the root of the size, rounded up."""
+    periods: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1000)] | None = None
+    """For `clockwork`: the period of each module in steps; needed."""
+    num_modules: Size | None = None
+    """For `bcrnn`: how many modules there are; needed."""
+    context_size: (
+        Size | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
+    ) = None
+    """For `scrn`: units of the slow context, or a share of the size; by default one more than the
+    root of the size."""
+    worker: (
+        Literal["rnn", "rrnn", "mrnn", "lstm", "gru", "clockwork", "mut1", "scrn", "bcrnn"] | None
+    ) = None
+    """For `bidirectional`: the form that reads either way; `rnn` by default."""
     partner: LayerName | None = None
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from engine.layers.bidirectional import WORKERS, Bidirectional
 from engine.layers.combination import Combination
 from engine.layers.feedforward import Feedforward, Tied
 from engine.layers.input import Input
@@ -22,6 +23,8 @@ FORMS: Mapping[str, type[Layer]] = {
     "concatenate": Combination,
     "add": Combination,
     "last": Last,
+    **WORKERS,
+    "bidirectional": Bidirectional,
     "layer_norm": LayerNorm,
 }
 """The class of each form of layers."""

@@ -84,7 +84,11 @@ class Layer:
     @property
     def parameters(self) -> dict[str, Shape]:
         """Shapes of the parameters that it owns, by full name; a matrix is inputs x outputs."""
-        return {parameter_name(self.name, local): s for local, s in self.own_parameters.items()}
+        return {self.full_name(local): shape for local, shape in self.own_parameters.items()}
+
+    def full_name(self, local: str) -> str:
+        """Return a parameter's name in the network, such as ``hid1.w``."""
+        return parameter_name(self.name, local)
 
     @property
     def used_parameters(self) -> dict[str, Shape]:
@@ -94,7 +98,7 @@ class Layer:
     @property
     def sources(self) -> dict[str, str]:
         """Which parameter, by full name, each tensor that `bound` returns is arranged from."""
-        return {local: parameter_name(self.name, local) for local in self.own_parameters}
+        return {local: self.full_name(local) for local in self.own_parameters}
 
     @property
     def own_parameters(self) -> dict[str, Shape]:
@@ -116,21 +120,26 @@ class Layer:
         """Return how a parameter begins where it has its own way; None for the usual one."""
         if local not in self.activates.parameters:
             return None
-        return self.activates.begin(
-            local, generator(seed, "parameter", parameter_name(self.name, local))
-        )
+        return self.activates.begin(local, generator(seed, "parameter", self.full_name(local)))
 
     def fans(self, local: str) -> tuple[int, int]:
         """Return how many numbers each output of a weight sums up, and each input feeds."""
         shape = self.own_parameters[local]
         return shape[0], shape[-1]
 
+    def square_blocks(self, _local: str) -> int:
+        """Return of how many square matrices side by side one between states consists, else 1.
+
+        Each of them begins with the layer's `diagonal` or `radius`; of 0 blocks none does.
+        """
+        return 1
+
     def bound(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors that `compute` takes, out of all of the network's by full name.
 
         Matrices are inputs x outputs; gradients flow through what is returned.
         """
-        return {name: parameters[parameter_name(self.name, name)] for name in self.own_parameters}
+        return {local: parameters[self.full_name(local)] for local in self.own_parameters}
 
     def compute(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return its outputs by full name, each (rows, *shape), of inputs (rows, *shape).
@@ -228,6 +237,16 @@ class LayerRequest:
                 f"{shown(shape)} for each row",
             )
         return name, shape
+
+    def output(self, name: str, key: str) -> tuple[str, Shape]:
+        """Return an earlier output that a key names, with its shape."""
+        full = name if ":" in name else output_name(name, "out")
+        outputs = {n: shape for layer in self.earlier for n, shape in layer.outputs.items()}
+        if full not in outputs:
+            raise self.error(
+                f"no earlier layer has the output {full!r}; there are {', '.join(outputs)}", key
+            )
+        return full, outputs[full]
 
     def resolved_activation(self) -> str:
         """Return the activation asked for, or the usual one: `relu`, of the last layer `linear`.
