@@ -54,7 +54,7 @@ class Recurrent(Layer):
         }
         starts = {name for name, _ in given.values()}
         reads = {name: shape for name, shape in request.inputs.items() if name not in starts}
-        name, shape = replace(request, inputs=reads).only_input(
+        name, shape = replace(request, inputs=reads or request.inputs).only_input(
             dimensions=(2,), what="a sequence (steps, size)"
         )
         size = request.resolved_size(None if request.expected is None else request.expected[-1])
