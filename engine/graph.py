@@ -132,7 +132,7 @@ _HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "radius", "initial", "co
 def _resolved(layer: Layer) -> dict[str, Any]:
     if layer.form == "input":
         return {"form": "input", "size": layer.size, "shape": layer.shape, "name": layer.name}
-    activation = layer.activation if "activation" in type(layer).takes else None
+    activation = layer.activation if layer.has_activation else None
     return {
         "form": layer.form,
         "size": layer.size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -172,7 +172,7 @@ def _inputs(
     taken = {*targets, weight}
     if spec.inputs is None:
         if schema.kind == "arrays":
-            return (_default_array(schema, "x", "inputs"),)
+            return _default_inputs(schema, spec, taken)
         inputs = tuple(name for name in schema.names if name not in taken)
         if not inputs:
             raise SpecError("no column is left to be an input", pointer="#/inputs")
@@ -189,6 +189,25 @@ def _inputs(
                 pointer=f"#/inputs/{index}",
             )
     return tuple(name for name in _union(names for _, names in matched) if name not in taken)
+
+
+def _default_inputs(
+    schema: Schema, spec: TrainSpec, taken: Collection[str | None]
+) -> tuple[str, ...]:
+    """Return the arrays that the input layers name, by `columns` or their own names; else `x`."""
+    named: dict[str, None] = {}
+    left = tuple(name for name in schema.names if name not in taken)
+    layers = spec.network.input_layers
+    for name, index in layers.items():
+        columns = spec.network.layers[index].columns
+        if columns is not None:
+            matches = (n for n in left if any(n == p or fnmatchcase(n, p) for p in columns))
+            named |= dict.fromkeys(matches)
+        elif len(layers) > 1 and name in left:
+            named[name] = None
+        else:
+            named[_default_array(schema, "x", "inputs")] = None
+    return tuple(named) or (_default_array(schema, "x", "inputs"),)
 
 
 def _default_array(schema: Schema, name: str, role: str) -> str:

@@ -80,6 +80,10 @@ class Bidirectional(Layer):
         )
 
     @property
+    def has_activation(self) -> bool:
+        return self.workers[0].has_activation
+
+    @property
     def outputs(self) -> dict[str, Shape]:
         steps = self.shape[0]
         kinds = self.workers[0].kinds

@@ -73,6 +73,11 @@ class Layer:
         return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
 
     @property
+    def has_activation(self) -> bool:
+        """Whether its spec may name one."""
+        return "activation" in self.takes
+
+    @property
     def out(self) -> str:
         return output_name(self.name, "out")
 
