@@ -30,7 +30,11 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _TILES = ((512, 128), (128, 512), (64, 4096))
-"""Rows of a tile for a network whose widest output has at most so many numbers; else 16."""
+"""Rows of a tile for a network whose widest output has at most so many numbers; else 32.
+
+Elementwise functions take 32 numbers at once and compute what is left of a tile in another way, so
+nothing may be left: tiles have a multiple of 32 rows.
+"""
 _TILE_WEIGHTS = 1 << 24
 _CHUNK_BYTES = 32 << 20
 """Samples held at once: all passes of as many rows as fit."""
@@ -230,6 +234,7 @@ def _tile_rows(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> int:
     Where weights are dropped, each row of a tile has its own.
     """
     width = max(math.prod(shape) for shape in graph.outputs.values())
-    rows = next((rows for rows, widest in _TILES if width <= widest), 16)
+    rows = next((rows for rows, widest in _TILES if width <= widest), 32)
     dropped = max((math.prod(graph.parameters.get(name, ())) for name in sites), default=1)
-    return max(1, min(rows, _TILE_WEIGHTS // dropped))
+    rows = max(1, min(rows, _TILE_WEIGHTS // dropped))
+    return rows - rows % 32 if rows > 32 else rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,27 @@ def test_samples_are_the_same_in_any_piece(width: int) -> None:
     whole = sampler.samples(rows_of(x), np.arange(9), np.arange(70))["out:out"]
     part = sampler.samples(rows_of(x[4:6]), np.arange(4, 6), np.arange(7, 30))["out:out"]
     assert np.array_equal(part, whole[7:30, 4:6])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as the service does, whose tiles are not split among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_samples_are_the_same_in_any_piece_where_the_width_is_large_and_odd() -> None:
+    network = random_network([6, [4099, "norm:z+sigmoid"], 2])
+    spec = RegularizationSpec(input_dropout=0.5)
+    x = np.random.default_rng(2).standard_normal((9, 6)).astype(np.float32)
+    sampler = Sampler(network, resolve(spec, network.graph), wanted=("hid1:out",), seed=3)
+    whole = sampler.samples(rows_of(x), np.arange(9), np.arange(40))["hid1:out"]
+    for rows, passes in ((slice(4, 6), slice(7, 30)), (slice(8, 9), slice(0, 40))):
+        part = sampler.samples(rows_of(x[rows]), np.arange(9)[rows], np.arange(40)[passes])
+        assert np.array_equal(part["hid1:out"], whole[passes, rows])
 
 
 @pytest.mark.parametrize(
