@@ -82,7 +82,12 @@ class Optimizer:
                     f"the optimizer's {name!r} has {value.numel()} elements, "
                     f"the network {self._flat.numel()}"
                 )
-        self._torch.state[self._flat] = {name: value.clone() for name, value in state.items()}
+        # Fused kernels want the number of steps beside the parameters, the others on the host.
+        is_fused = bool(self._torch.defaults.get("fused"))
+        self._torch.state[self._flat] = {
+            name: value.to(self._flat.device if value.dim() or is_fused else "cpu", copy=True)
+            for name, value in state.items()
+        }
 
 
 def _build(

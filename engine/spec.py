@@ -520,7 +520,11 @@ class RecurrentPenaltySpec(Spec):
 
 
 class WeightSpec(Spec):
-    """A penalty on the size of every matching weight matrix; biases are excluded."""
+    """A penalty on the size of every matching weight matrix.
+
+    Vectors are excluded: biases, the leaks and gains of activations, what `layer_norm` learns. The
+    slopes and intercepts of `maxout` are matrices.
+    """
 
     form: Literal["weight_l2", "weight_l1"]
     pattern: Pattern = "*"
