@@ -48,11 +48,15 @@ class Lab:
         """Train a request on a base's data set and return the job, which succeeded."""
         answer = self.api.post("/train", json={"dataset": self.dataset(base), **spec})
         assert answer.status_code == 202, answer.text
-        while self._worker.work_once():
-            pass
+        self.work()
         job: dict[str, Any] = self.api.get(answer.headers["location"]).json()
         assert job["status"] == "succeeded", job["error"]
         return job
+
+    def work(self) -> None:
+        """Run the jobs that wait."""
+        while self._worker.work_once():
+            pass
 
     def once(self, base: str, layers: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return the job that trained these layers on a base's data set, once."""
