@@ -236,5 +236,5 @@ def _tile_rows(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> int:
     width = max(math.prod(shape) for shape in graph.outputs.values())
     rows = next((rows for rows, widest in _TILES if width <= widest), 32)
     dropped = max((math.prod(graph.parameters.get(name, ())) for name in sites), default=1)
-    rows = max(1, min(rows, _TILE_WEIGHTS // dropped))
-    return rows - rows % 32 if rows > 32 else rows
+    rows = min(rows, _TILE_WEIGHTS // dropped)
+    return rows - rows % 32 if rows >= 32 else 1
