@@ -48,7 +48,7 @@ __all__ = [
 FORMAT = 1
 """Version of the document; a reader refuses those it does not know."""
 
-_SIZED = (None, "input", "ff", "softmax")
+_SIZED = (None, "input", "ff", "softmax", "conv1", "conv2")
 """Forms of layers whose size nothing but the spec or the data can say."""
 
 Weights = Mapping[str, npt.NDArray[np.float32]]

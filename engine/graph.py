@@ -21,6 +21,9 @@ LOSSES: Mapping[str, tuple[str, ...]] = {
     "classifier": ("xe",),
 }
 
+MAX_NUMBERS = 1 << 24
+"""Of one row of an output."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
@@ -109,10 +112,21 @@ def build_graph(
         request.check_keys(FORMS[request.form].takes)
         layer = FORMS[request.form].build(request)
         request.check_initial(layer)
+        _check_extent(layer, index)
         layers.append(layer)
     graph = Graph(form=form, loss=loss, layers=tuple(layers))
     _check_last(graph, output_shape)
     return graph
+
+
+def _check_extent(layer: Layer, index: int) -> None:
+    """Refuse a layer of which not even one row fits beside the others."""
+    if math.prod(layer.shape) > MAX_NUMBERS:
+        raise SpecError(
+            f"layer {layer.name!r} gives {_shown(layer.shape)} for each row, "
+            f"{math.prod(layer.shape)} numbers; at most {MAX_NUMBERS} are accepted",
+            pointer=layer_pointer(index),
+        )
 
 
 def resolved_network(graph: Graph) -> NetworkSpec:

@@ -76,8 +76,8 @@ def _padded_weights(
 
 
 def _padded(name: str, tensor: Tensor) -> Tensor:
-    """Pad matrices, and vectors whose name says bias: what `engine.layers.affine` multiplies by."""
-    if tensor.dim() != 2 and not (tensor.dim() == 1 and name.startswith("b")):
+    """Pad weights, and vectors whose name says bias: what `engine.layers.affine` multiplies by."""
+    if tensor.dim() < 2 and not (tensor.dim() == 1 and name.startswith("b")):
         return tensor.contiguous()
     columns = -(-tensor.shape[-1] // _PADDING) * _PADDING
     padded = torch.zeros((*tensor.shape[:-1], columns), dtype=torch.float32)

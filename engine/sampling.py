@@ -36,6 +36,7 @@ Elementwise functions take 32 numbers at once and compute what is left of a tile
 nothing may be left: tiles have a multiple of 32 rows.
 """
 _TILE_WEIGHTS = 1 << 24
+_TILE_NUMBERS = 1 << 22  # of the widest output
 _CHUNK_BYTES = 32 << 20
 """Samples held at once: all passes of as many rows as fit."""
 
@@ -236,5 +237,5 @@ def _tile_rows(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> int:
     width = max(math.prod(shape) for shape in graph.outputs.values())
     rows = next((rows for rows, widest in _TILES if width <= widest), 32)
     dropped = max((math.prod(graph.parameters.get(name, ())) for name in sites), default=1)
-    rows = min(rows, _TILE_WEIGHTS // dropped)
+    rows = min(rows, _TILE_WEIGHTS // dropped, _TILE_NUMBERS // width)
     return rows - rows % 32 if rows >= 32 else 1

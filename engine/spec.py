@@ -145,6 +145,12 @@ LayerForm = Literal[
     "bcrnn",
     "bidirectional",
     "layer_norm",
+    "conv1",
+    "conv2",
+    "pool1",
+    "pool2",
+    "flatten",
+    "reshape",
 ]
 _SPELLINGS = {
     "feedforward": "ff",
@@ -157,6 +163,9 @@ _SPELLINGS = {
     "layernorm": "layer_norm",
     "back": "backwards",
     "backward": "backwards",
+    "flat": "flatten",
+    "average_exc_pad": "mean",
+    "average_inc_pad": "mean",
     "cross_entropy": "xe",
     "cross-entropy": "xe",
 }
@@ -227,6 +236,8 @@ LayerColumns = Annotated[
     BeforeValidator(_one_or_several),
 ]
 LayerShape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
+#: Of a window: one number, or height and width.
+Extent = Size | Annotated[tuple[Size, ...], Field(min_length=1, max_length=2)]
 
 
 class InitialSpec(Spec):
@@ -266,7 +277,9 @@ class LayerSpec(Spec):
     form: Annotated[LayerForm, BeforeValidator(_spelling)] | None = None
     """What it computes; `ff` by default, `input` for the first, by the network for the last.
     `layer_norm` brings the units of each row or step, or the channels of each pixel, to one mean
-    and deviation, and learns a gain `g` and a bias `b` for each."""
+    and deviation, and learns a gain `g` and a bias `b` for each. `conv1` and `pool1` slide over the
+    steps of sequences, `conv2` and `pool2` over the pixels of images; `flatten` lays all numbers of
+    a row side by side, `reshape` in another shape."""
     size: Size | None = None
     """Number of outputs; may be null for the first and last layer, and is for a `tied` one."""
     activation: Activation | None = None
@@ -300,7 +313,8 @@ class LayerSpec(Spec):
     all that no other input layer names."""
     shape: LayerShape | None = None
     """For an input layer without data (an imported network): the shape of one row, as
-    ``[steps, size]`` or ``[channels, height, width]``."""
+    ``[steps, size]`` or ``[channels, height, width]``. For `reshape`: the shape that a row gets, in
+    the order in which its numbers stand; for a last layer by default that of the data."""
     direction: Annotated[Literal["forward", "backwards"], BeforeValidator(_spelling)] | None = None
     """For a recurrent layer: the way in which it reads the steps; `forward` by default."""
     bptt_limit: Count | None = None
@@ -332,6 +346,23 @@ class LayerSpec(Spec):
     """For `bidirectional`: the form that reads either way; `rnn` by default."""
     partner: LayerName | None = None
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
+    filter_size: Extent | None = None
+    """For `conv1` how many steps, for `conv2` how many pixels a filter spans: one number, or
+    ``[height, width]``; at most as many as its input has. Filters are not mirrored."""
+    stride: Extent | None = None
+    """For convolutions and pooling: how far one window is from the next; by default 1 and the size
+    of the window."""
+    border_mode: Literal["valid", "same", "full"] | None = None
+    """For convolutions: `valid` windows lie within the input, `full` ones reach into it, and `same`
+    (with a stride of 1) gives as many outputs as there are inputs; zeros stand around."""
+    pool_size: Extent | None = None
+    """For `pool1` how many steps, for `pool2` how many pixels become one: one number, or
+    ``[height, width]``."""
+    mode: Annotated[Literal["max", "mean", "sum"], BeforeValidator(_spelling)] | None = None
+    """For pooling: what a window becomes; `max` by default."""
+    ignore_border: bool | None = None
+    """For pooling: leave out windows that reach beyond the input; by default they stand for what
+    they have of it."""
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> LayerSpec:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from engine.layers.bidirectional import WORKERS, Bidirectional
 from engine.layers.combination import Combination
+from engine.layers.convolution import Convolution
 from engine.layers.feedforward import Feedforward, Tied
 from engine.layers.input import Input
 from engine.layers.layer import Layer, LayerRequest, Shape, affine, layer_pointer, shown
 from engine.layers.normalization import LayerNorm
+from engine.layers.pooling import Pooling
+from engine.layers.reshaping import Flatten, Reshape
 from engine.layers.sequence import Last
 
 __all__ = ["FORMS", "Layer", "LayerRequest", "Shape", "affine", "layer_pointer", "shown"]
@@ -26,5 +29,11 @@ FORMS: Mapping[str, type[Layer]] = {
     **WORKERS,
     "bidirectional": Bidirectional,
     "layer_norm": LayerNorm,
+    "conv1": Convolution,
+    "conv2": Convolution,
+    "pool1": Pooling,
+    "pool2": Pooling,
+    "flatten": Flatten,
+    "reshape": Reshape,
 }
 """The class of each form of layers."""

@@ -188,7 +188,13 @@ class LayerRequest:
             if key in ("form", "name", "size", "inputs", "initial") or key in takes:
                 continue
             if getattr(self.spec, key) is not None:
-                raise self.error(self._needless(key), key)
+                is_for_matrices = key in _INITIAL and "std" in takes
+                detail = (
+                    f"`{key}` is for matrices; the weights of form {self.form!r} are filters"
+                    if is_for_matrices
+                    else self._needless(key)
+                )
+                raise self.error(detail, key)
 
     def check_initial(self, layer: Layer) -> None:
         """Refuse to say how parameters begin that the resolved layer has not, or not so."""
