@@ -16,7 +16,7 @@ from engine.data.encoding import Encoding
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select
-from engine.data.splits import Split, split, used_rows
+from engine.data.splits import Split, divider, split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
@@ -143,7 +143,7 @@ def plan_training(
     if used is not None:
         schema = profile_rows(schema, data, used, anew=spec.sample_weight)
     selection = select(schema, spec)
-    chosen = split(data.rows, spec, labels=_labels(data, selection))
+    chosen = split(data.rows, spec, by=divider(spec, data.column, _labels(data, selection)))
     encoding, graph = _fit(spec, data, selection, chosen)
     _check_scale(encoding)
     _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))

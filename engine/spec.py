@@ -25,6 +25,7 @@ __all__ = [
     "AdagradSpec",
     "AdamSpec",
     "BernoulliDropoutSpec",
+    "ColumnSpec",
     "ConcreteDropoutSpec",
     "ContractiveSpec",
     "DropConnectSpec",
@@ -741,6 +742,36 @@ REGULARIZERS: tuple[str, ...] = (
 )
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ColumnSpec(Spec):
+    """How an input column of a table is read where the usual way will not do."""
+
+    type: Literal["number", "category"] | None = None
+    """`category`: one input for each value of the training rows, of integers, numbers and booleans
+    as of texts; `number`: of texts, the numbers that they spell."""
+    missing: Literal["median", "mean", "mode", "constant", "refuse"] | None = None
+    """What is read in place of a missing value: the median (of categories and booleans the mode) of
+    the training rows by default; `refuse` takes none."""
+    fill: Annotated[bool, Strict()] | Real | Annotated[str, Field(max_length=256)] | None = None
+    """For `constant`: the value."""
+    indicator: Annotated[bool, Strict()] | None = None
+    """Whether one more input, `NAME is missing`, tells of missing values; by default where the
+    training rows have some."""
+    unknown: Literal["refuse", "column"] | None = None
+    """Of categories: what a value that no training row has comes to; refused by default, or one
+    more input, `NAME is unknown`."""
+    scale: Literal["standard", "none"] | None = None
+    """Of numbers: (value - mean) / standard deviation by default, or as they are."""
+
+    @model_validator(mode="after")
+    def _fill_is_a_constant(self) -> ColumnSpec:
+        if (self.fill is None) == (self.missing == "constant"):
+            raise ValueError('`fill` goes with `"missing": "constant"`, and that with `fill`')
+        return self
+
+
 class ValidationSpec(Spec):
     """Which rows measure the network instead of training it; exactly one way of choosing them."""
 
@@ -748,6 +779,14 @@ class ValidationSpec(Spec):
     """Share of the job's rows, drawn at random."""
     seed: Seed | None = None
     """Seed of that draw; the job's own by default."""
+    group: ColumnName | None = None
+    """Column (array) whose rows of equal value stay together, on one side of the split."""
+    time: ColumnName | None = None
+    """Column (array) by which the last rows are taken instead of a draw; equal times stay
+    together."""
+    stratify: bool | ColumnName | None = None
+    """Column (array) whose values both sides have in the same shares; by default a classifier's
+    target, and false for none."""
     rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Row numbers of the data set."""
     dataset: Annotated[str, Field(max_length=64)] | None = None
@@ -758,8 +797,14 @@ class ValidationSpec(Spec):
         given = [n for n in ("fraction", "rows", "dataset") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of `fraction`, `rows` and `dataset`")
-        if self.seed is not None and self.fraction is None:
-            raise ValueError("`seed` goes with `fraction`")
+        ways = [n for n in ("group", "time", "stratify") if getattr(self, n) not in (None, False)]
+        for name in ("seed", "group", "time", "stratify"):
+            if getattr(self, name) is not None and self.fraction is None:
+                raise ValueError(f"`{name}` goes with `fraction`")
+        if len(ways) > 1:
+            raise ValueError(f"`{ways[0]}` and `{ways[1]}` do not go together")
+        if self.time is not None and self.seed is not None:
+            raise ValueError("`seed` draws nothing where the last rows are taken by `time`")
         return self
 
 
@@ -814,6 +859,11 @@ class TrainSpec(RegularizationSpec):
     """Globs over columns (arrays: names); by default all that is neither target nor weight."""
     targets: Annotated[tuple[Pattern, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Globs over columns (arrays: names); by default the last column (arrays: `y`)."""
+    columns: Annotated[
+        dict[Pattern, ColumnSpec], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)
+    ] = Field(default_factory=dict)
+    """How input columns of a table are read, by glob; of several that match a column, the later
+    one's keys come first."""
     sample_weight: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Column (array) of non-negative weights of the rows in the loss."""
     rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from engine.data.dataset import Data
 from engine.errors import DataError, SpecError
-from engine.spec import Spec
+from engine.spec import ColumnSpec, Spec
 
-__all__ = ["MAX_CATEGORIES", "Categories", "fit_categories", "read_codes"]
+__all__ = ["MAX_CATEGORIES", "Categories", "fit_categories", "read_codes", "spelled"]
 
 MAX_CATEGORIES = 1000
 """Of one column; a column with more is a key or prose, of which a network learns nothing."""
@@ -27,18 +27,24 @@ Rows = npt.NDArray[np.int64]
 
 
 class Categories(Spec):
-    """A column of text that is read one-hot: 1 for the row's category, 0 for all others."""
+    """A column that is read one-hot: 1 for the row's category, 0 for all others."""
 
     name: str
     type: Literal["text"] = "text"
+    of: Literal["text", "integer", "number", "boolean"] = "text"
+    """What the column holds; values that are no texts are spelled as JSON does: `3`, `true`."""
     categories: tuple[str, ...]
-    """The distinct texts of the training rows, sorted; one input for each."""
+    """The distinct values of the training rows, sorted; one input for each."""
     fill: str | None = None
     """Read in place of a missing value: the most frequent category of the training rows (of equally
     frequent ones the first). Null where the training rows have no value at all."""
     indicator: bool = False
     """Whether one more input, `NAME is missing`, is 1 where the value was missing, else 0; so where
     the training rows have missing values."""
+    unknown: bool = False
+    """Whether one more input, `NAME is unknown`, is 1 where the value is none of the categories;
+    else such values are refused."""
+    refuses_missing: bool = False
 
     @property
     def size(self) -> int:
@@ -48,22 +54,30 @@ class Categories(Spec):
     @property
     def width(self) -> int:
         """How many inputs of the network it comes to."""
-        return len(self.categories) + self.indicator
+        return len(self.categories) + self.unknown + self.indicator
 
     @property
     def names(self) -> tuple[str, ...]:
         """One name for each input: `city=Paris`, `city is missing`."""
         named = tuple(f"{self.name}={category}" for category in self.categories)
+        named = (*named, f"{self.name} is unknown") if self.unknown else named
         return (*named, f"{self.name} is missing") if self.indicator else named
 
     @property
     def takes_missing(self) -> bool:
-        return True
+        return not self.refuses_missing
 
     @cached_property
     def codes(self) -> dict[str, float]:
         """The number of each category."""
         return {category: float(code) for code, category in enumerate(self.categories)}
+
+    def code_of(self, value: object) -> float | None:
+        """Return the number of a value's category, -1 for an unknown one that is taken.
+
+        None where such values are refused.
+        """
+        return self.codes.get(spelled(value), UNSEEN if self.unknown else None)
 
     def unseen(self, value: str) -> str:
         """Say that a value is none of the categories, and which ones are known."""
@@ -85,14 +99,31 @@ class Categories(Spec):
         known = np.flatnonzero(numbers >= 0)
         out[:] = 0
         out[known, numbers[known]] = 1
+        if self.unknown:
+            out[:, len(self.categories)] = numbers < 0
         if self.indicator:
             out[:, -1] = missing
 
 
-def fit_categories(data: Data, name: str, rows: Rows) -> Categories:
+def spelled(value: object) -> str:
+    """Return a value as a category: numbers and booleans as JSON spells them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)
+
+
+def fit_categories(
+    data: Data, name: str, rows: Rows, options: ColumnSpec | None = None
+) -> Categories:
     """Learn a column's categories on the given rows."""
-    texts = _texts(data, name, rows)
+    options = options or ColumnSpec()
+    of = data.type_of(name)
+    texts = _texts(data, name, rows, of)
     there = [text for text in texts if text is not None]
+    if options.fill is not None:
+        there.append(spelled(options.fill))
     counts: dict[str, int] = {}
     for text in there:
         counts[text] = counts.get(text, 0) + 1
@@ -110,13 +141,36 @@ def fit_categories(data: Data, name: str, rows: Rows) -> Categories:
             "choose other columns by `inputs`, or send it in shorter texts",
             pointer="#/inputs",
         )
-    categories = tuple(sorted(counts))
+    categories = tuple(sorted(counts, key=_order(of)))
+    gaps = None in texts
+    refuses = options.missing == "refuse"
+    if refuses and gaps:
+        raise DataError(
+            f"{name!r} has missing values in the training rows, and its `missing` is 'refuse'",
+            pointer="#/inputs",
+        )
+    most = max(categories, key=counts.__getitem__, default=None)
     return Categories(
         name=name,
+        of=of,
         categories=categories,
-        fill=max(categories, key=counts.__getitem__, default=None),
-        indicator=len(there) < len(texts),
+        fill=most if options.fill is None else spelled(options.fill),
+        indicator=not refuses and (gaps if options.indicator is None else options.indicator),
+        unknown=options.unknown == "column",
+        refuses_missing=refuses,
     )
+
+
+def _order(of: str) -> Callable[[str], Any]:
+    """Return by what categories are sorted: numbers by their size."""
+
+    def by_size(category: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(category), category
+        except ValueError:
+            return True, 0.0, category
+
+    return by_size if of in ("integer", "number") else str
 
 
 def read_codes(field: Categories, data: Data, rows: Rows | None, *, refuse_unseen: bool) -> Doubles:
@@ -124,25 +178,38 @@ def read_codes(field: Categories, data: Data, rows: Rows | None, *, refuse_unsee
 
     A category that is not known is refused, or is -1.
     """
-    texts = _texts(data, field.name, rows)
+    texts = _texts(data, field.name, rows, field.of)
+    if field.refuses_missing and None in texts:
+        at = texts.index(None)
+        row = at if rows is None else int(rows[at])
+        raise DataError(
+            f"row {row}: {field.name!r} is missing, and the model takes no missing values for it",
+            pointer="#/inputs",
+        )
     known: dict[Any, float] = {**field.codes, None: np.nan}
     codes = np.array([known.get(text, UNSEEN) for text in texts], dtype=np.float64)
-    if refuse_unseen and (codes == UNSEEN).any():
+    if refuse_unseen and not field.unknown and (codes == UNSEEN).any():
         at = int(np.argmax(codes == UNSEEN))
         row = at if rows is None else int(rows[at])
         raise DataError(f"row {row}: {field.unseen(str(texts[at]))}", pointer="#/inputs")
     return codes[:, np.newaxis]
 
 
-def _texts(data: Data, name: str, rows: Rows | None) -> Sequence[str | None]:
+def _texts(data: Data, name: str, rows: Rows | None, of: str = "text") -> Sequence[str | None]:
+    """Return a column's values as texts, None where missing."""
     values = data.column(name, rows)
     kind = data.type_of(name)
     if values.ndim != 1:
         raise DataError(f"{name!r} does not hold one text a row", pointer="#/inputs")
-    if kind != "text":
+    if of != "text" and kind in ("integer", "number", "boolean"):
+        return [
+            None if value is None or value != value else spelled(value) for value in values.tolist()
+        ]
+    if kind != "text" or of != "text":
         # A column of nothing has no type of its own.
         if kind == "number" and data.kind == "table" and np.isnan(values).all():
             return [None] * len(values)
-        raise DataError(f"{name!r} holds {kind}; texts are needed", pointer="#/inputs")
+        needed = "texts" if of == "text" else f"values of type {of}"
+        raise DataError(f"{name!r} holds {kind}; {needed} are needed", pointer="#/inputs")
     texts: list[str | None] = values.tolist()
     return texts

@@ -87,7 +87,9 @@ class Encoding(Spec):
         form, names = selection.form, selection.targets
         # What an autoencoder reads it must give back, which it cannot for what was missing.
         fill = form != "autoencoder"
-        inputs = features.fit_inputs(data, selection.inputs, train_rows, fill=fill)
+        inputs = features.fit_inputs(
+            data, selection.inputs, train_rows, fill=fill, options=selection.options
+        )
         groups = tuple(InputGroup(layer=layer, reads=reads) for layer, reads in selection.groups)
         classifier = form == "classifier"
         targets: tuple[Scaled | ScaledArray, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -16,6 +16,7 @@ from engine.data.category_arrays import CategoryArray, fit_category_array
 from engine.data.dataset import Data
 from engine.data.scaling import Scaled
 from engine.errors import DataError, SpecError
+from engine.spec import ColumnSpec
 
 __all__ = ["InputField", "encode_cells", "encode_rows", "fit_inputs"]
 
@@ -31,10 +32,18 @@ Rows = npt.NDArray[np.int64]
 
 
 def fit_inputs(
-    data: Data, names: Sequence[str], rows: Rows, *, fill: bool
+    data: Data,
+    names: Sequence[str],
+    rows: Rows,
+    *,
+    fill: bool,
+    options: Mapping[str, ColumnSpec] | None = None,
 ) -> tuple[Scaled | Categories | ScaledArray | CategoryArray, ...]:
     """Learn how columns (arrays) are read; with `fill`, missing values of a table are filled."""
-    fields = tuple(_fit_input(data, name, rows, fill=fill) for name in names)
+    asked = options or {}
+    fields = tuple(
+        _fit_input(data, name, rows, asked.get(name, ColumnSpec()), fill=fill) for name in names
+    )
     texts = [field for field in fields if isinstance(field, Categories | CategoryArray)]
     inputs = sum(_cells(field) for field in texts)
     if data.rows * inputs > _MAX_CELLS:
@@ -54,15 +63,17 @@ def _cells(field: Categories | CategoryArray) -> int:
 
 
 def _fit_input(
-    data: Data, name: str, rows: Rows, *, fill: bool
+    data: Data, name: str, rows: Rows, options: ColumnSpec, *, fill: bool
 ) -> Scaled | Categories | ScaledArray | CategoryArray:
     if data.type_of(name) == "text" and data.arrays is not None and data.arrays[name].ndim == 2:
         return fit_category_array(data, name, rows)
-    if data.type_of(name) == "text" and fill:
-        return fit_categories(data, name, rows)
+    is_text = data.type_of(name) == "text" and options.type != "number"
+    if fill and (is_text or options.type == "category"):
+        return fit_categories(data, name, rows, options)
     if data.arrays is not None and data.arrays[name].ndim > 2:
         return fit_array(data, name, rows, "inputs")
-    return scaling.fit(data, name, rows, "inputs", gaps=fill and data.kind == "table")
+    gaps = fill and data.kind == "table"
+    return scaling.fit(data, name, rows, "inputs", gaps=gaps, options=options)
 
 
 def encode_rows(

@@ -16,8 +16,8 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.categories import Categories
-from engine.data.scaling import Scaled
+from engine.data.categories import Categories, spelled
+from engine.data.scaling import Scaled, number_in
 from engine.errors import DataError
 
 __all__ = ["FieldShape", "kind_of", "pointer_token", "read_records"]
@@ -36,7 +36,7 @@ class FieldShape:
         self.name = field.name
         self.size = field.size
         self.boolean = field.type == "boolean"
-        self.plain = field.type not in ("text", "datetime")
+        self.plain = field.type not in ("text", "datetime", "numeral")
         """Whether its values are numbers (or booleans) as they are."""
         self._field = field
 
@@ -50,12 +50,16 @@ class FieldShape:
                 f"for {self.name!r}"
             )
         if isinstance(self._field, Categories):
-            if not isinstance(value, str):
+            if isinstance(value, list | dict) or (
+                isinstance(value, str) != (self._field.of == "text")
+            ):
                 raise self._mistaken(value)
-            code = self._field.codes.get(value)
+            code = self._field.code_of(value)
             if code is None:
-                raise DataError(self._field.unseen(value))
+                raise DataError(self._field.unseen(spelled(value)))
             return code
+        if self._field.type == "numeral" and isinstance(value, str):
+            return number_in(value)
         return self._seconds(value) if self._field.type == "datetime" else self._number(value)
 
     def _seconds(self, value: Any) -> float:
@@ -93,10 +97,13 @@ class FieldShape:
         if self.boolean:
             return "true, false, 0 or 1"
         if isinstance(self._field, Categories):
-            return f"a category of {self.name!r} (a text)"
+            what = {"text": "a text", "boolean": "a boolean"}.get(self._field.of, "a number")
+            return f"a category of {self.name!r} ({what})"
         if self._field.type == "datetime":
             return "a date or time as ISO 8601 has it (2021-05-17, 2021-05-17T08:30:00Z)"
-        return "a number"
+        return (
+            "a number, or a text that spells one" if self._field.type == "numeral" else "a number"
+        )
 
 
 def read_records(inputs: Any, fields: Sequence[FieldShape], *, spare: Collection[str]) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,13 +12,14 @@ from pydantic import Field
 
 from engine.data.dataset import Data
 from engine.errors import DataError
-from engine.spec import Spec
+from engine.spec import ColumnSpec, Spec
 
 __all__ = [
     "Scaled",
     "encode",
     "fit",
     "joined",
+    "number_in",
     "read",
     "require",
     "standardise",
@@ -39,8 +41,9 @@ class Scaled(Spec):
     """A column (array) of numbers that is read as (value - mean) / scale."""
 
     name: str
-    type: Literal["number", "integer", "boolean", "datetime"] = "number"
-    """Booleans are read as 0 and 1, times as seconds since 1970-01-01T00:00:00Z."""
+    type: Literal["number", "integer", "boolean", "datetime", "numeral"] = "number"
+    """Booleans are read as 0 and 1, times as seconds since 1970-01-01T00:00:00Z; numerals are texts
+    that spell numbers."""
     size: Annotated[int, Field(ge=1)] = 1
     """How many numbers a row of it has; 1 for a column."""
     mean: float | tuple[float, ...] = 0.0
@@ -85,25 +88,42 @@ class Scaled(Spec):
         out[:, : self.size] = encode(values, np.asarray(self.mean), np.asarray(self.scale))
 
 
-def fit(data: Data, name: str, rows: Rows, role: str, *, gaps: bool = False) -> Scaled:
+def fit(
+    data: Data,
+    name: str,
+    rows: Rows,
+    role: str,
+    *,
+    gaps: bool = False,
+    options: ColumnSpec | None = None,
+) -> Scaled:
     """Learn a column's (array's) means and standard deviations on the given rows.
 
     With `gaps` a column may have missing values and times; what fills gaps is learnt as well.
     """
+    options = options or ColumnSpec()
     kind = data.type_of(name)
-    scaled = Scaled(name=name, type="number" if kind == "text" else kind)
+    spells = kind == "text" and options.type == "number"
+    scaled = Scaled(name=name, type="numeral" if spells else "number" if kind == "text" else kind)
+    gaps = gaps and options.missing != "refuse"
     fill: float | None = None
     indicator = False
     if gaps:
         values = np.concatenate(list(_blocks(data, name, rows, role, scaled.type, gaps=True)))
         there = values[~np.isnan(values)]
         indicator = len(there) < len(values)
+        if options.indicator is not None:
+            indicator = options.indicator
         if len(there) == 0:
-            return scaled.model_copy(update={"fill": 0.0, "indicator": True})
-        fill = _middle(there, kind == "boolean")
+            fill = float(options.fill or 0.0)
+            indicator = options.indicator is not False
+            return scaled.model_copy(update={"fill": fill, "indicator": indicator})
+        fill = _fill(there, kind == "boolean", options)
         mean, scale = _moments([there[:, np.newaxis]])
     else:
-        mean, scale = _moments(_Source(data, name, rows, role))
+        mean, scale = _moments(_Source(data, name, rows, role, scaled.type))
+    if options.scale == "none":
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
     return Scaled(
         name=name,
         type=scaled.type,
@@ -113,6 +133,19 @@ def fit(data: Data, name: str, rows: Rows, role: str, *, gaps: bool = False) -> 
         fill=fill,
         indicator=indicator,
     )
+
+
+def _fill(values: Doubles, boolean: bool, options: ColumnSpec) -> float:
+    """Return what is read in place of a missing value."""
+    match options.missing:
+        case "constant":
+            return float(options.fill or 0.0)
+        case "mean" if not boolean:
+            return float(np.clip(math.fsum(values / len(values)), values.min(), values.max()))
+        case "mode":
+            distinct, counts = np.unique(values, return_counts=True)
+            return float(distinct[counts.argmax()])
+    return _middle(values, boolean)
 
 
 def _middle(values: Doubles, boolean: bool) -> float:
@@ -126,8 +159,9 @@ def _middle(values: Doubles, boolean: bool) -> float:
 class _Source:
     """The blocks of a column (array), to be read more than once."""
 
-    def __init__(self, data: Data, name: str, rows: Rows, role: str) -> None:
-        self._of = (data, name, rows, role)
+    def __init__(self, data: Data, name: str, rows: Rows, role: str, kind: str) -> None:
+        # Times are learnt with their gaps, and else are no numbers.
+        self._of = (data, name, rows, role, kind if kind == "numeral" else "number")
 
     def __iter__(self) -> Iterator[Doubles]:
         return _blocks(*self._of)
@@ -245,6 +279,8 @@ def _blocks(
     count = data.rows if rows is None else len(rows)
     # A table's column is narrow: read whole. An array may be wide, and mapped from a file.
     whole = data.column(name, rows) if data.kind == "table" else None
+    if wanted == "numeral" and whole is not None and data.type_of(name) == "text":
+        whole = _spelled_numbers(whole, name, rows, pointer)
     source = data.column(name) if whole is None else whole
     if source.ndim > 2:
         raise DataError(
@@ -254,6 +290,8 @@ def _blocks(
         yield np.full((count, 1), np.nan)
         return
     kind = data.type_of(name)
+    if kind == "text" and wanted == "numeral" and source.dtype.kind == "f":
+        kind = "number"
     if kind == "text" or (kind == "datetime") != (wanted == "datetime"):
         needed = "times" if wanted == "datetime" else "numbers"
         raise DataError(f"{name!r} holds {kind}; {needed} are needed", pointer=pointer)
@@ -271,6 +309,33 @@ def _blocks(
         else:
             numbers = values.astype(np.float64)  # None becomes NaN
         yield numbers.reshape(len(values), -1)
+
+
+def _spelled_numbers(
+    texts: npt.NDArray[Any], name: str, rows: Rows | None, pointer: str
+) -> Doubles:
+    """Return the numbers that texts spell, NaN where there is none."""
+    numbers = np.full(len(texts), np.nan)
+    for index, text in enumerate(texts.tolist()):
+        if text is None or not text.strip():
+            continue
+        try:
+            numbers[index] = number_in(text)
+        except DataError as error:
+            row = index if rows is None else int(rows[index])
+            raise DataError(f"row {row} of {name!r}: {error.detail}", pointer=pointer) from None
+    return numbers
+
+
+def number_in(text: str) -> float:
+    """Return the number that a text spells; the error has no pointer."""
+    try:
+        number = float(text) if "_" not in text else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"expected a number, or a text that spells one, got {text[:60]!r}")
+    return number
 
 
 def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

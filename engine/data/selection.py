@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from engine.data.options import column_options
 from engine.data.schema import Array, Column, Kind, Schema
 from engine.errors import PatternError, SpecError
-from engine.spec import Form, TrainSpec
+from engine.spec import ColumnSpec, Form, TrainSpec, ValidationSpec
 
 __all__ = ["Selection", "select"]
 
@@ -29,6 +30,8 @@ class Selection:
     sample_weight: str | None = None
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """For each input layer of the network its name and the inputs that it reads."""
+    options: Mapping[str, ColumnSpec] = field(default_factory=dict)
+    """How inputs are read where the usual way will not do."""
 
 
 def select(schema: Schema, spec: TrainSpec) -> Selection:
@@ -52,6 +55,7 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
         targets=targets,
         sample_weight=weight,
         groups=_groups(spec, inputs),
+        options=column_options(schema, spec, form, inputs),
     )
 
 
@@ -69,6 +73,7 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
         targets=inputs,
         sample_weight=weight,
         groups=_groups(spec, inputs),
+        options=column_options(schema, spec, "autoencoder", inputs),
     )
 
 
@@ -173,6 +178,7 @@ def _inputs(
     if spec.inputs is None:
         if schema.kind == "arrays":
             return _default_inputs(schema, spec, taken)
+        taken |= _dividing(schema, spec)
         inputs = tuple(name for name in schema.names if name not in taken)
         if not inputs:
             raise SpecError("no column is left to be an input", pointer="#/inputs")
@@ -189,6 +195,22 @@ def _inputs(
                 pointer=f"#/inputs/{index}",
             )
     return tuple(name for name in _union(names for _, names in matched) if name not in taken)
+
+
+def _dividing(schema: Schema, spec: TrainSpec) -> set[str]:
+    """Return the columns (arrays) by which rows are divided; they are no inputs unless named."""
+    validation = spec.validation
+    if not isinstance(validation, ValidationSpec):
+        return set()
+    for key in ("group", "time", "stratify"):
+        name = getattr(validation, key)
+        if isinstance(name, str) and name not in schema.names:
+            raise SpecError(
+                f"there is no {_noun(schema)} {name!r}; these exist: "
+                f"{', '.join(_listed(schema.names))}",
+                pointer=f"#/validation/{key}",
+            )
+    return {name for name in (validation.group, validation.time) if name is not None}
 
 
 def _default_inputs(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from engine.errors import SpecError
 from engine.spec import TrainSpec, ValidationSpec
 
-__all__ = ["Split", "split", "used_rows"]
+__all__ = ["Divider", "Split", "divider", "split", "used_rows"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -43,11 +43,55 @@ def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
     return np.sort(used)
 
 
-def split(rows: int, spec: TrainSpec, *, labels: npt.ArrayLike | None = None) -> Split:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Divider:
+    """What rows are divided by: a value for each row of the data set."""
+
+    way: Literal["stratify", "group", "time"]
+    values: npt.NDArray[Any]
+    pointer: str = "#/validation"
+
+
+def divider(
+    spec: TrainSpec, column: Callable[[str], npt.NDArray[Any]], labels: npt.NDArray[Any] | None
+) -> Divider | None:
+    """Return what the spec wants rows to be divided by.
+
+    `column` gives the values of a column that exists, `labels` those of a classifier, by which rows
+    are stratified unless the spec says otherwise.
+    """
+    validation = spec.validation
+    if isinstance(validation, ValidationSpec):
+        for way in ("group", "time", "stratify"):
+            name = getattr(validation, way)
+            if isinstance(name, str):
+                pointer = f"#/validation/{way}"
+                return Divider(way=way, values=_column(column(name), pointer), pointer=pointer)
+        if validation.stratify is False:
+            return None
+        if validation.stratify is True and labels is None:
+            raise SpecError(
+                "`stratify` is true for the classes of a classifier; name a column instead",
+                pointer="#/validation/stratify",
+            )
+    return None if labels is None else Divider(way="stratify", values=labels)
+
+
+def _column(values: npt.NDArray[Any], pointer: str) -> npt.NDArray[Any]:
+    """Return one value a row in a form that can be compared; missing ones are refused later."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise SpecError("rows are divided by one value a row", pointer=pointer)
+    return values
+
+
+def split(rows: int, spec: TrainSpec, *, by: Divider | None = None) -> Split:
     """Divide a data set of so many rows, as a function of the spec alone.
 
-    With `labels` (a class for every row of the data set) a drawn share takes the same part of
-    every class as far as whole rows allow, and leaves each class at least one training row.
+    Stratified by values, a drawn share takes the same part of the rows of each as far as whole rows
+    allow, and leaves each at least one training row. By groups, whole groups are drawn, by time the
+    last rows are taken; rows of one group or time are on one side.
     """
     candidates = np.arange(rows, dtype=np.int64)
     if spec.rows is not None:
@@ -56,7 +100,7 @@ def split(rows: int, spec: TrainSpec, *, labels: npt.ArrayLike | None = None) ->
     if validation is None or validation == 0:
         return Split(train=candidates, valid=None)
     if not isinstance(validation, ValidationSpec):
-        return _drawn(candidates, validation, spec.seed, labels, "#/validation")
+        return _drawn(candidates, validation, spec.seed, by, "#/validation")
     if validation.dataset is not None:
         return Split(train=candidates, valid=None, dataset=validation.dataset)
     if validation.rows is not None:
@@ -69,7 +113,7 @@ def split(rows: int, spec: TrainSpec, *, labels: npt.ArrayLike | None = None) ->
             )
         return Split(train=train, valid=valid)
     seed = spec.seed if validation.seed is None else validation.seed
-    return _drawn(candidates, validation.fraction or 0.0, seed, labels, "#/validation/fraction")
+    return _drawn(candidates, validation.fraction or 0.0, seed, by, "#/validation/fraction")
 
 
 def _checked(numbers: Sequence[int], rows: int, pointer: str) -> Rows:
@@ -91,9 +135,7 @@ def _checked(numbers: Sequence[int], rows: int, pointer: str) -> Rows:
     return array
 
 
-def _drawn(
-    candidates: Rows, fraction: float, seed: int, labels: npt.ArrayLike | None, pointer: str
-) -> Split:
+def _drawn(candidates: Rows, fraction: float, seed: int, by: Divider | None, pointer: str) -> Split:
     total = len(candidates)
     if total < 2:
         raise SpecError(
@@ -107,20 +149,83 @@ def _drawn(
             "take a smaller one",
             pointer=pointer,
         )
-    order = _order(total, seed)
-    if labels is None:
-        chosen = order[:wanted]
-    else:
-        chosen = _stratified(order, np.asarray(labels)[candidates], fraction, wanted)
-        if len(chosen) == 0:
-            raise SpecError(
-                "every class has only one row, and each needs it for training; "
-                "set `validation` to null, or give more rows",
-                pointer=pointer,
-            )
     is_valid = np.zeros(total, dtype=bool)
-    is_valid[chosen] = True
+    is_valid[_chosen(candidates, fraction, wanted, seed, by, pointer)] = True
     return Split(train=candidates[~is_valid], valid=candidates[is_valid])
+
+
+def _chosen(
+    candidates: Rows, fraction: float, wanted: int, seed: int, by: Divider | None, pointer: str
+) -> Rows:
+    """Return positions among the candidates of the rows for validation."""
+    order = _order(len(candidates), seed)
+    if by is None:
+        return order[:wanted]
+    values = by.values[candidates]
+    _refuse_missing(values, by)
+    if by.way == "time":
+        return _last(values, wanted, by)
+    _, codes = np.unique(values, return_inverse=True)
+    if by.way == "group":
+        return _groups(codes, order, wanted, by)
+    chosen = _stratified(order, codes, fraction, wanted)
+    if len(chosen) == 0:
+        raise SpecError(
+            "every class has only one row, and each needs it for training; "
+            "set `validation` to null, or give more rows",
+            pointer=pointer,
+        )
+    return chosen
+
+
+def _refuse_missing(values: npt.NDArray[Any], by: Divider) -> None:
+    if values.dtype == object:
+        missing = sum(value is None for value in values.tolist())
+    else:
+        missing = int(np.count_nonzero(values != values))  # NaN and NaT
+    if missing and by.pointer != "#/validation":
+        raise SpecError(
+            f"{missing} rows have no value to be divided by; choose rows that have one by `rows`",
+            pointer=by.pointer,
+        )
+
+
+def _groups(codes: Rows, order: Rows, wanted: int, by: Divider) -> Rows:
+    """Take whole groups, in random order, as long as they bring the share closer to what is wanted.
+
+    Groups come in the order of their first row in the random order of rows.
+    """
+    distinct, first = np.unique(codes[order], return_index=True)
+    if len(distinct) < 2:
+        raise SpecError(
+            "all rows are of one group, which cannot be divided; take another column, or set "
+            "`validation` to null",
+            pointer=by.pointer,
+        )
+    sizes = np.bincount(codes)
+    taken: list[int] = []
+    total = 0
+    for group in distinct[np.argsort(first, kind="stable")].tolist():
+        size = int(sizes[group])
+        closer = abs(total + size - wanted) < abs(total - wanted)
+        if closer and len(taken) < len(distinct) - 1:
+            taken.append(group)
+            total += size
+    if not taken:  # each is more than twice as large as what is wanted
+        taken = [int(np.argmin(sizes))]
+    return np.flatnonzero(np.isin(codes, taken))
+
+
+def _last(values: npt.NDArray[Any], wanted: int, by: Divider) -> Rows:
+    """Take the rows of the latest times, and all of the earliest one among them."""
+    _, codes = np.unique(values, return_inverse=True)
+    if codes.max() == 0:
+        raise SpecError(
+            "all rows are of one time, so that none is the last; take another column",
+            pointer=by.pointer,
+        )
+    earliest = np.sort(codes)[len(codes) - wanted]
+    return np.flatnonzero(codes >= max(1, int(earliest)))
 
 
 def _order(total: int, seed: int) -> Rows:
@@ -133,10 +238,9 @@ def _order(total: int, seed: int) -> Rows:
     return np.argsort(draws, kind="stable").astype(np.int64)
 
 
-def _stratified(order: Rows, labels: npt.NDArray[Any], fraction: float, wanted: int) -> Rows:
+def _stratified(order: Rows, codes: Rows, fraction: float, wanted: int) -> Rows:
     """Take of each class its share, rounded by largest remainders so that the total is met."""
-    classes, codes = np.unique(labels, return_inverse=True)
-    counts = np.bincount(codes, minlength=len(classes))
+    counts = np.bincount(codes)
     exact = fraction * counts
     quotas = np.minimum(np.floor(exact).astype(np.int64), counts - 1)
     missing = wanted - int(quotas.sum())
