@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from engine.data.encoding import Encoding
+from engine.data.lengths import of_steps, steps_of
 from engine.errors import ArtifactError, DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import layer_pointer, shown
@@ -74,19 +75,19 @@ class Model:
 
         Raises DataError where its layers depend on the number of steps.
         """
-        if steps is None or steps == self.encoding.steps:
+        if steps is None or steps == steps_of(self.encoding):
             return self
         graph = graph_of_steps(self.graph, steps)
         if graph is None:
             raise DataError(
-                f"the model takes sequences of {self.encoding.steps} steps alone, since its layers "
-                f"depend on their number; these have {steps}",
+                f"the model takes sequences of {steps_of(self.encoding)} steps alone, since its "
+                f"layers depend on their number; these have {steps}",
                 pointer="#/inputs",
             )
         return replace(
             self,
             network=self.network.of_graph(graph),
-            encoding=self.encoding.of_steps(steps, graph.last.shape),
+            encoding=of_steps(self.encoding, steps, graph.last.shape),
         )
 
 

@@ -51,7 +51,7 @@ def evaluate_on_validation(
     spec: TrainSpec,
     *,
     x: Inputs,
-    truth: Array,
+    truth: Any,
     row_ids: npt.NDArray[np.int64],
 ) -> Generator[float, None, Evaluation]:
     """Sample the validation rows, yielding the share that is done; return the evaluation.
@@ -79,7 +79,7 @@ def evaluate_on_validation(
     samples = np.concatenate(pieces, axis=1)
     if graph.form == "classifier":
         mean = pass_mean(renormalised(samples))
-        likely = np.take_along_axis(mean, truth[:rows, ..., None], axis=-1)
+        likely = np.take_along_axis(mean, truth[:rows][..., None], axis=-1)
         logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
         return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
     return _regression(encoding, spec, encoding.decode(samples), truth[:rows])

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
+from engine.data.division import divide, validation_rows, without_unseen
 from engine.data.encoding import Encoding
+from engine.data.lengths import each_step, stepwise
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select
-from engine.data.splits import Split, divider, split, used_rows
+from engine.data.splits import Split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
@@ -31,7 +30,7 @@ from engine.regularizers import (
     resolve,
     unread_warnings,
 )
-from engine.spec import TrainSpec
+from engine.spec import SequenceSpec, TrainSpec
 
 __all__ = ["TrainingPlan", "plan_training"]
 
@@ -82,6 +81,10 @@ class TrainingPlan:
         widths = self.graph.numbers_per_row
         shapes = (*(layer.shape for layer in self.graph.inputs), self.graph.last.shape)
         data = 4 * rows * sum(math.prod(shape) for shape in shapes)
+        sequence = self.encoding.sequence
+        if sequence is not None and sequence.window is not None:
+            # What overlapping windows share is held once.
+            data = data * min(sequence.stride, sequence.window) // sequence.window
         # Twice: the rows themselves, and the block of them being trained on.
         return 2 * data + 5 * 4 * self.graph.parameter_count + 12 * self.spec.batch_size * widths
 
@@ -143,8 +146,9 @@ def plan_training(
     if used is not None:
         schema = profile_rows(schema, data, used, anew=spec.sample_weight)
     selection = select(schema, spec)
-    chosen = split(data.rows, spec, by=divider(spec, data.column, _labels(data, selection)))
-    encoding, graph = _fit(spec, data, selection, chosen)
+    chosen, sequence, notes = divide(spec, data, selection, used)
+    encoding, graph = _fit(spec, data, selection, chosen, sequence)
+    chosen, unseen = without_unseen(encoding, data, chosen)
     _check_scale(encoding)
     _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(encoding, data, chosen, validation_data)
@@ -163,7 +167,7 @@ def plan_training(
     resolve_monitors(spec, graph)
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
     if validation_data is not None:
-        valid_rows = validation_data.rows
+        valid_rows = len(validation_rows(encoding, validation_data))
     if spec.patience is not None and not valid_rows:
         raise SpecError(
             "`patience` watches the validation loss; give `validation` rows, or leave it out",
@@ -179,7 +183,7 @@ def plan_training(
         regularizers=regularizers,
         stages=stages,
         valid_rows=valid_rows,
-        warnings=tuple(_warnings(spec, graph, regularizers, valid_rows, stages)),
+        warnings=(*notes, *unseen, *_warnings(spec, graph, regularizers, valid_rows, stages)),
     )
 
 
@@ -201,12 +205,17 @@ def _check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Reg
 
 
 def _fit(
-    spec: TrainSpec, data: Data, selection: Selection, chosen: Split
+    spec: TrainSpec,
+    data: Data,
+    selection: Selection,
+    chosen: Split,
+    sequence: SequenceSpec | None,
 ) -> tuple[Encoding, Graph]:
     """Learn the encoding and size the network to it.
 
-    A regressor's target (rows, steps) is a number for each step where the network's last layer
-    gives a sequence of single numbers, else so many outputs.
+    Where the network's last layer gives a sequence, and nothing else is asked for, there is a
+    target for each step: a regressor's target (rows, steps) is one number for each, not so many
+    outputs, and windows of a table have the target of each of their rows.
     """
 
     def sized(encoding: Encoding) -> Graph:
@@ -217,23 +226,25 @@ def _fit(
             output_shape=encoding.output_shape,
         )
 
-    encoding = Encoding.fit(data, selection, chosen.train)
+    rows = chosen.train if chosen.learn is None else chosen.learn
+    encoding = Encoding.fit(data, selection, rows, sequence=sequence)
     try:
         return encoding, sized(encoding)
     except SpecError:
-        stepwise = encoding.stepwise(data, chosen.train)
-        if stepwise is None:
+        asked = spec.sequence is not None and spec.sequence.predict is not None
+        other = None if asked else each_step(encoding) or stepwise(encoding, data, rows)
+        if other is None:
             raise
         try:
-            return stepwise, sized(stepwise)
+            return other, sized(other)
         except SpecError:
             pass
         raise
 
 
-def _check_weights(spec: TrainSpec, graph: Graph, weights: npt.NDArray[Any] | None) -> None:
+def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:
     """Refuse weights of steps where the loss has none, or not so many."""
-    if weights is None or weights.ndim == 1:
+    if weights is None or len(weights.shape) == 1:
         return
     if graph.last.shape[:-1] != weights.shape[1:]:
         raise SpecError(
@@ -261,7 +272,8 @@ def _check_validation(
     """Refuse validation rows that the encoding learnt on the training rows cannot read."""
     if validation_data is not None:
         try:
-            encoding.encode_inputs(validation_data, np.arange(1), unseen="zeros")
+            first = validation_rows(encoding, validation_data)[:1]
+            encoding.encode_inputs(validation_data, first, unseen="zeros")
             encoding.encode_targets(validation_data)
             encoding.encode_weights(validation_data)
         except DataError as error:
@@ -278,14 +290,6 @@ def _check_validation(
             raise DataError(
                 f"the validation rows do not fit: {error.detail}", pointer=error.pointer
             ) from error
-
-
-def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
-    """Return a class for every row, to be spread evenly; None where there is no such thing."""
-    if selection.form != "classifier":
-        return None
-    labels = data.column(selection.targets[0])
-    return labels if labels.size == len(labels) else None
 
 
 def _check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Encoding) -> None:

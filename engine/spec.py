@@ -48,6 +48,7 @@ __all__ = [
     "RegularizerSpec",
     "RmspropSpec",
     "RpropSpec",
+    "SequenceSpec",
     "SgdSpec",
     "Spec",
     "StagesSpec",
@@ -808,6 +809,26 @@ class ValidationSpec(Spec):
         return self
 
 
+class SequenceSpec(Spec):
+    """How the rows of a table become sequences: windows of the series that they belong to."""
+
+    group: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Column that says which series a row belongs to; null where the table is one series."""
+    order: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Column of numbers or times that orders the rows of a series; null for the table's order."""
+    window: Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)] | None = None
+    """Steps of a sequence: so many rows that follow each other in one series. Null for whole
+    series, which must then be equally long."""
+    horizon: Annotated[int, Strict(), Field(ge=0, le=MAX_SIZE)] | None = None
+    """How many rows after a step its target lies; 0 for the same row. By default 1, of an
+    autoencoder 0."""
+    stride: Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)] = 1
+    """Rows from the start of one window to that of the next."""
+    predict: Literal["each", "last"] | None = None
+    """Whether there is a target for each step, or for the last one alone; by default what the
+    network's last layer gives."""
+
+
 class RegularizationSpec(Spec):
     """The ways to aim dropout and noise, the same in training and in prediction."""
 
@@ -868,6 +889,8 @@ class TrainSpec(RegularizationSpec):
     """Column (array) of non-negative weights of the rows in the loss."""
     rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Rows of the data set that the job may use; all by default."""
+    sequence: SequenceSpec | None = None
+    """Make sequences of a table's rows."""
     validation: Annotated[float, Strict(), Field(ge=0, lt=1)] | ValidationSpec | None = 0.1
     """A fraction, or how to choose the rows; null or 0 for none."""
     network: NetworkSpec

@@ -56,10 +56,11 @@ class TrainingData:
 
     x: Inputs
     """Tensors (rows, *shape), float32, by the output of the input layer"""
-    y: Tensor
-    """(rows, *shape) float32, or class indices (rows,) or (rows, steps) int64"""
-    weights: Tensor | None = None
-    """(rows,) or (rows, steps), non-negative"""
+    y: Any
+    """A tensor, or windows of one: (rows, *shape) float32, or class indices (rows,) or
+    (rows, steps) int64"""
+    weights: Any = None
+    """A tensor, or windows of one: (rows,) or (rows, steps), non-negative; or None"""
 
     @property
     def rows(self) -> int:
@@ -352,12 +353,14 @@ class Training:
                     pieces[name].append(value)
             outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
             (read,) = loss_outputs(self.graph, {})
-            losses = row_losses(self.graph, {read: outputs[read]}, data.y)
-            metrics = {"loss": weighted_mean(losses, data.weights).item()}
+            y, weights = data.y[:], data.weights  # windows become a tensor
+            losses = row_losses(self.graph, {read: outputs[read]}, y)
+            weights = None if weights is None else weights[:]
+            metrics = {"loss": weighted_mean(losses, weights).item()}
         metrics |= deterministic_metrics(
             self.graph,
             outputs[last.out].cpu().numpy(),
-            data.y.cpu().numpy(),
+            y.cpu().numpy(),
             target_scale=self.target_scale,
         )
         for monitor in self._monitors:

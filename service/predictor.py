@@ -21,6 +21,7 @@ from engine import artifact
 from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.inputs import Inputs
+from engine.data.lengths import given_steps, stored_steps
 from engine.errors import ArtifactError, DataError
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
@@ -192,16 +193,16 @@ class Predictor:
         encoding = model.encoding
         if request.start is None:
             model = model.of_steps(
-                encoding.given_steps(request.inputs)
+                given_steps(encoding, request.inputs)
                 if data is None
-                else encoding.stored_steps(data)
+                else stored_steps(encoding, data)
             )
         plan = plan_prediction(model, request.spec(), seed=seed)
         x, row_ids = self._rows(plan, request.inputs, data)
         _check_size(plan, len(x))
         outputs = plan.run(x, row_ids, stop=stop)
         random = is_stochastic(plan.regularizers)
-        return {
+        answer = {
             "model": stored.id,
             "outputs": _plain(outputs),
             "dropout": plan.dropout(),
@@ -215,6 +216,9 @@ class Predictor:
             "stream": STREAM_VERSION,
             "warnings": plan.warnings,
         }
+        if data is not None and encoding.sequence is not None:
+            answer["rows"] = row_ids.tolist()
+        return answer
 
     def _model(self, name: str) -> tuple[Model, artifact.Model]:
         stored = self._models.resolve(name)
@@ -258,15 +262,15 @@ class Predictor:
             x = encoding.encode_records(inputs)
             return x, np.arange(len(x), dtype=np.int64)
         rows = inputs.get("rows")
-        if rows is None:
-            row_ids = np.arange(data.rows, dtype=np.int64)
-        else:
-            row_ids = _row_numbers(rows, data.rows)
-        _check_size(plan, len(row_ids))
         try:
+            whole = rows is None
+            row_ids = encoding.stored_rows(data) if whole else _row_numbers(rows, data.rows)
+            _check_size(plan, len(row_ids))
             return encoding.encode_inputs(data, row_ids), row_ids
         except DataError as error:
-            raise DataError(error.detail, pointer="#/inputs/dataset") from error
+            of_rows = error.pointer.startswith("#/inputs/rows")
+            pointer = error.pointer if of_rows else "#/inputs/dataset"
+            raise DataError(error.detail, pointer=pointer) from error
 
 
 def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:

@@ -13,7 +13,9 @@ import torch
 
 import engine
 from engine.artifact import describe_regularizer, document_of, weights_of
+from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
+from engine.data.windows import Windows
 from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
 from engine.layers import shown
 from engine.network import Network
@@ -80,9 +82,11 @@ class _TrainingRun:
         self._device = _device(spec.device)
         encoding = self.plan.encoding
         rows = self.plan.split.train
-        self._valid_rows = np.arange(other.rows) if other is not None else self.plan.split.valid
+        self._valid_rows = (
+            self.plan.split.valid if other is None else validation_rows(encoding, other)
+        )
         self._valid_data = other if other is not None else data
-        self._valid: tuple[Inputs, Array] | None = None
+        self._valid: tuple[Inputs, Any] | None = None
         if self._valid_rows is not None and len(self._valid_rows):
             self._valid = (
                 encoding.encode_inputs(self._valid_data, self._valid_rows, unseen="zeros"),
@@ -120,14 +124,19 @@ class _TrainingRun:
         assert self.staged.whole is not None
         return self.staged.whole
 
-    def _on_device(self, x: Inputs, y: Array, weights: Array | None) -> TrainingData:
+    def _on_device(
+        self, x: Inputs, y: Array | Windows, weights: Array | Windows | None
+    ) -> TrainingData:
         def tensor(values: Array) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
+        def on_device(values: Array | Windows) -> torch.Tensor | Windows:
+            return values.map(tensor) if isinstance(values, Windows) else tensor(values)
+
         return TrainingData(
             x=x.map(tensor),
-            y=tensor(y),
-            weights=None if weights is None else tensor(weights),
+            y=on_device(y),
+            weights=None if weights is None else on_device(weights),
         )
 
     # -- what is told ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ fills gaps, and the classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -15,8 +15,7 @@ import numpy.typing as npt
 import pydantic
 
 from engine.data import features, scaling
-from engine.data.array_records import given_steps
-from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
+from engine.data.arrays import ScaledArray, encode_array
 from engine.data.categories import Categories
 from engine.data.category_arrays import CategoryArray, encode_categories
 from engine.data.dataset import Data
@@ -27,6 +26,7 @@ from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
 from engine.data.selection import Selection
+from engine.data.sequence_records import flatten
 from engine.data.shapes import (
     ArrayField,
     Field,
@@ -36,15 +36,24 @@ from engine.data.shapes import (
     side_by_side,
     unscaled,
 )
+from engine.data.targets import (
+    encode_targets,
+    fit_target,
+    label_steps,
+    read_targets,
+    read_weights,
+)
+from engine.data.windowed import input_windows, target_windows, window_rows
 from engine.errors import DataError
 from engine.names import output_name
-from engine.spec import Form, Spec
+from engine.spec import Form, SequenceSpec, Spec
 
 __all__ = ["Categories", "Encoding", "Label", "Scaled"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+Unseen = Literal["refuse", "zeros"]
 
 
 class InputGroup(Spec):
@@ -80,10 +89,23 @@ class Encoding(Spec):
     """How many labels a row has, where a classifier names a class for every step."""
     sample_weight: str | None = None
     """The column (array) that weighted the rows in training."""
+    sequence: SequenceSpec | None = None
+    """How the rows of a table become the sequences that it reads; a sequence is named by the number
+    of its last row. The rest says how each row of them is read."""
 
     @classmethod
-    def fit(cls, data: Data, selection: Selection, train_rows: Rows) -> Encoding:
-        """Learn the encoding of the selected columns on the training rows."""
+    def fit(
+        cls,
+        data: Data,
+        selection: Selection,
+        train_rows: Rows,
+        *,
+        sequence: SequenceSpec | None = None,
+    ) -> Encoding:
+        """Learn the encoding of the selected columns on the training rows.
+
+        `sequence` is given in full: its window, its horizon and what is predicted.
+        """
         form, names = selection.form, selection.targets
         # What an autoencoder reads it must give back, which it cannot for what was missing.
         fill = form != "autoencoder"
@@ -96,7 +118,7 @@ class Encoding(Spec):
         if form == "autoencoder":
             targets = tuple(f for f in inputs if isinstance(f, Scaled | ScaledArray))
         elif form == "regressor":
-            targets = tuple(_fit_target(data, name, train_rows) for name in names)
+            targets = tuple(fit_target(data, name, train_rows) for name in names)
         encoding = cls(
             kind=data.kind,
             form=form,
@@ -105,8 +127,9 @@ class Encoding(Spec):
             targets=targets,
             target=names[0] if classifier else None,
             classes=fit_classes(data, names[0], train_rows) if classifier else None,
-            target_steps=_label_steps(data, names[0]) if classifier else None,
+            target_steps=label_steps(data, names[0]) if classifier else None,
             sample_weight=selection.sample_weight,
+            sequence=sequence,
         )
         encoding.check_shapes()
         return encoding
@@ -142,57 +165,18 @@ class Encoding(Spec):
     @cached_property
     def input_shapes(self) -> dict[str, Shape]:
         """The shape of what each input layer reads of a row."""
-        return {group.layer: shape_of(fields) for group, fields in self._fields_by_group}
+        steps = () if self.sequence is None else (self.sequence.window or 1,)
+        return {g.layer: (*steps, *shape_of(fields)) for g, fields in self._fields_by_group}
 
     @cached_property
     def output_shape(self) -> Shape:
         """The shape of what the network says of a row."""
+        steps = () if self.target_steps is None else (self.target_steps,)
+        if self.sequence is not None and self.sequence.predict == "each":
+            steps = (self.sequence.window or 1,)
         if self.classes is not None:
-            steps = () if self.target_steps is None else (self.target_steps,)
             return (*steps, len(self.classes))
-        return shape_of(self.targets)
-
-    @cached_property
-    def steps(self) -> int | None:
-        """How many steps the sequences have that it reads; None unless all have the same."""
-        lengths = {f.shape[0] if len(f.shape) == 2 else 0 for f in self._reader.arrays}
-        return None if len(lengths) != 1 else lengths.pop() or None
-
-    def given_steps(self, inputs: Any) -> int | None:
-        """Return how many steps the first row of a request's `inputs` has; None if unclear."""
-        if self.steps is None:
-            return None
-        return given_steps(inputs, self._reader.arrays[0], lone=len(self.inputs) == 1)
-
-    def stored_steps(self, data: Data) -> int | None:
-        """Return how many steps the sequences of a stored data set have; None if unclear."""
-        if self.steps is None or data.arrays is None:
-            return None
-        field = self._reader.arrays[0]
-        array = data.arrays.get(field.name)
-        dimensions = 2 if isinstance(field, CategoryArray) else 3
-        return array.shape[1] if array is not None and array.ndim == dimensions else None
-
-    def of_steps(self, steps: int, output_shape: Shape) -> Encoding:
-        """Return the encoding of sequences of another number of steps.
-
-        `output_shape` is what the network says of such a row.
-        """
-        output_steps = output_shape[0] if len(output_shape) == 2 else None
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        own["inputs"] = tuple(
-            field.of_steps(steps) if isinstance(field, ArrayField) else field
-            for field in self.inputs
-        )
-        own["targets"] = tuple(
-            field.of_steps(output_steps)
-            if isinstance(field, ScaledArray) and output_steps
-            else field
-            for field in self.targets
-        )
-        own["target_steps"] = None if self.target_steps is None else output_steps
-        # Made anew: a copy would keep what was worked out for the other shape.
-        return Encoding.model_construct(**own)
+        return (*steps, *shape_of(self.targets))
 
     def check_shapes(self) -> None:
         """Refuse arrays that one input layer, or the output, cannot take side by side."""
@@ -243,13 +227,20 @@ class Encoding(Spec):
         data: Data,
         rows: Rows | None = None,
         *,
-        unseen: Literal["refuse", "zeros"] = "refuse",
+        unseen: Unseen = "refuse",
     ) -> Inputs:
-        """Return rows of a stored data set as the network reads them.
+        """Return rows of a stored data set as the network reads them; of sequences windows.
 
         A category that the training rows have not is refused, or is none of the known ones.
         """
         scaling.require(data, [field.name for field in self.inputs], "inputs")
+        if self.sequence is None:
+            return self._encode_rows(data, rows, unseen)
+        return input_windows(
+            data, self.sequence, rows, lambda chosen: self._encode_rows(data, chosen, unseen)
+        )
+
+    def _encode_rows(self, data: Data, rows: Rows | None, unseen: Unseen) -> Inputs:
         values: dict[str, Floats] = {}
         for group, fields in self._fields_by_group:
             arrays = [field for field in fields if isinstance(field, ArrayField)]
@@ -263,16 +254,49 @@ class Encoding(Spec):
                 )
         return Inputs(values)
 
+    def stored_rows(self, data: Data) -> Rows:
+        """Return the numbers of all rows of a stored data set that can be predicted for."""
+        if self.sequence is None:
+            return np.arange(data.rows, dtype=np.int64)
+        return window_rows(data, self.sequence, targets=False)
+
     def encode_records(self, inputs: Any) -> Inputs:
         """Return the `inputs` of a request as the network reads them.
 
         Lists of values, objects, or one object of columns (arrays); errors point below `#/inputs`.
         Null is a missing value. Columns that the model predicts or was weighted by may be there and
-        are passed over.
+        are passed over. A sequence made of rows is a list of them.
         """
-        if len(self._fields_by_group) == 1 and not self._reader.arrays:
-            return Inputs({self._fields_by_group[0][0].output: self._reader.encode_cells(inputs)})
-        encoded = self._reader.encode(inputs)
+        if self.sequence is None:
+            return self._encode_flat(inputs)
+        flat = flatten(
+            inputs,
+            [field.name for field in self.inputs],
+            steps=self.sequence.window or 1,
+            characters=self.reads_characters,
+        )
+        try:
+            steps = self._encode_flat(flat.inputs)
+        except DataError as error:
+            raise DataError(error.detail, pointer=flat.pointer(error.pointer)) from error
+        return steps.map(lambda value: value.reshape(flat.rows, flat.steps, value.shape[-1]))
+
+    @cached_property
+    def reads_characters(self) -> bool:
+        """Whether a text may stand for a sequence: its one input is of single characters."""
+        field = self.inputs[0]
+        if len(self.inputs) > 1:
+            return False
+        if isinstance(field, CategoryArray):
+            return field.are_characters
+        if isinstance(field, Categories) and self.sequence is not None:
+            return all(len(category) == 1 for category in field.categories)
+        return False
+
+    def _encode_flat(self, inputs: Any) -> Inputs:
+        if len(self._fields_by_group) == 1 and not self.reader.arrays:
+            return Inputs({self._fields_by_group[0][0].output: self.reader.encode_cells(inputs)})
+        encoded = self.reader.encode(inputs)
         return Inputs(
             {
                 group.output: side_by_side([encoded[name] for name in group.reads])
@@ -286,60 +310,38 @@ class Encoding(Spec):
         field = unscaled(output, shape)
         return Inputs(RequestReader([field], spare=()).encode(inputs))
 
-    def encode_targets(self, data: Data, rows: Rows | None = None) -> Floats | Rows:
-        """Return what the network should say: (rows, *shape), or class numbers (rows, …)."""
-        if self.classes is not None:
-            return self._class_numbers(data, rows)
-        scaling.require(data, [field.name for field in self.targets], "targets")
-        arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
-        if arrays:
-            return side_by_side([encode_array(data, f, rows, "targets") for f in arrays])
-        plain = [field for field in self.targets if isinstance(field, Scaled)]
-        return scaling.standardise(data, plain, rows, "targets")
+    def encode_targets(self, data: Data, rows: Rows | None = None) -> Any:
+        """Return what the network should say: (rows, *shape), or class numbers (rows, …).
 
-    def stepwise(self, data: Data, train_rows: Rows) -> Encoding | None:
-        """Return the encoding whose one target (rows, steps) is a number for each step.
-
-        Without a network that says so, it is as many outputs. None where it is no such array.
+        Of sequences with a target for each step, windows of that shape.
         """
-        name = self.targets[0].name if len(self.targets) == 1 else None
-        if self.form != "regressor" or data.arrays is None or name is None:
-            return None
-        if data.arrays[name].ndim != 2:
-            return None
-        own = {field: getattr(self, field) for field in type(self).model_fields}
-        shape = (data.arrays[name].shape[1], 1)
-        own["targets"] = (fit_array(data, name, train_rows, "targets", shape=shape),)
-        return Encoding.model_construct(**own)
-
-    def encode_truth(self, data: Data, rows: Rows | None = None) -> Doubles | Rows:
-        """Return what was observed, in original units, (rows, *shape), or class numbers."""
         if self.classes is not None:
-            return self._class_numbers(data, rows)
-        scaling.require(data, [field.name for field in self.targets], "targets")
-        arrays = [field for field in self.targets if isinstance(field, ScaledArray)]
-        if arrays:
-            return side_by_side([read_array(data, f, rows, "targets") for f in arrays])
-        plain = [field for field in self.targets if isinstance(field, Scaled)]
-        return scaling.read(data, plain, rows, "targets")
+            return self._over_targets(data, rows, lambda chosen: self._class_numbers(data, chosen))
+        return self._over_targets(
+            data, rows, lambda chosen: encode_targets(data, self.targets, chosen)
+        )
 
-    def encode_weights(self, data: Data, rows: Rows | None = None) -> Floats | None:
+    def encode_truth(self, data: Data, rows: Rows | None = None) -> Any:
+        """Return what was observed, in original units, as `encode_targets` does."""
+        if self.classes is not None:
+            return self.encode_targets(data, rows)
+        return self._over_targets(
+            data, rows, lambda chosen: read_targets(data, self.targets, chosen)
+        )
+
+    def encode_weights(self, data: Data, rows: Rows | None = None) -> Any:
         """Return the weights of rows (rows,) or of steps (rows, steps), or None without any."""
         name = self.sample_weight
         if name is None:
             return None
-        pointer = "#/sample_weight"
-        if name not in data.names:
-            raise DataError(f"the data set has no {name!r} to weight its rows by", pointer=pointer)
-        steps = 1 if data.arrays is None else data.arrays[name][0].size
-        values = scaling.read(data, (Scaled(name=name, size=steps),), rows, "sample_weight")
-        with np.errstate(over="ignore"):
-            weights = (values if steps > 1 else values[:, 0]).astype(np.float32)
-        if not np.isfinite(weights).all() or (weights < 0).any():
-            raise DataError(f"weights in {name!r} must be finite and 0 or more", pointer=pointer)
-        if not weights.any():
-            raise DataError(f"all weights in {name!r} of these rows are 0", pointer=pointer)
-        return weights
+        return self._over_targets(data, rows, lambda chosen: read_weights(data, name, chosen))
+
+    def _over_targets(
+        self, data: Data, rows: Rows | None, read: Callable[[Rows | None], Any]
+    ) -> Any:
+        if self.sequence is None:
+            return read(rows)
+        return target_windows(data, self.sequence, rows, read)
 
     def decode(self, encoded: npt.ArrayLike) -> Doubles:
         """Return a regressor's outputs (…, outputs) in original units."""
@@ -355,31 +357,18 @@ class Encoding(Spec):
         return self.model_dump(mode="json", exclude_none=True)
 
     @cached_property
-    def _reader(self) -> RequestReader:
+    def reader(self) -> RequestReader:
+        """What reads the rows of a request."""
         names = {field.name for field in self.targets} | {self.target, self.sample_weight}
+        if self.sequence is not None:
+            names |= {self.sequence.group, self.sequence.order}
         return RequestReader(self.inputs, spare={name for name in names if name is not None})
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())
 
 
-def _encode(
-    data: Data, field: ArrayField, rows: Rows | None, unseen: Literal["refuse", "zeros"]
-) -> Floats:
+def _encode(data: Data, field: ArrayField, rows: Rows | None, unseen: Unseen) -> Floats:
     if isinstance(field, CategoryArray):
         return encode_categories(data, field, rows, refuse_unseen=unseen == "refuse")
     return encode_array(data, field, rows, "inputs")
-
-
-def _fit_target(data: Data, name: str, rows: Rows) -> Scaled | ScaledArray:
-    if data.arrays is not None and data.arrays[name].ndim > 2:
-        return fit_array(data, name, rows, "targets")
-    return scaling.fit(data, name, rows, "targets")
-
-
-def _label_steps(data: Data, name: str) -> int | None:
-    """Return how many labels a row of an array (rows, steps) has; None for one."""
-    if data.arrays is None or data.arrays[name].ndim < 2:
-        return None
-    steps = data.arrays[name].shape[1]
-    return steps if steps > 1 else None

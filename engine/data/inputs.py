@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.data.windows import Windows
+
 __all__ = ["Inputs"]
 
 
@@ -12,7 +14,7 @@ class Inputs:
     """Rows of several arrays (or tensors) at once, cut and counted together.
 
     `values` are (rows, *shape), float32, by the name of the output that they stand for, such as
-    ``in:out``.
+    ``in:out``. They may be windows, which become arrays where rows are taken of them.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -27,4 +29,9 @@ class Inputs:
 
     def map(self, change: Callable[[Any], Any]) -> Inputs:
         """Return what `change` makes of every array."""
-        return Inputs({name: change(value) for name, value in self.values.items()})
+        return Inputs(
+            {
+                name: value.map(change) if isinstance(value, Windows) else change(value)
+                for name, value in self.values.items()
+            }
+        )

@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 
 from engine.data.options import column_options
 from engine.data.schema import Array, Column, Kind, Schema
+from engine.data.series_selection import predicts_ahead, select_series, series_columns
 from engine.errors import PatternError, SpecError
-from engine.spec import ColumnSpec, Form, TrainSpec, ValidationSpec
+from engine.spec import ColumnSpec, Form, SequenceSpec, TrainSpec, ValidationSpec
 
 __all__ = ["Selection", "select"]
 
@@ -32,6 +33,8 @@ class Selection:
     """For each input layer of the network its name and the inputs that it reads."""
     options: Mapping[str, ColumnSpec] = field(default_factory=dict)
     """How inputs are read where the usual way will not do."""
+    sequence: SequenceSpec | None = None
+    """How rows become sequences, with the horizon given."""
 
 
 def select(schema: Schema, spec: TrainSpec) -> Selection:
@@ -56,6 +59,7 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
         sample_weight=weight,
         groups=_groups(spec, inputs),
         options=column_options(schema, spec, form, inputs),
+        sequence=select_series(schema, spec),
     )
 
 
@@ -74,6 +78,7 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
         sample_weight=weight,
         groups=_groups(spec, inputs),
         options=column_options(schema, spec, "autoencoder", inputs),
+        sequence=select_series(schema, spec),
     )
 
 
@@ -167,33 +172,40 @@ def _targets(schema: Schema, spec: TrainSpec, weight: str | None) -> tuple[str, 
             raise SpecError("the patterns match the sample weight only", pointer="#/targets")
         return targets
     if schema.kind == "table":
-        return tuple(name for name in schema.names if name != weight)[-1:]
+        taken = {weight, *series_columns(spec)}
+        names = tuple(name for name in schema.names if name not in taken)
+        if not names:
+            raise SpecError("no column is left to be a target", pointer="#/targets")
+        return names[-1:]
     return (_default_array(schema, "y", "targets"),)
 
 
 def _inputs(
     schema: Schema, spec: TrainSpec, targets: Sequence[str], weight: str | None
 ) -> tuple[str, ...]:
-    taken = {*targets, weight}
+    taken = {weight} if predicts_ahead(spec) else {*targets, weight}
+    series = series_columns(spec)
     if spec.inputs is None:
         if schema.kind == "arrays":
             return _default_inputs(schema, spec, taken)
-        taken |= _dividing(schema, spec)
+        taken |= _dividing(schema, spec) | series
         inputs = tuple(name for name in schema.names if name not in taken)
         if not inputs:
             raise SpecError("no column is left to be an input", pointer="#/inputs")
         return inputs
     matched = _match(schema, spec.inputs, "inputs")
     for index, (pattern, names) in enumerate(matched):
-        left = [name for name in names if name not in taken]
+        left = [name for name in names if name not in taken | (series - {pattern})]
         if (pattern in taken and pattern in names) or not left:
             role = "the sample weight" if weight in names else "a target"
             raise SpecError(
                 f"{pattern!r} is {role}; it cannot be an input too"
                 if pattern in taken
-                else f"pattern {pattern!r} matches nothing but targets and the sample weight",
+                else f"pattern {pattern!r} matches nothing but targets, the sample weight, and the "
+                "columns of `sequence`, which are inputs where they are named",
                 pointer=f"#/inputs/{index}",
             )
+    taken |= series - set(spec.inputs)
     return tuple(name for name in _union(names for _, names in matched) if name not in taken)
 
 

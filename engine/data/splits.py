@@ -13,20 +13,25 @@ import numpy.typing as npt
 from engine.errors import SpecError
 from engine.spec import TrainSpec, ValidationSpec
 
-__all__ = ["Divider", "Split", "divider", "split", "used_rows"]
+__all__ = ["Divider", "Split", "checked_rows", "divider", "random_order", "split", "used_rows"]
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Row numbers of the data set, ascending; no row is in both parts."""
+    """Row numbers of the data set, ascending; no row is in both parts.
+
+    Of sequences made of a table's rows, the number of a window is that of its last row.
+    """
 
     train: Rows
     valid: Rows | None
     """None where there is no validation, or where it is on another data set."""
     dataset: str | None = None
     """The other data set, all of whose rows are for validation."""
+    learn: Rows | None = None
+    """The rows that the encoding learns on, where these are not those of `train`."""
 
 
 def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
@@ -36,10 +41,10 @@ def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
     """
     if spec.rows is None:
         return None
-    used = _checked(spec.rows, rows, "#/rows")
+    used = checked_rows(spec.rows, rows, "#/rows")
     validation = spec.validation
     if isinstance(validation, ValidationSpec) and validation.rows is not None:
-        used = np.union1d(used, _checked(validation.rows, rows, "#/validation/rows"))
+        used = np.union1d(used, checked_rows(validation.rows, rows, "#/validation/rows"))
     return np.sort(used)
 
 
@@ -95,7 +100,7 @@ def split(rows: int, spec: TrainSpec, *, by: Divider | None = None) -> Split:
     """
     candidates = np.arange(rows, dtype=np.int64)
     if spec.rows is not None:
-        candidates = np.sort(_checked(spec.rows, rows, "#/rows"))
+        candidates = np.sort(checked_rows(spec.rows, rows, "#/rows"))
     validation = spec.validation
     if validation is None or validation == 0:
         return Split(train=candidates, valid=None)
@@ -104,7 +109,7 @@ def split(rows: int, spec: TrainSpec, *, by: Divider | None = None) -> Split:
     if validation.dataset is not None:
         return Split(train=candidates, valid=None, dataset=validation.dataset)
     if validation.rows is not None:
-        valid = np.sort(_checked(validation.rows, rows, "#/validation/rows"))
+        valid = np.sort(checked_rows(validation.rows, rows, "#/validation/rows"))
         train = np.setdiff1d(candidates, valid, assume_unique=True)
         if len(train) == 0:
             raise SpecError(
@@ -116,7 +121,7 @@ def split(rows: int, spec: TrainSpec, *, by: Divider | None = None) -> Split:
     return _drawn(candidates, validation.fraction or 0.0, seed, by, "#/validation/fraction")
 
 
-def _checked(numbers: Sequence[int], rows: int, pointer: str) -> Rows:
+def checked_rows(numbers: Sequence[int], rows: int, pointer: str) -> Rows:
     """Return row numbers that exist and occur once."""
     array = np.asarray(numbers, dtype=np.int64)
     outside = (array < 0) | (array >= rows)
@@ -158,7 +163,7 @@ def _chosen(
     candidates: Rows, fraction: float, wanted: int, seed: int, by: Divider | None, pointer: str
 ) -> Rows:
     """Return positions among the candidates of the rows for validation."""
-    order = _order(len(candidates), seed)
+    order = random_order(len(candidates), seed)
     if by is None:
         return order[:wanted]
     values = by.values[candidates]
@@ -228,7 +233,7 @@ def _last(values: npt.NDArray[Any], wanted: int, by: Divider) -> Rows:
     return np.flatnonzero(codes >= max(1, int(earliest)))
 
 
-def _order(total: int, seed: int) -> Rows:
+def random_order(total: int, seed: int) -> Rows:
     """Return a random order, the same for the same seed wherever and whenever it is drawn.
 
     The raw numbers of Philox are fixed by its definition; what a Generator makes of them is not.

@@ -203,3 +203,169 @@ def test_a_target_of_rows_and_steps_is_what_the_network_makes_of_it(shared: Api)
     layers = [None, 4, {"form": "last"}, 5]
     body = {"dataset": dataset, "network": {"layers": layers}}
     assert_problem(shared.post("/train", json=body), 422, "#/network/layers/3/size")
+
+
+def walks(rows: int, series: int, seed: int = 3) -> tuple[bytes, dict[str, Any]]:
+    """Tables of the logistic map, `y' = 3.9 y (1 - y)`, each row with its time and a weekday."""
+    y = np.random.default_rng(seed).random(series)
+    columns: dict[str, list[Any]] = {"plant": [], "day": [], "kind": [], "y": []}
+    for day in range(rows):
+        for plant in range(series):
+            columns["plant"].append(f"p{plant}")
+            columns["day"].append(f"2024-{day // 28 + 1:02}-{day % 28 + 1:02}")
+            columns["kind"].append("ab"[day % 2])
+            columns["y"].append(float(y[plant]))
+        y = 3.9 * y * (1 - y)
+    lines = [
+        ",".join(columns),
+        *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True)),
+    ]
+    return "\n".join(lines).encode(), columns
+
+
+@pytest.fixture(scope="module")
+def forecast(shared: Api) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    content, columns = walks(100, 4)
+    dataset = shared.upload(content)
+    job = trained(
+        shared,
+        dataset,
+        [None, [24, "tanh"], {"form": "last"}, None],
+        sequence={"group": "plant", "order": "day", "window": 5},
+        targets=["y"],
+        epochs=60,
+        hidden_dropout=0.02,
+        optimizer={"form": "adam", "learning_rate": 0.01},
+    )
+    return job, dataset, columns
+
+
+def test_a_long_table_is_forecast(
+    shared: Api, forecast: tuple[dict[str, Any], str, dict[str, Any]]
+) -> None:
+    job, dataset, columns = forecast
+    assert job["metrics"]["valid"]["r2"] > 0.95
+    model = shared.get(f"/models/{job['model']}").json()
+    assert model["encoding"]["sequence"] == {
+        "group": "plant", "order": "day", "window": 5, "horizon": 1, "stride": 1,
+        "predict": "last",
+    }  # fmt: skip
+    assert [field["name"] for field in model["encoding"]["inputs"]] == ["kind", "y"]
+    answer = shared.post(
+        "/predict", json={"model": job["model"], "inputs": {"dataset": dataset}, "num_samples": 10}
+    ).json()
+    assert len(answer["rows"]) == 4 * 96
+    assert answer["rows"][0] == 4 * 4
+    means = dict(zip(answer["rows"], answer["outputs"]["mean"], strict=True))
+    errors = [means[row][0] - columns["y"][row + 4] for row in answer["rows"] if row + 4 < 400]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    # The window that ends with the table forecasts the day after.
+    latest = range(383, 400, 4)
+    records = [{name: columns[name][row] for name in ("kind", "y")} for row in latest]
+    one = {"dataset": dataset, "rows": [399]}
+    expected = predict(shared, job["model"], one)["prediction"]
+    for inputs in (
+        [records],
+        [[list(record.values()) for record in records]],
+        {name: [[columns[name][row] for row in latest]] for name in ("kind", "y", "plant", "day")},
+        [[record | {"plant": "new"} for record in records]],
+    ):
+        assert predict(shared, job["model"], inputs)["prediction"] == expected
+    assert predict(shared, job["model"], [records[2:]])["prediction"] == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "pointer"),
+    [
+        ([], "#/inputs"),
+        ([[]], "#/inputs/0"),
+        ([{"y": 1}], "#/inputs/0"),
+        ([[{"y": 1}]], "#/inputs/0/0/kind"),
+        ([[{"y": 1, "kind": "c"}]], "#/inputs/0/0/kind"),
+        ([[{"y": None, "kind": "a"}, {"y": "1", "kind": "a"}]], "#/inputs/0/1/y"),
+        ([[{"y": 1, "kind": "a"}], [{"y": 1, "kind": "a"}] * 2], "#/inputs/1"),
+        ({"y": [[1]], "kind": [["a"], ["a"]]}, "#/inputs/y"),
+        ({"y": [[1]], "kind": [["a", "b"]]}, "#/inputs/y/0"),
+        ({"y": [["x"]], "kind": [["a"]]}, "#/inputs/y/0/0"),
+        ({"y": "x"}, "#/inputs/y"),
+        (["text"], "#/inputs/0"),
+        ([None], "#/inputs/0"),
+    ],
+    ids=str,
+)
+def test_odd_sequences_of_records_are_pointed_at(
+    shared: Api,
+    forecast: tuple[dict[str, Any], str, dict[str, Any]],
+    inputs: Any,
+    pointer: str,
+) -> None:
+    body = {"model": forecast[0]["model"], "inputs": inputs}
+    assert_problem(shared.post("/predict", json=body), 422, pointer)
+
+
+def test_windows_that_are_not_in_a_stored_table_are_refused(
+    shared: Api, forecast: tuple[dict[str, Any], str, dict[str, Any]]
+) -> None:
+    job, dataset, _ = forecast
+    for inputs, pointer in (
+        ({"dataset": dataset, "rows": [399, 3]}, "#/inputs/rows/1"),
+        ({"dataset": dataset, "rows": [400]}, "#/inputs/rows/0"),
+        ({"dataset": shared.upload(b"kind,y\na,1\n")}, "#/inputs/dataset"),
+        ({"dataset": shared.upload(b"kind,y,plant,day\na,1,p,2024-01-01\n")}, "#/inputs/dataset"),
+    ):
+        answer = shared.post("/predict", json={"model": job["model"], "inputs": inputs})
+        assert_problem(answer, 422, pointer)
+
+
+def test_each_step_has_its_target_where_the_network_gives_a_sequence(shared: Api) -> None:
+    dataset = shared.upload(walks(80, 3)[0])
+    sequence = {"group": "plant", "order": "day", "window": 6}
+    by_plant = {"fraction": 0.3, "group": "plant"}
+    body = {"dataset": dataset, "network": {"layers": [None, 8, None]}, "sequence": sequence}
+    body["validation"] = by_plant
+    plan = shared.post("/train", params={"validate_only": True}, json=body).json()
+    assert plan["layers"][-1]["shape"] == ["rows", 6, 1]
+    assert plan["rows"] == {"train": 2 * 74, "valid": 74}
+    job = trained(
+        shared,
+        dataset,
+        [None, 6, None],
+        sequence={**sequence, "horizon": 0},
+        targets=["kind"],
+        inputs=["y", "day"],
+        validation=by_plant,
+        hidden_dropout=0.1,
+    )
+    outputs = predict(shared, job["model"], {"dataset": dataset, "rows": [239, 100]})
+    assert np.shape(outputs["label"]) == (2, 6)
+    passes = predict(
+        shared, job["model"], {"dataset": dataset, "rows": [239, 100]}, num_samples=8, seed=1
+    )
+    assert np.shape(passes["entropy"]) == (2, 6)
+    alone = predict(
+        shared, job["model"], {"dataset": dataset, "rows": [100]}, num_samples=8, seed=1
+    )
+    assert alone["probabilities"] == passes["probabilities"][1:]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "pointer"),
+    [
+        (3, "#/sequence"),
+        ({"window": 0}, "#/sequence/window"),
+        ({"window": 2.5}, "#/sequence/window"),
+        ({"horizon": -1}, "#/sequence/horizon"),
+        ({"stride": 0}, "#/sequence/stride"),
+        ({"predict": "all"}, "#/sequence/predict"),
+        ({"group": ""}, "#/sequence/group"),
+        ({"group": "no"}, "#/sequence/group"),
+        ({"order": "kind", "window": 2}, "#/sequence/order"),
+        ({"window": 1000000}, "#/sequence/window"),
+        ({"windows": 3}, "#/sequence/windows"),
+    ],
+    ids=str,
+)
+def test_odd_windows_are_pointed_at(shared: Api, sequence: Any, pointer: str) -> None:
+    dataset = shared.upload(walks(10, 2)[0])
+    body = {"dataset": dataset, "network": {"layers": [None, 3, None]}, "sequence": sequence}
+    assert_problem(shared.post("/train", json=body), 422, pointer)
