@@ -62,8 +62,12 @@ class Sampler:
         seed: int = 0,
         masks: Literal["independent", "shared"] = "independent",
         stop: Callable[[], bool] = lambda: False,
+        tile: int | None = None,
     ) -> None:
-        """`stop` is asked before every tile; where it says so, StoppedError ends the work."""
+        """`stop` is asked before every tile; where it says so, StoppedError ends the work.
+
+        `tile` is for few rows: how many to compute at a time, a multiple of 32; bits depend on it.
+        """
         self.network = network
         self.wanted = tuple(wanted)
         self._stop = stop
@@ -78,7 +82,7 @@ class Sampler:
         self.stochastic = tuple(name for name in self.wanted if name in self._random)
         """The wanted outputs that some mask reaches."""
         self._prefix = self._prefix_outputs()
-        self._tile = _tile_rows(network.graph, self._sites)
+        self._tile = tile or _tile_rows(network.graph, self._sites)
 
     def deterministic(self, x: Inputs) -> dict[str, Array]:
         """Return the wanted outputs that no mask reaches, each (rows, *shape)."""

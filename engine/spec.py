@@ -32,6 +32,7 @@ __all__ = [
     "EsgdSpec",
     "Form",
     "GaussianNoiseSpec",
+    "GenerateSpec",
     "HiddenL1Spec",
     "InitialSpec",
     "LayerForm",
@@ -958,6 +959,18 @@ Statistic = Literal[
 ]
 
 
+class GenerateSpec(Spec):
+    """How a classifier of sequences goes on with those that it is given, one class a step."""
+
+    steps: Annotated[int, Strict(), Field(ge=1, le=100_000)]
+    """How many classes to draw for each sequence."""
+    temperature: NonNegative = 1.0
+    """Classes are drawn with probabilities p^(1/temperature), scaled to add up to 1: above 1 more
+    evenly, below 1 the likely ones more often, with 0 always the most likely."""
+    top_k: Count | None = None
+    """Draw among so many of the most likely classes only; all by default."""
+
+
 class PredictSpec(PassesSpec):
     """Passes, and what to report of them."""
 
@@ -973,3 +986,6 @@ class PredictSpec(PassesSpec):
     """A layer (`hid2`), or its `out` (`hid2:out`), whose values the `inputs` are, as lists of rows
     in the network's own units: the layers before it are passed over, and an autoencoder's code is
     decoded."""
+    generate: GenerateSpec | None = None
+    """Go on with the given sequences, step by step, as a model of texts does: each class drawn is
+    the next step's input."""

@@ -28,6 +28,7 @@ __all__ = [
     "stream_key",
     "threshold",
     "uniform_logits",
+    "uniforms",
 ]
 
 STREAM_VERSION = 1
@@ -106,6 +107,14 @@ def normal_noise(states: Words, width: int) -> npt.NDArray[np.float32]:
 def uniform_logits(states: Words, width: int) -> npt.NDArray[np.float32]:
     """Return logits of uniform numbers, log u - log(1 - u), (len(states), width), a word each."""
     return _inverted(states, width, special.logit)
+
+
+def uniforms(states: Words, width: int) -> npt.NDArray[np.float64]:
+    """Return numbers between 0 and 1, (len(states), width): the leading 53 bits of a word each."""
+    with np.errstate(over="ignore"):
+        words = _mix(states[:, None] + np.arange(1, width + 1, dtype=np.uint64) * _GAMMA)
+    drawn: npt.NDArray[np.float64] = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return drawn
 
 
 def _inverted(

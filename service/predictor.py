@@ -21,8 +21,9 @@ from engine import artifact
 from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.inputs import Inputs
-from engine.data.lengths import given_steps, stored_steps
+from engine.data.lengths import given_steps, steps_of, stored_steps
 from engine.errors import ArtifactError, DataError
+from engine.generation import Generation, plan_generation
 from engine.prediction import PredictionPlan, plan_prediction
 from engine.regularizers import is_stochastic
 from engine.spec import MAX_SEED, Nothing, PredictSpec
@@ -190,33 +191,25 @@ class Predictor:
         stored, model = self._model(request.model)
         seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
         data = self._data(request.inputs)
-        encoding = model.encoding
+        trained = model.encoding
         if request.start is None:
-            model = model.of_steps(
-                given_steps(encoding, request.inputs)
-                if data is None
-                else stored_steps(encoding, data)
-            )
+            given = given_steps(trained, request.inputs)
+            model = model.of_steps(given if data is None else stored_steps(trained, data))
         plan = plan_prediction(model, request.spec(), seed=seed)
+        generation = None
+        if request.generate is not None:
+            generation = plan_generation(plan, trained_steps=steps_of(trained))
         x, row_ids = self._rows(plan, request.inputs, data)
         _check_size(plan, len(x))
-        outputs = plan.run(x, row_ids, stop=stop)
-        random = is_stochastic(plan.regularizers)
-        answer = {
-            "model": stored.id,
-            "outputs": _plain(outputs),
-            "dropout": plan.dropout(),
-            "noise": plan.noise(),
-            "drop_connect": plan.drop_connect(),
-            "num_samples": plan.num_samples,
-            "seed": seed if random or request.seed is not None else None,
-            "masks": plan.spec.masks,
-            "row_offset": plan.spec.row_offset,
-            "stopped_by": None if plan.num_samples is None else "num_samples",
-            "stream": STREAM_VERSION,
-            "warnings": plan.warnings,
-        }
-        if data is not None and encoding.sequence is not None:
+        if generation is None:
+            outputs = plan.run(x, row_ids, stop=stop)
+        else:
+            _check_generation(generation, len(x))
+            outputs = generation.run(x, row_ids, stop=stop)
+        random = is_stochastic(plan.regularizers) or (generation is not None and generation.draws)
+        answer = _answer(stored.id, plan, outputs)
+        answer["seed"] = seed if random or request.seed is not None else None
+        if data is not None and trained.sequence is not None:
             answer["rows"] = row_ids.tolist()
         return answer
 
@@ -273,6 +266,23 @@ class Predictor:
             raise DataError(error.detail, pointer=pointer) from error
 
 
+def _answer(model_id: str, plan: PredictionPlan, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model_id,
+        "outputs": _plain(outputs),
+        "dropout": plan.dropout(),
+        "noise": plan.noise(),
+        "drop_connect": plan.drop_connect(),
+        "num_samples": plan.num_samples,
+        "seed": None,
+        "masks": plan.spec.masks,
+        "row_offset": plan.spec.row_offset,
+        "stopped_by": None if plan.num_samples is None else "num_samples",
+        "stream": STREAM_VERSION,
+        "warnings": plan.warnings,
+    }
+
+
 def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:
     if not isinstance(rows, list) or not rows:
         raise DataError(
@@ -303,6 +313,23 @@ def _check_size(plan: PredictionPlan, rows: int) -> None:
         raise TooLarge(
             f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
             f"{advice}, or for fewer `statistics` and `outputs`"
+        )
+
+
+def _check_generation(generation: Generation, rows: int) -> None:
+    """Refuse sequences that take too long to go on with online, naming the limit."""
+    flops = generation.cost(rows)
+    if flops > MAX_FLOPS:
+        raise TooLarge(
+            f"{generation.spec.steps} steps of {rows} sequences are too much for an online answer, "
+            f"{flops / MAX_FLOPS:.3g} times the limit of {MAX_FLOPS:g} operations of this network; "
+            "ask for fewer, and go on from what they end with"
+        )
+    numbers = rows * generation.spec.steps
+    if numbers > MAX_ANSWER:
+        raise TooLarge(
+            f"the answer would hold {numbers} labels, and at most {MAX_ANSWER} are sent; ask for "
+            "fewer `steps` or sequences"
         )
 
 

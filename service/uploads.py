@@ -16,7 +16,7 @@ from service.errors import Invalid, UnsupportedMedia
 
 __all__ = ["ContentType", "Upload"]
 
-_TEXT = ("text/csv", "application/json", "application/x-ndjson")
+_TEXT = ("text/csv", "text/plain", "application/json", "application/x-ndjson")
 # Read as something else by encodings in which ASCII bytes do not always stand for themselves.
 _ASCII = (
     b"\\n \\u0041 +AGE- ~{VPND~}",
@@ -51,6 +51,8 @@ class ContentType:
         if media_type not in _TEXT:
             return cls(media_type)
         charset = _encoding(parameters.pop("charset", "utf-8"))
+        if media_type == "text/plain":
+            return cls(media_type, charset)
         if media_type != "text/csv":
             if charset is not None:
                 raise UnsupportedMedia(f"{media_type} is read as UTF-8, not as {charset}")

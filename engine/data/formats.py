@@ -18,7 +18,8 @@ from engine.data.dataset import BOOLEAN, TEXT, Data, Limits
 from engine.data.delimited import parse_csv
 from engine.data.json_records import parse_json, parse_ndjson
 from engine.data.npz import load_npz, parse_npz, write_npz
-from engine.data.writing import CSV, JSON, NDJSON, NPZ, PARQUET, STREAM, WRITABLE, write
+from engine.data.plain_text import parse_text
+from engine.data.writing import CSV, JSON, NDJSON, NPZ, PARQUET, PLAIN, STREAM, WRITABLE, write
 from engine.errors import DataError
 
 __all__ = ["MEDIA_TYPES", "WRITABLE", "Data", "Limits", "load", "parse", "save", "write"]
@@ -30,6 +31,7 @@ MEDIA_TYPES: Mapping[str, str] = {
     NDJSON: "ndjson",
     JSON: "json",
     NPZ: "npz",
+    PLAIN: "text",
 }
 """The media types that `parse` takes, and what each format is called."""
 
@@ -40,6 +42,7 @@ _PARSERS: Mapping[str, Callable[[Path, Limits], Data]] = {
     "ndjson": parse_ndjson,
     "json": parse_json,
     "npz": parse_npz,
+    "text": parse_text,
 }
 
 # What the libraries raise over files that are not what they say. Arrow's own errors derive from

@@ -18,7 +18,7 @@ from engine.data.dataset import Data
 from engine.data.npz import write_npz
 from engine.errors import DataError
 
-__all__ = ["CSV", "JSON", "NDJSON", "NPZ", "PARQUET", "STREAM", "WRITABLE", "write"]
+__all__ = ["CSV", "JSON", "NDJSON", "NPZ", "PARQUET", "PLAIN", "STREAM", "WRITABLE", "write"]
 
 CSV = "text/csv"
 NPZ = "application/x-npz"
@@ -26,6 +26,7 @@ PARQUET = "application/vnd.apache.parquet"
 STREAM = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
+PLAIN = "text/plain"
 
 WRITABLE: Mapping[str, tuple[str, ...]] = {
     "table": (CSV, JSON, NDJSON, STREAM, PARQUET),

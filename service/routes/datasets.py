@@ -54,6 +54,7 @@ _BY_NAME = {
     ".jsonl": "application/x-ndjson",
     ".json": "application/json",
     ".npz": "application/x-npz",
+    ".txt": "text/plain",
 }
 MAX_PREVIEW = 1_000_000
 
@@ -61,7 +62,8 @@ _UPLOAD = {
     "requestBody": {
         "required": True,
         "description": "The file with its content type, or as the field `file` of a form. CSV is "
-        "UTF-8, or what `text/csv; charset=iso-8859-1` says, and has a header.",
+        "UTF-8, or what `text/csv; charset=iso-8859-1` says, and has a header. Of `text/plain` "
+        "every character becomes a row of the columns `position` and `character`.",
         "content": {
             **{
                 media_type: {"schema": {"type": "string", "format": "binary"}}

@@ -31,21 +31,27 @@ class Base:
 
     arrays: Mapping[str, Any] | None = None
     csv: str | None = None
+    text: str | None = None
+    sequence: Mapping[str, Any] | None = None
     layers: tuple[Any, ...] = (None, 8, None)
     form: str = "regressor"
 
     @property
     def content(self) -> bytes:
-        return self.csv.encode() if self.csv is not None else npz_of(**(self.arrays or {}))
+        text = self.text if self.csv is None else self.csv
+        return npz_of(**(self.arrays or {})) if text is None else text.encode()
 
     @property
     def media_type(self) -> str:
+        if self.text is not None:
+            return "text/plain"
         return "text/csv" if self.csv is not None else "application/x-npz"
 
     def spec(self, layers: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return the request's body, but for the data set's id."""
         chosen = list(self.layers if layers is None else layers)
-        return {"network": {"form": self.form, "layers": chosen}, "epochs": 1}
+        spec = {"network": {"form": self.form, "layers": chosen}, "epochs": 1}
+        return spec if self.sequence is None else {**spec, "sequence": self.sequence}
 
 
 def _table() -> str:
@@ -102,6 +108,12 @@ BASES: dict[str, Base] = {
             "y": _normal(ROWS, STEPS, 2),
         },
         layers=_RECURRENT,
+    ),
+    "text": Base(
+        text="the rain in the lane\n" * 6,
+        sequence={"order": "position", "window": 5},
+        layers=_RECURRENT,
+        form="classifier",
     ),
     "images": Base(
         arrays={"x": _normal(ROWS, 3, 9, 8), "y": _normal(ROWS, 5), "w": _WEIGHTS},
