@@ -9,6 +9,7 @@ import pyarrow.parquet
 
 from engine.data.columns import check_names, make_table
 from engine.data.dataset import Data, Limits
+from engine.data.nested import array_of_column, is_array_type, make_arrays
 from engine.errors import DataError
 
 __all__ = ["parse_arrow_stream", "parse_parquet"]
@@ -45,7 +46,8 @@ def _parquet_names(
     metadata = source.metadata
     limits.check_table(metadata.num_rows, metadata.num_columns)
     schema = source.schema_arrow
-    _check_flat(schema)
+    # Arrow's reader of lists in Parquet does not survive every damaged file.
+    _check_flat(schema, "send columns of lists as an Arrow stream or npz")
     check_names(schema.names, limits)
     size = 0
     for group in range(metadata.num_row_groups):
@@ -60,12 +62,12 @@ def _parquet_names(
 
 
 def parse_arrow_stream(path: Path, limits: Limits) -> Data:
-    """Read an uncompressed Arrow IPC stream of scalar columns."""
+    """Read an uncompressed Arrow IPC stream of scalar columns, or lists, which become arrays."""
     _refuse_compressed(path)
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         schema = reader.schema
         check_names(schema.names, limits)
-        _check_flat(schema)
+        _check_flat(schema, "lists of numbers become arrays", arrays=True)
         chunks: list[list[pa.Array]] = [[] for _ in schema.names]
         rows = size = 0
         for batch in reader:
@@ -80,7 +82,13 @@ def parse_arrow_stream(path: Path, limits: Limits) -> Data:
         pa.chunked_array(column, type=field.type)
         for column, field in zip(chunks, schema, strict=True)
     ]
-    return make_table(schema.names, columns, limits)
+    if not any(is_array_type(field.type) for field in schema):
+        return make_table(schema.names, columns, limits)
+    arrays = {
+        name: array_of_column(name, column, limits)
+        for name, column in zip(schema.names, columns, strict=True)
+    }
+    return make_arrays(arrays, limits)
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -119,12 +127,14 @@ def _flatbuffer_field(buffer: bytes, table: int, field: int) -> int | None:
     return table + offset if offset else None
 
 
-def _check_flat(schema: pa.Schema) -> None:
+def _check_flat(schema: pa.Schema, else_take: str, *, arrays: bool = False) -> None:
     for field in schema:
+        if arrays and is_array_type(field.type):
+            continue
         if pa.types.is_nested(field.type) or isinstance(field.type, pa.BaseExtensionType):
             raise DataError(
                 f"column {field.name!r} is nested or of a type of its own; "
-                "take numbers, booleans, texts, dates or timestamps"
+                f"take numbers, booleans, texts, dates or timestamps; {else_take}"
             )
 
 

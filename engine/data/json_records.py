@@ -1,4 +1,7 @@
-"""JSON: a list of records or an object of columns; NDJSON: a record a line."""
+"""JSON: a list of records or an object of columns; NDJSON: a record a line.
+
+A column whose first value is a list makes all columns arrays.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pyarrow as pa
 
 from engine.data.columns import check_names, make_table
 from engine.data.dataset import BOOLEAN, INTEGER, NUMBER, TEXT, Data, Limits
+from engine.data.nested import array_of_values, make_arrays
 from engine.errors import DataError
 
 __all__ = ["parse_json", "parse_ndjson"]
@@ -86,8 +90,11 @@ def _from_columns(columns: dict[str, Any], limits: Limits) -> Data:
     for name, values in columns.items():
         if not isinstance(values, list):
             raise DataError(f"column {name!r} is not a list of values")
-    arrays = [_column(name, values) for name, values in columns.items()]
-    return make_table(tuple(columns), arrays, limits)
+    if any(isinstance(value, list) for values in columns.values() for value in values[:1]):
+        arrays = {name: array_of_values(name, values, limits) for name, values in columns.items()}
+        return make_arrays(arrays, limits)
+    converted = [_column(name, values) for name, values in columns.items()]
+    return make_table(tuple(columns), converted, limits)
 
 
 def _column(name: str, values: list[Any]) -> pa.ChunkedArray:

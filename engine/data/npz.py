@@ -17,7 +17,7 @@ import numpy.typing as npt
 from engine.data.dataset import Data, Limits
 from engine.errors import DataError
 
-__all__ = ["load_npz", "parse_npz", "write_npz"]
+__all__ = ["check_arrays", "load_npz", "parse_npz", "write_npz"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _MAGIC = b"\x93NUMPY"
@@ -60,6 +60,24 @@ def parse_npz(path: Path, limits: Limits) -> Data:
     for name, array in arrays.items():
         _check_values(name, array)
     return Data(arrays=arrays)
+
+
+def check_arrays(arrays: Mapping[str, npt.NDArray[Any]], limits: Limits) -> None:
+    """Refuse arrays in memory that an npz archive could not hold, or that are not alike."""
+    if len(arrays) > limits.max_arrays:
+        raise DataError(f"{len(arrays)} arrays are too many; at most {limits.max_arrays} are taken")
+    for name, array in arrays.items():
+        if not _NAME.fullmatch(name):
+            raise DataError(
+                f"{name[:80]!r} does not name an array; names are letters, digits, '_', '-' and "
+                "'.', up to 64 of them"
+            )
+        if array.dtype.kind == "U" and array.dtype.itemsize > 4 * _MAX_LABEL:
+            raise DataError(f"array {name!r} has a text of more than {_MAX_LABEL} characters")
+    headers = {name: _Header(array.dtype, array.shape, False, 0) for name, array in arrays.items()}
+    _check_rows(headers, limits)
+    for name, array in arrays.items():
+        _check_values(name, array)
 
 
 def _check_directory(path: Path) -> None:

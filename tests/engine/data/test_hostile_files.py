@@ -46,7 +46,24 @@ def _seeds() -> dict[str, bytes]:
         "application/x-npz": npz(
             x=np.arange(6.0).reshape(3, 2), y=np.array(["a", "b", "c"]), z=np.array([True] * 3)
         ),
+        "text/plain": "Ein Stück\r\nText, größer als nichts.\n".encode(),
     }
+
+
+def _nested_seeds() -> list[tuple[str, bytes]]:
+    """Files whose columns of lists are arrays."""
+    table = pa.table(
+        {
+            "x": pa.array([[[1.0, 2.0]] * 3] * 4, pa.list_(pa.list_(pa.float64(), 2))),
+            "y": pa.array([[1, 2]] * 4, pa.large_list(pa.int16())),
+            "b": [True, False, True, True],
+            "t": pa.array(["u", "v", "u", "w"]).dictionary_encode(),
+        }
+    )
+    return [
+        ("application/vnd.apache.arrow.stream", _stream(table)),
+        ("application/json", b'{"x": [[[1, 2.5], [3, 4]], [[5, 6], [7, 8]]], "t": ["a", "b"]}'),
+    ]
 
 
 def _mangled(content: bytes, draw: random.Random) -> bytes:
@@ -74,11 +91,10 @@ def test_the_fuzzed_formats_are_all_that_are_taken() -> None:
     assert set(_seeds()) == set(MEDIA_TYPES)
 
 
-@pytest.mark.parametrize("media_type", MEDIA_TYPES)
+@pytest.mark.parametrize(("media_type", "content"), [*_seeds().items(), *_nested_seeds()])
 def test_a_mangled_file_is_a_data_error_or_a_sound_data_set(
-    media_type: str, tmp_path: Path
+    media_type: str, content: bytes, tmp_path: Path
 ) -> None:
-    content = _seeds()[media_type]
     draw = random.Random(7)
     messages: set[str] = set()
     path, stored = tmp_path / "upload", tmp_path / "stored"
