@@ -351,7 +351,8 @@ class LayerSpec(Spec):
     """For `tied`: the layer whose transposed weights it uses; by default the one it mirrors."""
     filter_size: Extent | None = None
     """For `conv1` how many steps, for `conv2` how many pixels a filter spans: one number, or
-    ``[height, width]``; at most as many as its input has. Filters are not mirrored."""
+    ``[height, width]``; unless zeros stand around the input, at most as many as it has. Filters are
+    not mirrored."""
     stride: Extent | None = None
     """For convolutions and pooling: how far one window is from the next; by default 1 and the size
     of the window."""

@@ -49,13 +49,15 @@ class Convolution(Layer):
                 f"layer {request.name!r} of form {request.form!r} needs a `filter_size`",
                 "filter_size",
             )
-        if any(wide > there for wide, there in zip(filter_size, extent(shape), strict=True)):
+        border_mode = request.spec.border_mode or "valid"
+        is_wider = any(a > b for a, b in zip(filter_size, extent(shape), strict=True))
+        if is_wider and border_mode == "valid":
             raise request.error(
                 f"`filter_size` is {shown(filter_size[: len(shape) - 1])}, but {name!r} has only "
-                f"{_places(shape)}; give at most that",
+                f"{_places(shape)}; give at most that, or the `border_mode` 'same'",
                 "filter_size",
             )
-        padding = _padding(filter_size, request.spec.border_mode or "valid")
+        padding = _padding(filter_size, border_mode)
         counts = tuple(
             (there + sum(added) - wide) // step + 1
             for there, added, wide, step in zip(

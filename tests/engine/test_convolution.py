@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from engine.artifact import document_of, load_model, weights_of
+from engine.artifact import document_of, graph_of_steps, load_model, weights_of
 from engine.data.encoding import Encoding
 from engine.errors import SpecError
 from engine.graph import build_graph
@@ -36,6 +36,7 @@ UNEVEN: list[dict[str, Any]] = [
     {"filter_size": [4, 2]},
     {"filter_size": [1, 7], "border_mode": "same", "stride": [3, 1]},
     {"filter_size": [9, 2], "border_mode": "full", "stride": [1, 2]},
+    {"filter_size": [12, 8], "border_mode": "same"},
 ]
 CONVOLUTIONS = [
     *(("conv1", STEPS, keywords) for keywords in KEYWORDS),
@@ -308,6 +309,24 @@ def test_the_work_of_a_convolution_is_counted() -> None:
     assert graph.layers[1].flops_per_row == 2 * (10 * 4) * (2 * 3)
 
 
+def test_a_convolution_reads_sequences_of_any_length_that_it_keeps() -> None:
+    layers: list[Any] = [{"form": "input", "shape": STEPS}, convolve(form="conv1", filter_size=4)]
+    layers[1]["border_mode"] = "same"
+    network = random_network([*layers, {"form": "last"}, 2])
+    x = normal(3, 20, 3)
+    longest = graph_of_steps(network.graph, 20)
+    assert longest is not None
+    whole = computed(network.of_graph(longest), x)
+    for steps in (1, 3, 7):
+        graph = graph_of_steps(network.graph, steps)
+        assert graph is not None
+        ours = computed(network.of_graph(graph), x[:, :steps])
+        assert ours.shape == (3, steps, 4)
+        inner = max(0, steps - 2)  # the others read zeros where the whole has steps
+        np.testing.assert_allclose(ours[:, :inner], whole[:, :inner], rtol=1e-5, atol=1e-6)
+    assert graph_of_steps(random_network([*layers, "flatten", 2]).graph, 7) is None
+
+
 def test_channels_join_and_add_up() -> None:
     layers: list[Any] = [
         {"form": "input", "shape": [2, 6, 5]},
@@ -367,7 +386,8 @@ def test_a_stored_network_predicts_to_the_same_bits() -> None:
     ("shape", "layer", "pointer", "said"),
     [
         (IMAGE, convolve(filter_size=[3, 8]), "filter_size", "9 x 7 pixels"),
-        (IMAGE, convolve(filter_size=10, border_mode="full"), "filter_size", "at most"),
+        (IMAGE, convolve(filter_size=10, border_mode="valid"), "filter_size", "at most"),
+        (IMAGE, convolve(filter_size=10_000, border_mode="full"), None, "at most 16777216"),
         (STEPS, convolve(form="conv1", filter_size=12), "filter_size", "11 steps"),
         (STEPS, convolve(form="conv1", filter_size=[2, 2]), "filter_size", "one number"),
         (STEPS, convolve(form="conv1", stride=[2, 2]), "stride", "one number"),
