@@ -112,6 +112,9 @@ class TrainingPlan:
             "input_names": list(self.encoding.input_names[:MAX_NAMES]),
             "input_count": len(self.encoding.input_names),
             "targets": list(self.selection.targets),
+            "sequence": None
+            if self.encoding.sequence is None
+            else self.encoding.sequence.model_dump(mode="json"),
             "classes": None if self.encoding.classes is None else list(self.encoding.classes),
             "regularizers": [describe_regularizer(i, r) for i, r in enumerate(self.regularizers)],
             "stages": [
@@ -183,7 +186,12 @@ def plan_training(
         regularizers=regularizers,
         stages=stages,
         valid_rows=valid_rows,
-        warnings=(*notes, *unseen, *_warnings(spec, graph, regularizers, valid_rows, stages)),
+        warnings=(
+            *notes,
+            *unseen,
+            *_foresight(encoding, graph),
+            *_warnings(spec, graph, regularizers, valid_rows, stages),
+        ),
     )
 
 
@@ -240,6 +248,22 @@ def _fit(
         except SpecError:
             pass
         raise
+
+
+def _foresight(encoding: Encoding, graph: Graph) -> list[str]:
+    """Warn of layers that read later steps, where these hold the targets of earlier ones."""
+    sequence = encoding.sequence
+    if sequence is None or sequence.predict != "each" or not sequence.horizon:
+        return []
+    targets = {encoding.target, *(field.name for field in encoding.targets)}
+    if targets.isdisjoint(field.name for field in encoding.inputs):
+        return []
+    return [
+        f"layer {layer.name!r} also reads the steps after a step, and these hold its target: the "
+        'network can copy it; take `"predict": "last"`, a layer of one direction, or other `inputs`'
+        for layer in graph.layers
+        if layer.form == "bidirectional"
+    ]
 
 
 def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:

@@ -195,6 +195,8 @@ class PlanView(View):
     input_count: int
     """How many it reads."""
     targets: list[str]
+    sequence: dict[str, Any] | None
+    """How rows become sequences, all keys resolved; null where they do not."""
     classes: list[Any] | None
     regularizers: list[dict[str, Any]]
     rows: dict[str, int]

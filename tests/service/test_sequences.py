@@ -88,6 +88,32 @@ def test_all_rows_of_a_request_have_one_length(shared: Api, regressor: str) -> N
     assert_problem(shared.post("/predict", json=body), 422, "#/inputs/1")
 
 
+def test_a_model_that_depends_on_the_number_of_steps_says_so(shared: Api) -> None:
+    dataset = shared.upload(npz(x=X, y=X[:, -1, :2]), "application/x-npz")
+    for layers in ([None, [4, "gru"], "flatten", None], [None, {"form": "flatten"}, None]):
+        model = trained(shared, dataset, layers)["model"]
+        assert np.shape(predict(shared, model, X[:3].tolist())["prediction"]) == (3, 2)
+        body = {"model": model, "inputs": X[:3, :5].tolist()}
+        detail = assert_problem(shared.post("/predict", json=body), 422, "#/inputs")["detail"]
+        assert "sequences of 6 steps alone" in detail
+        assert "these have 5" in detail
+
+
+@pytest.mark.parametrize("form", ["rnn", "lstm", "gru", "clockwork", "bidirectional"])
+def test_recurrent_layers_read_sequences_of_any_length(shared: Api, form: str) -> None:
+    """What is read of the first steps does not depend on those that follow, but both ways."""
+    dataset = shared.upload(npz(x=X, y=X[..., 0]), "application/x-npz")
+    layer: dict[str, Any] = {"form": form, "size": 4}
+    layer |= {"periods": [1, 2]} if form == "clockwork" else {}
+    layer |= {"worker": "rnn"} if form == "bidirectional" else {}
+    model = trained(shared, dataset, [None, layer, None])["model"]
+    whole = np.array(predict(shared, model, X[:3].tolist())["prediction"])
+    part = np.array(predict(shared, model, X[:3, :4].tolist())["prediction"])
+    assert (whole.shape, part.shape) == ((3, 6, 1), (3, 4, 1))
+    if form != "bidirectional":
+        assert np.array_equal(part, whole[:, :4])
+
+
 @pytest.mark.parametrize(
     ("inputs", "pointer"),
     [
@@ -326,6 +352,12 @@ def test_each_step_has_its_target_where_the_network_gives_a_sequence(shared: Api
     plan = shared.post("/train", params={"validate_only": True}, json=body).json()
     assert plan["layers"][-1]["shape"] == ["rows", 6, 1]
     assert plan["rows"] == {"train": 2 * 74, "valid": 74}
+    assert plan["sequence"] == {**sequence, "horizon": 1, "stride": 1, "predict": "each"}
+    assert not plan["warnings"]
+    both_ways = {"layers": [None, {"form": "bidirectional", "size": 8, "worker": "rnn"}, None]}
+    body["network"] = both_ways
+    plan = shared.post("/train", params={"validate_only": True}, json=body).json()
+    assert "can copy it" in plan["warnings"][0]
     job = trained(
         shared,
         dataset,
