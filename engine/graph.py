@@ -11,7 +11,7 @@ from typing import Any
 from engine.errors import SpecError
 from engine.layers import FORMS, Layer, LayerRequest, Shape, layer_pointer
 from engine.names import output_name, plain_name
-from engine.spec import Form, LayerSpec, NetworkSpec
+from engine.spec import MAX_SIZE, Form, LayerSpec, NetworkSpec
 
 __all__ = ["Graph", "build_graph", "resolved_network"]
 
@@ -120,13 +120,18 @@ def build_graph(
 
 
 def _check_extent(layer: Layer, index: int) -> None:
-    """Refuse a layer of which not even one row fits beside the others."""
-    if math.prod(layer.shape) > MAX_NUMBERS:
-        raise SpecError(
-            f"layer {layer.name!r} gives {_shown(layer.shape)} for each row, "
-            f"{math.prod(layer.shape)} numbers; at most {MAX_NUMBERS} are accepted",
-            pointer=layer_pointer(index),
-        )
+    """Refuse a layer of which not even one row fits beside the others, or that no spec can say."""
+    numbers = math.prod(layer.shape)
+    if numbers > MAX_NUMBERS:
+        limit = f", {numbers} numbers; at most {MAX_NUMBERS} are accepted"
+    elif max(layer.shape) > MAX_SIZE:
+        limit = f"; at most {MAX_SIZE} of each are accepted"
+    else:
+        return
+    raise SpecError(
+        f"layer {layer.name!r} gives {_shown(layer.shape)} for each row{limit}",
+        pointer=layer_pointer(index),
+    )
 
 
 def resolved_network(graph: Graph) -> NetworkSpec:

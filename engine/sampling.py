@@ -81,7 +81,6 @@ class Sampler:
         self._random = _random_outputs(network.graph, self._sites)
         self.stochastic = tuple(name for name in self.wanted if name in self._random)
         """The wanted outputs that some mask reaches."""
-        self._prefix = self._prefix_outputs()
         self._tile = tile or _tile_rows(network.graph, self._sites)
 
     def deterministic(self, x: Inputs) -> dict[str, Array]:
@@ -125,23 +124,20 @@ class Sampler:
 
     # -- the plan ----------------------------------------------------------------------------------
 
-    def _prefix_outputs(self) -> list[str]:
-        """Return the deterministic raw outputs from which the stochastic part starts."""
-        graph = self.network.graph
-        raw_known = [
-            name
-            for layer in graph.layers
-            if not _is_random(layer, self._random, self._sites)
-            for name in layer.outputs
-        ]
-        visited = needed_layers(graph, self.stochastic, raw_known)
-        return [name for layer in visited if layer.out in raw_known for name in layer.outputs]
-
     def _prefix_from(self, x: Inputs) -> list[str]:
-        """Return the prefix that can be computed; of a layer given itself, its `out` alone."""
-        given = {layer.name: layer.out for layer in self.network.graph.layers}
-        given = {name: out for name, out in given.items() if out in x.values}
-        return [name for name in self._prefix if given.get(name.partition(":")[0], name) == name]
+        """Return the raw outputs, given or deterministic, from which the stochastic part starts.
+
+        Of a layer whose values are given it is `out` alone, also where a mask before it would make
+        them random.
+        """
+        graph = self.network.graph
+        fixed = {
+            layer.out: (layer.out,) if layer.out in x.values else tuple(layer.outputs)
+            for layer in graph.layers
+            if layer.out in x.values or not _is_random(layer, self._random, self._sites)
+        }
+        visited = needed_layers(graph, self.stochastic, fixed)
+        return [name for layer in visited for name in fixed.get(layer.out, ())]
 
     def _evaluate_rows(self, x: Inputs, wanted: Sequence[str]) -> dict[str, Array]:
         """Evaluate outputs for every row, in tiles, as their layers compute them."""

@@ -131,35 +131,54 @@ class Convolution(Layer):
         return functional.conv2d(x, filters, bias[: self.size], self.stride)
 
     def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Multiply windows laid side by side by a matrix, as many rows at once as a cache holds.
+        """Multiply windows laid side by side by a matrix, as many at once as a cache holds.
 
         Each piece has the same number of rows, for the reason that tiles of rows have.
         """
         height, width = extent(self.shape)
-        numbers = height * width * self.channels * math.prod(self.filter_size)
-        rows = max(1, min(len(x), _PIECE_NUMBERS // numbers))
-        while len(x) % rows:
-            rows -= 1
+        rows, down, across = self._piece(len(x))
         matrix = weight.flatten(-4, -2)  # (…, window x channels, size)
-        products = [
-            affine(
-                self._windows(x[start : start + rows]),
-                matrix if matrix.dim() == 2 else matrix[start : start + rows],
-                bias,
-                self.size,
-            )
-            for start in range(0, len(x), rows)
-        ]
-        return torch.cat(products).transpose(1, 2).reshape(len(x), self.size, height, width)
+        pre = x.new_empty((len(x), self.size, height, width))
+        for start in range(0, len(x), rows):
+            among = slice(start, start + rows)
+            own = matrix if matrix.dim() == 2 else matrix[among]
+            for top in range(0, height, down):
+                for left in range(0, width, across):
+                    ends = min(top + down, height), min(left + across, width)
+                    windows = self._windows(self._under(x[among], (top, left), ends))
+                    product = affine(windows.flatten(1, 2), own, bias, self.size)
+                    product = product.reshape(*windows.shape[:3], self.size)
+                    pre[among, :, top : ends[0], left : ends[1]] = product.movedim(-1, 1)
+        return pre
+
+    def _piece(self, count: int) -> tuple[int, int, int]:
+        """Return of how many rows, and how far down and across, windows are taken at once.
+
+        Of several rows all windows are; where not even those of one fit, of one row some.
+        """
+        height, width = extent(self.shape)
+        room = max(1, _PIECE_NUMBERS // (self.channels * math.prod(self.filter_size)))
+        rows = max(1, min(count, room // (height * width)))
+        while count % rows:
+            rows -= 1
+        return rows, max(1, min(height, room // width)), min(width, room)
+
+    def _under(self, x: Tensor, begins: Pair, ends: Pair) -> Tensor:
+        """Return the part of x (rows, channels, …) that these windows stand on."""
+        for axis, (begin, end, wide, step) in enumerate(
+            zip(begins, ends, self.filter_size, self.stride, strict=True)
+        ):
+            x = x.narrow(axis + 2, begin * step, (end - 1 - begin) * step + wide)
+        return x
 
     def _windows(self, x: Tensor) -> Tensor:
-        """Return (rows, windows, filter height x filter width x channels)."""
+        """Return (rows, windows down, windows across, filter height x filter width x channels)."""
         pixels = x.permute(0, 2, 3, 1).contiguous()  # so that a window's rows are whole runs
         windows = pixels
         for axis, (wide, step) in enumerate(zip(self.filter_size, self.stride, strict=True)):
             windows = windows.unfold(axis + 1, wide, step)
         # (rows, height, width, channels, filter height, filter width)
-        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
+        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
 
 def _padding(filter_size: Pair, border_mode: str) -> tuple[Pair, Pair]:

@@ -233,6 +233,40 @@ def test_samples_are_the_same_in_any_piece(
         assert all(np.array_equal(alone[name][0], together[name][row]) for name in wanted)
 
 
+@pytest.mark.parametrize(
+    ("form", "shape", "keywords"),
+    [
+        ("conv2", [2, 30, 41], {"filter_size": [20, 31], "border_mode": "full", "stride": [1, 2]}),
+        ("conv2", [1, 31, 700], {"filter_size": [30, 40]}),
+        ("conv2", [1, 50, 64], {"filter_size": [20, 60], "border_mode": "same"}),
+        ("conv1", [3000, 2], {"filter_size": 1500, "border_mode": "same", "stride": 3}),
+    ],
+    ids=str,
+)
+def test_windows_of_one_row_need_not_fit_into_memory_at_once(
+    form: str, shape: list[int], keywords: dict[str, Any]
+) -> None:
+    network = convolution(form, shape, keywords)
+    x = normal(2, *shape)
+    with torch.profiler.profile(profile_memory=True) as profiled:
+        ours = computed(network, x)
+    held = max(event.self_cpu_memory_usage for event in profiled.events())
+    layer = network.graph.layers[1]
+    places = math.prod(layer.shape) // layer.size
+    windows = places * math.prod(layer.own_parameters["w"][1:])
+    assert held < 4 * windows
+    double = {
+        local: torch.from_numpy(parameters(network)[f"hid1.{local}"]).double()
+        for local in ("w", "b")
+    }
+    expected = layer.compute(
+        [torch.from_numpy(x).double()],
+        layer.bound({f"hid1.{local}": value for local, value in double.items()}),
+    )
+    np.testing.assert_allclose(ours, expected["hid1:out"], rtol=1e-4, atol=1e-4)
+    assert np.array_equal(computed(network, x[1:]), ours[1:])
+
+
 def test_masks_fall_on_single_pixels_or_on_whole_channels() -> None:
     layers = [{"form": "input", "shape": [1, 8, 8]}, convolve(size=30), "flatten", 2]
     network = random_network(layers)

@@ -65,6 +65,13 @@ def test_what_does_not_fit_is_refused_and_pointed_at(layer: Any, pointer: str, s
     assert caught.value.pointer == f"#/network/layers/1{pointer}"
 
 
+@pytest.mark.parametrize("shape", [[3, 600, 600], [600, 600, 3], [40_000, 30]], ids=str)
+def test_no_layer_is_wider_than_a_spec_can_say(shape: list[int]) -> None:
+    with pytest.raises(SpecError, match="values for each row; at most 1000000") as caught:
+        graph_of([{"form": "input", "shape": shape}, "flatten", 2])
+    assert caught.value.pointer == "#/network/layers/1"
+
+
 @pytest.mark.parametrize("layer", ["flatten", {"form": "reshape", "shape": [24]}], ids=str)
 def test_a_classifier_ends_with_weights(layer: Any) -> None:
     with pytest.raises(SpecError, match="softmax"):

@@ -58,6 +58,20 @@ def test_masks_from_the_start_on_are_those_of_the_whole_network(dropout: dict[st
     assert part["std"].min() > 0
 
 
+def test_masks_before_the_start_do_not_act() -> None:
+    model = autoencoder()
+    code = rows_of(answer(model, ROWS, outputs=["hid2:out"])["hid2:out"], "hid2")
+    request = {"start": "hid2", "num_samples": 20}
+    before = answer(model, code, dropout={"hid1:out": 0.5}, **request)
+    assert not before["std"].any()
+    plain = answer(model, code, start="hid2")["prediction"]
+    np.testing.assert_allclose(before["mean"], plain, rtol=1e-6)
+    both = answer(model, code, dropout={"hid1:out": 0.5, "hid3:out": 0.5}, **request)
+    behind = answer(model, code, dropout={"hid3:out": 0.5}, **request)
+    assert np.array_equal(both["std"], behind["std"])
+    assert both["std"].min() > 0
+
+
 @pytest.mark.parametrize(
     ("request_", "pointer"),
     [
