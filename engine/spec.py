@@ -886,7 +886,7 @@ class TrainSpec(RegularizationSpec):
         dict[Pattern, ColumnSpec], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)
     ] = Field(default_factory=dict)
     """How input columns of a table are read, by glob; of several that match a column, the later
-    one's keys come first."""
+    one's keys come first. Of arrays, (rows,) or (rows, steps) of integers, the type `category`."""
     sample_weight: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Column (array) of non-negative weights of the rows in the loss."""
     rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None

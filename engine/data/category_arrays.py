@@ -1,4 +1,4 @@
-"""Arrays of texts (rows, steps): sequences with one input for each category at every step."""
+"""Arrays of texts or integers (rows, steps): one input for each category at every step."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ Rows = npt.NDArray[np.int64]
 
 
 class CategoryArray(Spec):
-    """An array of texts that is read one-hot, step by step: 1 for the step's category, else 0."""
+    """An array that is read one-hot, step by step: 1 for the step's category, 0 for all others."""
 
     name: str
     type: Literal["categories"] = "categories"
+    of: Literal["text", "integer"] = "text"
+    """What the array holds; integers are spelled as JSON does."""
     steps: Annotated[int, Field(ge=1)]
-    """How many texts a row has."""
+    """How many values a row has."""
     categories: tuple[str, ...]
-    """The distinct texts of the training rows, sorted; one input for each."""
+    """The distinct values of the training rows, sorted; one input for each."""
 
     @property
     def axis(self) -> int:
@@ -67,11 +69,11 @@ class CategoryArray(Spec):
     @cached_property
     def are_characters(self) -> bool:
         """Whether every category is one character, so that a text may stand for a row."""
-        return all(len(category) == 1 for category in self.categories)
+        return self.of == "text" and all(len(category) == 1 for category in self.categories)
 
     def of_steps(self, steps: int) -> CategoryArray:
         """Return the field of rows of another number of steps."""
-        return CategoryArray(name=self.name, steps=steps, categories=self.categories)
+        return CategoryArray(name=self.name, of=self.of, steps=steps, categories=self.categories)
 
     def one_hot(self, codes: npt.NDArray[np.int64]) -> Floats:
         """Return category numbers (rows, steps), -1 for none, as (rows, steps, categories)."""
@@ -81,7 +83,7 @@ class CategoryArray(Spec):
         return encoded
 
     def read(self, rows: Sequence[Any], where: Callable[[int], str]) -> Floats:
-        """Return lists of texts as (rows, steps, categories); a text of characters is a list."""
+        """Return lists of values as (rows, steps, categories); a text of characters is a list."""
         codes = np.empty((len(rows), self.steps), dtype=np.int64)
         for index, row in enumerate(rows):
             is_list = isinstance(row, list | tuple) or (
@@ -94,7 +96,7 @@ class CategoryArray(Spec):
                     f"expected a list of {self.steps} categories of {self.name!r}{kind}, got {got}",
                     pointer=where(index),
                 )
-            found = [self.codes.get(value, -1) if isinstance(value, str) else -1 for value in row]
+            found = [self._code(value) for value in row]
             if -1 in found:
                 at = found.index(-1)
                 pointer = where(index) if isinstance(row, str) else f"{where(index)}/{at}"
@@ -102,10 +104,17 @@ class CategoryArray(Spec):
             codes[index] = found
         return self.one_hot(codes)
 
+    def _code(self, value: Any) -> int:
+        is_one = type(value) is (str if self.of == "text" else int)
+        return self.codes.get(str(value), -1) if is_one else -1
+
     def unseen(self, value: Any) -> str:
         """Say that a value is none of the categories, and which ones are known."""
-        if not isinstance(value, str):
-            return f"expected a category of {self.name!r} (a text), got {kind_of(value)}"
+        if self.of == "integer" and type(value) is int:
+            value = str(value) if abs(value) < 2**63 else "a very large number"
+        elif not isinstance(value, str) or self.of == "integer":
+            what = "a text" if self.of == "text" else "an integer"
+            return f"expected a category of {self.name!r} ({what}), got {kind_of(value)}"
         known = ", ".join(repr(category[:_SHOWN_LENGTH]) for category in self.categories[:_SHOWN])
         more = len(self.categories) - _SHOWN
         return (
@@ -116,15 +125,20 @@ class CategoryArray(Spec):
 
 def fit_category_array(data: Data, name: str, rows: Rows) -> CategoryArray:
     """Learn an array's categories on the given rows."""
-    texts = data.column(name, rows)
-    categories = np.unique(texts).tolist()
+    values = data.column(name, rows)
+    categories = list(map(str, np.unique(values).tolist()))
     if len(categories) > MAX_CATEGORIES:
         raise SpecError(
-            f"{name!r} has {len(categories)} different texts in the training rows; at most "
+            f"{name!r} has {len(categories)} different values in the training rows; at most "
             f"{MAX_CATEGORIES} categories are taken: send fewer, or numbers",
             pointer="#/inputs",
         )
-    return CategoryArray(name=name, steps=texts.shape[1], categories=tuple(categories))
+    return CategoryArray(
+        name=name,
+        of="text" if values.dtype.kind == "U" else "integer",
+        steps=values.shape[1],
+        categories=tuple(categories),
+    )
 
 
 def encode_categories(
@@ -132,14 +146,14 @@ def encode_categories(
 ) -> Floats:
     """Return rows of a data set as (rows, steps, categories); unseen ones are refused, or all 0."""
     texts = data.column(field.name, rows)
-    if texts.dtype.kind != "U" or texts.shape[1:] != (field.steps,):
+    if data.type_of(field.name) != field.of or texts.shape[1:] != (field.steps,):
         raise DataError(
-            f"{field.name!r} has rows of shape {list(texts.shape[1:])}; {field.steps} texts are "
-            "needed",
+            f"{field.name!r} holds {data.type_of(field.name)} in rows of shape "
+            f"{list(texts.shape[1:])}; {field.steps} values of type {field.of} are needed",
             pointer="#/inputs",
         )
     distinct, inverse = np.unique(texts, return_inverse=True)
-    known = np.array([field.codes.get(text, -1) for text in distinct.tolist()], dtype=np.int64)
+    known = np.array([field.codes.get(str(text), -1) for text in distinct.tolist()], dtype=np.int64)
     if refuse_unseen and (known < 0).any():
-        raise DataError(field.unseen(str(distinct[int(np.argmin(known))])), pointer="#/inputs")
+        raise DataError(field.unseen(distinct[int(np.argmin(known))].item()), pointer="#/inputs")
     return field.one_hot(known[inverse.reshape(texts.shape)])

@@ -65,7 +65,8 @@ def _cells(field: Categories | CategoryArray) -> int:
 def _fit_input(
     data: Data, name: str, rows: Rows, options: ColumnSpec, *, fill: bool
 ) -> Scaled | Categories | ScaledArray | CategoryArray:
-    if data.type_of(name) == "text" and data.arrays is not None and data.arrays[name].ndim == 2:
+    one_hot = data.type_of(name) == "text" or options.type == "category"
+    if one_hot and data.arrays is not None and data.arrays[name].ndim == 2:
         return fit_category_array(data, name, rows)
     is_text = data.type_of(name) == "text" and options.type != "number"
     if fill and (is_text or options.type == "category"):

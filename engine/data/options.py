@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from engine.data.schema import Schema
+from engine.data.schema import Array, Schema
 from engine.errors import PatternError, SpecError
 from engine.spec import ColumnSpec, Form, TrainSpec
 
@@ -23,9 +23,8 @@ def column_options(
     Of several globs that match, the later one's keys come first. Raises SpecError, with a pointer,
     for a glob that matches no input, and for what makes no sense for a column's type.
     """
-    if spec.columns and schema.kind != "table":
-        raise SpecError("`columns` are of tables; this data set holds arrays", pointer="#/columns")
-    types = {column.name: column.type for column in schema.columns}
+    types: dict[str, str] = {column.name: column.type for column in schema.columns}
+    arrays = {array.name: array for array in schema.arrays}
     merged: dict[str, ColumnSpec] = {}
     for pattern, given in spec.columns.items():
         pointer = "#/columns/" + pattern.replace("~", "~0").replace("/", "~1")
@@ -36,9 +35,30 @@ def column_options(
             )
         for name in matched:
             options = _merged(merged.get(name), given)
+            if name in arrays:
+                _check_array(arrays[name], options, form, pointer)
+                merged[name] = options
+                continue
             _check(name, types[name], options, form, pointer)
             merged[name] = options
     return merged
+
+
+def _check_array(array: Array, options: ColumnSpec, form: Form, pointer: str) -> None:
+    """Of arrays, integers can be read one-hot; all else is as it is."""
+    fits = array.dtype == "text" or array.dtype.startswith(("int", "uint"))
+    for key in options.model_dump(exclude_none=True):
+        if key != "type" or options.type != "category":
+            raise SpecError(
+                f"{array.name!r} is an array, of which `columns` takes the type 'category' alone",
+                pointer=f"{pointer}/{key}",
+            )
+    if options.type is not None and (not fits or len(array.shape) > 2 or form == "autoencoder"):
+        raise SpecError(
+            f"array {array.name!r} of shape {list(array.shape)} holds {array.dtype}; categories "
+            "are integers or texts, (rows,) or (rows, steps), and no autoencoder's",
+            pointer=f"{pointer}/type",
+        )
 
 
 def _merged(before: ColumnSpec | None, given: ColumnSpec) -> ColumnSpec:

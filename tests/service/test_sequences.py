@@ -196,6 +196,41 @@ def test_arrays_of_texts_are_read_one_hot_step_by_step(shared: Api) -> None:
         assert_problem(answer, 422, pointer)
 
 
+def test_integers_are_categories_where_the_caller_says_so(shared: Api) -> None:
+    x = RNG.integers(0, 12, (60, 5))
+    arrays = {"x": x, "y": np.roll(x, -1, axis=1) % 2}
+    dataset = shared.upload(npz(**arrays), "application/x-npz")
+    columns = {"columns": {"x": {"type": "category"}}, "network": {"form": "classifier"}}
+    model = trained(shared, dataset, [None, [6, "rnn"], None], **columns)["model"]
+    (field,) = shared.get(f"/models/{model}").json()["encoding"]["inputs"]
+    assert field["categories"] == [str(number) for number in range(12)]
+    stored = predict(shared, model, {"dataset": dataset, "rows": [0, 1]})
+    assert predict(shared, model, x[:2].tolist()) == stored
+    assert np.shape(stored["label"]) == (2, 5)
+    odd: list[tuple[Any, str]] = [
+        ([[1, 12]], "#/inputs/0/1"),
+        ([[1, 10**30]], "#/inputs/0/1"),
+        ([[1, True]], "#/inputs/0/1"),
+        ([[1, 2.0]], "#/inputs/0/1"),
+        ([["1"]], "#/inputs/0/0"),
+        (["12"], "#/inputs/0"),
+    ]
+    for given, pointer in odd:
+        answer = shared.post("/predict", json={"model": model, "inputs": given})
+        assert_problem(answer, 422, pointer)
+    rows = {"x": x, "y": x[:, 0] % 2, "v": RNG.standard_normal((60, 2))}
+    other = shared.upload(npz(**rows), "application/x-npz")
+    body = {"dataset": other, "network": {"layers": [None, 3, None]}, "inputs": ["v"]}
+    for asked, pointer in (
+        ({"v": {"type": "category"}}, "#/columns/v/type"),
+        ({"v": {"scale": "none"}}, "#/columns/v/scale"),
+        ({"v": {"type": "number"}}, "#/columns/v/type"),
+        ({"x": {"type": "category"}}, "#/columns/x"),
+    ):
+        answer = shared.post("/train", json={**body, "columns": asked})
+        assert_problem(answer, 422, pointer)
+
+
 def test_weights_may_be_those_of_steps(shared: Api) -> None:
     """What weighs nothing is not learnt: the first three steps say the opposite."""
     labels = (X[..., 0] > 0).astype(np.int64)
