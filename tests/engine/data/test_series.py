@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows
 from engine.data.encoding import Encoding
+from engine.data.inputs import Inputs
 from engine.data.profile import profile
 from engine.data.scaling import Scaled
 from engine.data.selection import select
 from engine.data.series import Series
+from engine.data.windows import Windows
 from engine.errors import DataError, EngineError, SpecError
 from engine.plan import TrainingPlan, plan_training
 from engine.spec import SequenceSpec, TrainSpec
+from engine.training import Training, TrainingData
 from tests.engine.networks import only
 
 LAST = [None, 4, {"form": "last"}, None]
@@ -340,3 +344,32 @@ def test_a_window_of_a_series_must_end_where_it_is_asked_for() -> None:
     assert caught.value.pointer == "#/inputs/rows/1"
     with pytest.raises(DataError, match="no series of the data set has the 3 rows"):
         encoding.stored_rows(table(t=[1, 2], y=[1.0, 2.0]))
+
+
+def test_training_on_windows_is_training_on_their_copies_to_the_bit() -> None:
+    layers = [None, [5, "rnn"], None]
+    data = series_of([30, 25])
+    spec: dict[str, Any] = {
+        "sequence": {"window": 6},
+        "epochs": 2,
+        "batch_size": 7,
+        "hidden_dropout": 0.2,
+    }
+    plan = planned(data, layers, validation=0.2, **spec)
+
+    def trained(change: Any) -> dict[str, Any]:
+        parts = []
+        for rows in (plan.split.train, plan.split.valid):
+            x = plan.encoding.encode_inputs(data, rows)
+            y = plan.encoding.encode_targets(data, rows)
+            assert isinstance(y, Windows)
+            parts.append(TrainingData(x=Inputs({"in:out": change(only(x))}), y=change(y)))
+        training = Training(plan.graph, plan.spec, plan.regularizers, *parts)
+        for _ in training:
+            pass
+        return training.kept_parameters()
+
+    gathered = trained(lambda windows: windows.map(torch.from_numpy))
+    copied = trained(lambda windows: torch.from_numpy(windows[:]))
+    for name, value in gathered.items():
+        assert np.array_equal(value, copied[name]), name
