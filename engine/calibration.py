@@ -13,19 +13,17 @@ Values = npt.NDArray[np.float64]
 _DECADES = 8  # searched on either side of the plain estimate
 
 
-def mixture_log_likelihood(samples: Values, truth: Values, precision: float) -> Values:
+def mixture_log_likelihood(samples: Values, truth: Values, precision: float | Values) -> Values:
     """Return each row's log density under the mixture of its passes with Gaussian noise, (rows,).
 
-    `samples` are (passes, rows), `truth` (rows,), `precision` tau in units^-2:
-    logsumexp_t(-tau/2 (y - y_t)^2) - log T + 1/2 log tau - 1/2 log 2 pi (Gal & Ghahramani 2016).
+    `samples` are (passes, rows), `truth` (rows,), `precision` tau in units^-2, one for all or
+    (passes, rows): logsumexp_t(1/2 log tau_t - tau_t/2 (y - y_t)^2) - log T - 1/2 log 2 pi
+    (Gal & Ghahramani 2016; with a noise for each row Kendall & Gal 2017).
     """
-    squares = (samples - truth) ** 2
-    return (  # type: ignore[no-any-return]
-        special.logsumexp(-0.5 * precision * squares, axis=0)
-        - np.log(len(samples))
-        + 0.5 * np.log(precision)
-        - 0.5 * np.log(2 * np.pi)
-    )
+    logs = 0.5 * np.log(precision) - 0.5 * precision * (samples - truth) ** 2
+    total: Values = special.logsumexp(logs, axis=0)
+    total -= np.log(len(logs)) + 0.5 * np.log(2 * np.pi)
+    return total
 
 
 def fit_noise_precision(samples: Values, truth: Values) -> float:

@@ -19,7 +19,7 @@ from engine.regularizers import Regularizer, is_stochastic
 from engine.sampling import Sampler
 from engine.spec import TrainSpec
 from engine.statistics import pass_mean
-from engine.summary import renormalised
+from engine.summary import noise_variance, renormalised
 
 __all__ = ["Evaluation", "array_of", "evaluate_on_validation", "given_precision"]
 
@@ -65,24 +65,53 @@ def evaluate_on_validation(
     by_memory = _MAX_SAMPLES // (passes * math.prod(graph.last.shape))
     by_work = int(_MAX_FLOPS / (passes * max(1, graph.flops_per_row)))
     rows = min(len(x), max(_MIN_ROWS, min(by_memory, by_work)))
-    sampler = Sampler(network, regularizers, wanted=(graph.last.out,), seed=spec.seed)
+    wanted = [graph.last.out] + ([graph.noise_output] if graph.noise_output else [])
+    sampler = Sampler(network, regularizers, wanted=wanted, seed=spec.seed)
     numbers = np.arange(passes, dtype=np.int64)
-    pieces: list[Array] = []
+    pieces: dict[str, list[Array]] = {name: [] for name in wanted}
     for chunk in sampler.chunks(rows, passes):
         for part in _parts(chunk):
+            drawn = {name: value[None] for name, value in sampler.deterministic(x[part]).items()}
             if sampler.stochastic:
-                drawn = sampler.samples(x[part], row_ids[part], numbers)[graph.last.out]
-            else:
-                drawn = sampler.deterministic(x[part])[graph.last.out][None]
-            pieces.append(drawn)
+                drawn |= sampler.samples(x[part], row_ids[part], numbers)
+            for name, value in drawn.items():
+                pieces[name].append(value)
             yield part.stop / rows
-    samples = np.concatenate(pieces, axis=1)
+    samples = np.concatenate(pieces[graph.last.out], axis=1)
     if graph.form == "classifier":
         mean = pass_mean(renormalised(samples))
         likely = np.take_along_axis(mean, truth[:rows][..., None], axis=-1)
         logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
         return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
-    return _regression(encoding, spec, encoding.decode(samples), truth[:rows])
+    decoded = encoding.decode(samples)
+    if graph.noise_output is not None:
+        noise = np.concatenate(pieces[graph.noise_output], axis=1)
+        variance = noise_variance(graph, encoding, noise)
+        decoded, variance = np.broadcast_arrays(decoded, variance)
+        return _learnt_noise(encoding, decoded, variance, truth[:rows])
+    return _regression(encoding, spec, decoded, truth[:rows])
+
+
+def _learnt_noise(encoding: Encoding, samples: Array, variance: Array, truth: Array) -> Evaluation:
+    """Evaluate a network that says its noise itself, of each row and pass."""
+    likelihoods = [
+        mixture_log_likelihood(own, true, 1 / noise).mean()
+        for own, true, noise in zip(
+            _by_target(encoding, samples),
+            _by_target(encoding, truth[None]),
+            _by_target(encoding, variance),
+            strict=True,
+        )
+    ]
+    return Evaluation(noise_precision=None, log_likelihood=float(np.mean(likelihoods)))
+
+
+def _by_target(encoding: Encoding, values: Array) -> list[Array]:
+    """Cut (passes, rows, *shape) into (passes, numbers) for each target."""
+    axis = -3 if values.ndim == 5 else -1
+    count = len(encoding.target_names)
+    cut = (np.take(values, index, axis=axis) for index in range(count))
+    return [own.reshape(len(own), -1).astype(np.float64) for own in cut]
 
 
 def _parts(chunk: slice, size: int = 256) -> list[slice]:
@@ -93,12 +122,10 @@ def _parts(chunk: slice, size: int = 256) -> list[slice]:
 
 def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Array) -> Evaluation:
     names = encoding.target_names
-    axis = -3 if samples.ndim == 5 else -1
     precision: dict[str, float] = {}
     likelihoods: list[float] = []
-    for index, name in enumerate(names):
-        own, true = (np.take(values, index, axis=axis) for values in (samples, truth))
-        own, true = own.reshape(len(own), -1), true.ravel().astype(np.float64)
+    cut = (_by_target(encoding, samples), _by_target(encoding, truth[None]))
+    for name, own, (true,) in zip(names, *cut, strict=True):
         if spec.noise_precision == "fit":
             tau = fit_noise_precision(own, true)
         else:

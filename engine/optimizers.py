@@ -30,10 +30,11 @@ _PIECEWISE_LINEAR = ("mae", "hinge")
 
 def check_optimizer(spec: OptimizerSpec, graph: Graph) -> None:
     """Refuse an optimizer that the network's loss cannot be minimised by."""
-    if isinstance(spec, EsgdSpec) and graph.loss in _PIECEWISE_LINEAR:
+    flat = [loss.form for loss in graph.losses if loss.form in _PIECEWISE_LINEAR]
+    if isinstance(spec, EsgdSpec) and flat:
         raise SpecError(
             f"the optimizer 'esgd' divides by second derivatives, and those of the loss "
-            f"{graph.loss!r} by the outputs are zero; take another loss, or another optimizer",
+            f"{flat[0]!r} by the outputs are zero; take another loss, or another optimizer",
             pointer="#/optimizer/form",
         )
 

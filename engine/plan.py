@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
@@ -35,6 +37,7 @@ from engine.spec import SequenceSpec, TrainSpec
 __all__ = ["TrainingPlan", "plan_training"]
 
 MAX_PARAMETERS = 100_000_000
+_SHARE_ERROR = 1e-3
 MAX_NAMES = 1000
 """Of the network's inputs, in the description of a plan."""
 MAX_DERIVATIVE_BYTES = 2 * 2**30
@@ -153,6 +156,7 @@ def plan_training(
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     _check_scale(encoding)
+    _check_losses(spec, data, selection, encoding, chosen)
     _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(encoding, data, chosen, validation_data)
     if validation_data is not None:
@@ -228,10 +232,11 @@ def _fit(
 
     def sized(encoding: Encoding) -> Graph:
         return build_graph(
-            spec.network,
+            selection.network or spec.network,
             form=selection.form,
             input_shapes=encoding.input_shapes,
             output_shape=encoding.output_shape,
+            auxiliary_shapes=[own.output_shape for own in encoding.auxiliary],
         )
 
     rows = chosen.train if chosen.learn is None else chosen.learn
@@ -266,6 +271,42 @@ def _foresight(encoding: Encoding, graph: Graph) -> list[str]:
     ]
 
 
+def _check_losses(
+    spec: TrainSpec, data: Data, selection: Selection, encoding: Encoding, chosen: Split
+) -> None:
+    """Refuse targets that a loss cannot compare with, and options that it cannot honour."""
+    network = selection.network or spec.network
+    losses = network.losses or ()
+    forms: list[str | None] = [loss.form for loss in losses] or [network.loss]
+    if spec.sample_weight is not None and "mmd" in forms:
+        raise SpecError(
+            "loss 'mmd' compares whole batches, which cannot be weighted row by row; leave "
+            "`sample_weight` out, or take another loss",
+            pointer="#/sample_weight",
+        )
+    if "gll" in forms and spec.noise_precision != "fit":
+        raise SpecError(
+            "loss 'gll' learns the noise as an output of the network; leave `noise_precision` out",
+            pointer="#/noise_precision",
+        )
+    own = [index for index, loss in enumerate(losses) if loss.targets is not None]
+    checked = [(encoding, "#/targets")] if selection.is_distribution else []
+    for target, auxiliary, index in zip(encoding.auxiliary, selection.auxiliary, own, strict=True):
+        if auxiliary.is_distribution:
+            checked.append((target, f"#/network/losses/{index}/targets"))
+    for target, pointer in checked:
+        rows = (
+            chosen.train if chosen.valid is None else np.concatenate([chosen.train, chosen.valid])
+        )
+        shares = target.encode_targets(data, rows)[:]  # windows become an array
+        if (shares < 0).any() or np.abs(shares.sum(axis=-1) - 1).max() > _SHARE_ERROR:
+            raise DataError(
+                "loss 'kl' compares distributions, but these targets are not all 0 or more, or do "
+                "not add up to 1 in each row",
+                pointer=pointer,
+            )
+
+
 def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:
     """Refuse weights of steps where the loss has none, or not so many."""
     if weights is None or len(weights.shape) == 1:
@@ -298,7 +339,8 @@ def _check_validation(
         try:
             first = validation_rows(encoding, validation_data)[:1]
             encoding.encode_inputs(validation_data, first, unseen="zeros")
-            encoding.encode_targets(validation_data)
+            for target in (encoding, *encoding.auxiliary):
+                target.encode_targets(validation_data)
             encoding.encode_weights(validation_data)
         except DataError as error:
             raise DataError(
@@ -308,8 +350,9 @@ def _check_validation(
     elif chosen.valid is not None:
         try:
             encoding.encode_weights(data, chosen.valid)
-            if encoding.classes is not None:
-                encoding.encode_targets(data, chosen.valid)
+            for target in (encoding, *encoding.auxiliary):
+                if target.classes is not None:
+                    target.encode_targets(data, chosen.valid)
         except DataError as error:
             raise DataError(
                 f"the validation rows do not fit: {error.detail}", pointer=error.pointer

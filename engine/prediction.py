@@ -36,7 +36,14 @@ from engine.spec import (
     RegularizationSpec,
 )
 from engine.statistics import quantile_key
-from engine.summary import Summary, Tree, default_statistics, renormalised, statistics_of
+from engine.summary import (
+    Summary,
+    Tree,
+    default_statistics,
+    noise_variance,
+    renormalised,
+    statistics_of,
+)
 
 __all__ = ["PredictionPlan", "plan_prediction"]
 
@@ -137,7 +144,7 @@ class PredictionPlan:
         `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
         says so, StoppedError ends the work.
         """
-        wanted = tuple(dict.fromkeys((self.model.graph.last.out, *self.extra)))
+        wanted = tuple(dict.fromkeys((self.model.graph.last.out, *self._noise, *self.extra)))
         sampler = Sampler(
             self.model.network,
             self.regularizers,
@@ -152,6 +159,12 @@ class PredictionPlan:
         ]
         return _joined(pieces)
 
+    @property
+    def _noise(self) -> tuple[str, ...]:
+        """The output that says the noise, where there is one and several passes are asked for."""
+        name = self.model.graph.noise_output
+        return () if name is None or self.num_samples is None else (name,)
+
     # -- one piece of the rows ---------------------------------------------------------------------
 
     def _piece(self, sampler: Sampler, x: Inputs, ids: npt.NDArray[np.int64]) -> Tree:
@@ -162,7 +175,14 @@ class PredictionPlan:
         own = drawn[last]
         if self.model.graph.form == "classifier":
             own = renormalised(own)
-        summary = Summary(model=self.model, spec=self.spec, asked=self.statistics)
+        graph, encoding = self.model.graph, self.model.encoding
+        noise = [noise_variance(graph, encoding, drawn[name]) for name in self._noise]
+        summary = Summary(
+            model=self.model,
+            spec=self.spec,
+            asked=self.statistics,
+            noise=noise[0] if noise else None,
+        )
         if self.num_samples is None:
             return summary.of_one(own[0]) | {name: drawn[name][0] for name in self.extra}
         if self.model.graph.form == "classifier":
@@ -224,7 +244,8 @@ def _start(graph: Graph, spec: PredictSpec, extra: tuple[str, ...]) -> str | Non
             exist=[layer.out for layer in graph.layers],
             pointer="#/start",
         )
-    visited = needed_layers(graph, (graph.last.out, *extra), {name})
+    noise = () if graph.noise_output is None or spec.num_samples is None else (graph.noise_output,)
+    visited = needed_layers(graph, (graph.last.out, *noise, *extra), {name})
     before = [other.name for other in visited if other.form == "input" and other is not layer]
     own = [wanted for wanted in extra if plain_name(wanted) in layer.outputs]
     if before or any(plain_name(wanted) != name for wanted in own):
@@ -312,7 +333,7 @@ def _statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
 
 def _noise_warnings(model: Model, statistics: Sequence[str]) -> list[str]:
     needs = [name for name in ("variance", "predictive_quantiles") if name in statistics]
-    if not needs or model.noise_precision is not None:
+    if not needs or model.noise_precision is not None or model.graph.noise_output is not None:
         return []
     return [
         "the model has no noise precision (it was trained without validation rows, or imported): "

@@ -87,8 +87,11 @@ def _stage(
     regularizers: Sequence[Regularizer],
     reconstructs: bool,
 ) -> Stage:
-    assert network.form is not None
     assert spec.training is not None
+    # The losses that read other outputs wait for the whole network.
+    loss = whole.loss if whole.loss in ("mse", "mae", "xe", "hinge") else None
+    network = network.model_copy(update={"losses": None, "loss": "mse" if reconstructs else loss})
+    assert network.form is not None
     graph = build_graph(network, form=network.form, input_shapes=None, output_shape=None)
     fields = {
         "network": network,

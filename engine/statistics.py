@@ -83,9 +83,10 @@ def mixture_quantiles(
 ) -> list[Values]:
     """Return quantiles of the predictive distribution: passes plus Gaussian noise.
 
-    `samples` are (passes, rows, *shape), `precision` in units^-2 broadcasts against a row. The
-    distribution is the mixture of T normals around the samples; its quantile is found by Newton's
-    method, kept inside a shrinking bracket. Quantiles 0 and 1 are infinite.
+    `samples` are (passes, rows, *shape), `precision` in units^-2 broadcasts against a row, or is of
+    the samples' own shape. The distribution is the mixture of T normals around the samples; its
+    quantile is found by Newton's method, kept inside a shrinking bracket. Quantiles 0 and 1 are
+    infinite.
     """
     deviation = 1 / np.sqrt(precision)
     return [_mixture_quantile(samples, deviation, quantile) for quantile in quantiles]
@@ -94,15 +95,16 @@ def mixture_quantiles(
 def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Values:
     if quantile in (0.0, 1.0):
         return np.full(samples.shape[1:], np.inf if quantile else -np.inf)
-    shift = special.ndtri(quantile) * deviation
-    low, high = samples.min(axis=0) + shift, samples.max(axis=0) + shift
+    ends = samples + special.ndtri(quantile) * deviation
+    low, high = ends.min(axis=0), ends.max(axis=0)
     x: Values = (low + high) / 2
     settled = low >= high
-    tolerance = 1e-9 * deviation
+    of_passes = deviation.ndim == samples.ndim
+    tolerance = 1e-9 * (deviation.min(axis=0) if of_passes else deviation)
     for _ in range(60):
         z = (x - samples) / deviation
         excess = pass_mean(special.ndtr(z)) - quantile
-        density = pass_mean(np.exp(-0.5 * z * z)) / (np.sqrt(2 * np.pi) * deviation)
+        density = pass_mean(np.exp(-0.5 * z * z) / deviation) / np.sqrt(2 * np.pi)
         low = np.where(excess < 0, x, low)
         high = np.where(excess < 0, high, x)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

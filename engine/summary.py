@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
+from engine.graph import Graph
 from engine.spec import PredictSpec
 from engine.statistics import (
     entropy,
@@ -22,7 +24,14 @@ from engine.statistics import (
     variation_ratio,
 )
 
-__all__ = ["Summary", "Tree", "default_statistics", "renormalised", "statistics_of"]
+__all__ = [
+    "Summary",
+    "Tree",
+    "default_statistics",
+    "noise_variance",
+    "renormalised",
+    "statistics_of",
+]
 
 Array = npt.NDArray[Any]
 Samples = npt.NDArray[np.float32]
@@ -70,6 +79,8 @@ class Summary:
     model: Model
     spec: PredictSpec
     asked: tuple[str, ...]
+    noise: Array | None = None
+    """Variance of the noise of each sample, in original units^2, where the network learnt it."""
 
     @property
     def passes(self) -> int:
@@ -161,19 +172,24 @@ class Summary:
     def _variances(self, std: Array) -> Tree:
         epistemic = std**2
         precision = self.model.noise_precision
-        aleatoric = (
-            np.full(std.shape, np.nan)
-            if precision is None
-            else np.broadcast_to(1 / precision, std.shape)
-        )
+        if self.noise is not None:
+            aleatoric = pass_mean(self.noise)
+        elif precision is not None:
+            aleatoric = np.broadcast_to(1 / precision, std.shape)
+        else:
+            aleatoric = np.full(std.shape, np.nan)
         return {"epistemic": epistemic, "aleatoric": aleatoric, "total": epistemic + aleatoric}
 
     def _predictive_quantiles(self, samples: Samples) -> Tree:
         precision = self.model.noise_precision
+        if self.noise is not None:
+            precision = 1 / self.noise
         if precision is None:
             missing = np.full(samples.shape[1:], np.nan)
             return self._by_quantile([missing for _ in self.spec.quantiles])
         decoded = self.model.encoding.decode(samples)
+        if self.noise is not None:
+            decoded, precision = np.broadcast_arrays(decoded, precision)
         return self._by_quantile(mixture_quantiles(decoded, precision, self.spec.quantiles))
 
     def _by_quantile(self, values: Sequence[Array]) -> Tree:
@@ -182,6 +198,13 @@ class Summary:
 
     def _all_passes(self, samples: Samples) -> Samples:
         return np.broadcast_to(samples, (self.passes, *samples.shape[1:]))
+
+
+def noise_variance(graph: Graph, encoding: Encoding, values: Samples) -> Array:
+    """Return the variance that a network learnt, in original units^2, of its output for it."""
+    variance = np.abs(values.astype(np.float64)) + graph.main_loss.covar_eps
+    scaled: Array = variance * encoding.target_scale**2
+    return scaled
 
 
 def renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

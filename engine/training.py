@@ -25,7 +25,7 @@ from engine.data.inputs import Inputs
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
-from engine.losses import loss_outputs, row_losses, weighted_mean
+from engine.losses import LossTerms
 from engine.masks import Masks, Tally, TrainingMasks
 from engine.metrics import deterministic_metrics
 from engine.monitors import gradient_sizes, resolve_monitors
@@ -61,10 +61,26 @@ class TrainingData:
     (rows, steps) int64"""
     weights: Any = None
     """A tensor, or windows of one: (rows,) or (rows, steps), non-negative; or None"""
+    auxiliary: tuple[Any, ...] = ()
+    """Targets of losses that have their own, like `y`"""
 
     @property
     def rows(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, rows: Tensor | slice) -> TrainingData:
+        """Return these rows: a slice, or their numbers."""
+        return TrainingData(
+            x=self.x[rows],
+            y=self.y[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            auxiliary=tuple(target[rows] for target in self.auxiliary),
+        )
+
+    @property
+    def targets(self) -> tuple[Any, ...]:
+        """The job's targets, and then those of losses that have their own."""
+        return (self.y, *self.auxiliary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +186,12 @@ class Training:
         self._derives_inputs = any(
             isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
         )
-        self._loss_outputs = loss_outputs(graph, self._masks.sites)
+        self._terms = LossTerms(graph, self._masks.sites)
+        self._plain_terms = LossTerms(graph, {})
         self._monitors = resolve_monitors(spec, graph)
         read = [name for _, penalty in self._penalties for name in penalty.reads]
         read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
-        self._wanted = tuple(dict.fromkeys((*self._loss_outputs, *read)))
+        self._wanted = tuple(dict.fromkeys((*self._terms.outputs, *read)))
         self._evaluation_rows = max(1, min(4096, _EVALUATION_NUMBERS // graph.numbers_per_row))
         self.epoch = 0
         """Epochs completed."""
@@ -226,29 +243,19 @@ class Training:
 
     def _train_block(self, rows: Tensor, epoch: int) -> None:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
-        x, y = self._train.x[rows], self._train.y[rows]
-        weights = None if self._train.weights is None else self._train.weights[rows]
+        block = self._train[rows]
         masks = self._masks.block(epoch, self._row, len(rows), self._sums.tally)
         for start in range(0, len(rows), self.spec.batch_size):
             batch = slice(start, min(start + self.spec.batch_size, len(rows)))
-            loss = self._step(
-                x[batch],
-                y[batch],
-                None if weights is None else weights[batch],
-                self._masks.batch(masks, batch, epoch, self._row, self._sums.tally),
-            )
+            own = self._masks.batch(masks, batch, epoch, self._row, self._sums.tally)
+            loss = self._step(block[batch], own)
             count = batch.stop - batch.start
             self._sums.rows += count
             self._sums.loss += loss * count
 
-    def _step(
-        self,
-        x: Inputs,
-        y: Tensor,
-        weights: Tensor | None,
-        masks: Masks,
-    ) -> float:
+    def _step(self, data: TrainingData, masks: Masks) -> float:
         self._parameters.gradient.zero_()
+        x = data.x
         if self._derives_inputs:
             x = x.map(lambda rows: rows.detach().requires_grad_())
         outputs = evaluate(
@@ -259,8 +266,11 @@ class Training:
             draw=lambda site, shape: self._masks.mask(site, shape, masks, self._parameters.views),
             wanted=self._wanted,
         )
-        read = {name: outputs[name] for name in self._loss_outputs}
-        loss = weighted_mean(row_losses(self.graph, read, y), weights)
+        terms = self._terms.values(outputs, data.targets, data.weights)
+        if len(terms) > 1:
+            for label, own in zip(self._terms.labels, terms, strict=True):
+                _add(self._sums.shares, label, own.item() * len(x))
+        loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
         for index, penalty in self._penalties:
             term = penalty.loss(self._parameters.views, outputs, x.values)
             _add(self._sums.terms, str(index), term.item() * len(x))
@@ -343,7 +353,7 @@ class Training:
         """Return the metrics of one deterministic pass."""
         last = self.graph.last
         monitored = [monitor.name for monitor in self._monitors if not monitor.is_parameter]
-        wanted = tuple(dict.fromkeys((last.out, *loss_outputs(self.graph, {}), *monitored)))
+        wanted = tuple(dict.fromkeys((last.out, *self._plain_terms.outputs, *monitored)))
         pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
         with torch.no_grad():
             for start in range(0, data.rows, self._evaluation_rows):
@@ -352,15 +362,17 @@ class Training:
                 for name, value in values.items():
                     pieces[name].append(value)
             outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
-            (read,) = loss_outputs(self.graph, {})
-            y, weights = data.y[:], data.weights  # windows become a tensor
-            losses = row_losses(self.graph, {read: outputs[read]}, y)
-            weights = None if weights is None else weights[:]
-            metrics = {"loss": weighted_mean(losses, weights).item()}
+            targets = [target[:] for target in data.targets]  # windows become tensors
+            weights = None if data.weights is None else data.weights[:]
+            terms = self._plain_terms.values(outputs, targets, weights)
+            metrics = {"loss": torch.stack(terms).sum().item()}
+            if len(terms) > 1:
+                named = zip(self._plain_terms.labels, terms, strict=True)
+                metrics |= {label: term.item() for label, term in named}
         metrics |= deterministic_metrics(
             self.graph,
             outputs[last.out].cpu().numpy(),
-            y.cpu().numpy(),
+            targets[0].cpu().numpy(),
             target_scale=self.target_scale,
         )
         for monitor in self._monitors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,11 +100,17 @@ class _TrainingRun:
                 encoding.encode_inputs(data, rows),
                 encoding.encode_targets(data, rows),
                 encoding.encode_weights(data, rows),
+                [target.encode_targets(data, rows) for target in encoding.auxiliary],
             ),
             None
             if self._valid is None
             else self._on_device(
-                *self._valid, encoding.encode_weights(self._valid_data, self._valid_rows)
+                *self._valid,
+                encoding.encode_weights(self._valid_data, self._valid_rows),
+                [
+                    target.encode_targets(self._valid_data, self._valid_rows)
+                    for target in encoding.auxiliary
+                ],
             ),
             stages=self.plan.stages,
             target_scale=None if self.plan.graph.form == "classifier" else encoding.target_scale,
@@ -125,7 +131,11 @@ class _TrainingRun:
         return self.staged.whole
 
     def _on_device(
-        self, x: Inputs, y: Array | Windows, weights: Array | Windows | None
+        self,
+        x: Inputs,
+        y: Array | Windows,
+        weights: Array | Windows | None,
+        auxiliary: Sequence[Array | Windows],
     ) -> TrainingData:
         def tensor(values: Array) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
@@ -137,6 +147,7 @@ class _TrainingRun:
             x=x.map(tensor),
             y=on_device(y),
             weights=None if weights is None else on_device(weights),
+            auxiliary=tuple(map(on_device, auxiliary)),
         )
 
     # -- what is told ------------------------------------------------------------------------------

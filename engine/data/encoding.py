@@ -6,7 +6,7 @@ fills gaps, and the classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -25,7 +25,7 @@ from engine.data.labels import Label, fit_classes, number_labels
 from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
-from engine.data.selection import Selection
+from engine.data.selection import AuxiliaryTargets, Selection
 from engine.data.sequence_records import flatten
 from engine.data.shapes import (
     ArrayField,
@@ -92,6 +92,8 @@ class Encoding(Spec):
     sequence: SequenceSpec | None = None
     """How the rows of a table become the sequences that it reads; a sequence is named by the number
     of its last row. The rest says how each row of them is read."""
+    auxiliary: tuple[Encoding, ...] = ()
+    """What losses of their own targets compare with, without inputs, in the order of the losses."""
 
     @classmethod
     def fit(
@@ -118,7 +120,7 @@ class Encoding(Spec):
         if form == "autoencoder":
             targets = tuple(f for f in inputs if isinstance(f, Scaled | ScaledArray))
         elif form == "regressor":
-            targets = tuple(fit_target(data, name, train_rows) for name in names)
+            targets = _fit_targets(data, names, train_rows, selection.is_distribution)
         encoding = cls(
             kind=data.kind,
             form=form,
@@ -130,6 +132,9 @@ class Encoding(Spec):
             target_steps=label_steps(data, names[0]) if classifier else None,
             sample_weight=selection.sample_weight,
             sequence=sequence,
+            auxiliary=tuple(
+                _fit_auxiliary(data, own, train_rows, sequence) for own in selection.auxiliary
+            ),
         )
         encoding.check_shapes()
         return encoding
@@ -372,3 +377,36 @@ def _encode(data: Data, field: ArrayField, rows: Rows | None, unseen: Unseen) ->
     if isinstance(field, CategoryArray):
         return encode_categories(data, field, rows, refuse_unseen=unseen == "refuse")
     return encode_array(data, field, rows, "inputs")
+
+
+def _fit_targets(
+    data: Data, names: Sequence[str], rows: Rows, is_distribution: bool
+) -> tuple[Scaled | ScaledArray, ...]:
+    """Learn how targets are scaled; shares of a distribution stay as they are."""
+    fields = tuple(fit_target(data, name, rows) for name in names)
+    if not is_distribution:
+        return fields
+    plain = (unscaled(f.name, f.shape if isinstance(f, ScaledArray) else (f.size,)) for f in fields)
+    return tuple(plain)
+
+
+def _fit_auxiliary(
+    data: Data, own: AuxiliaryTargets, rows: Rows, sequence: SequenceSpec | None
+) -> Encoding:
+    if own.form == "classifier":
+        (name,) = own.names
+        return Encoding(
+            kind=data.kind,
+            form="classifier",
+            inputs=(),
+            target=name,
+            classes=fit_classes(data, name, rows),
+            target_steps=label_steps(data, name),
+            sequence=sequence,
+        )
+    targets = _fit_targets(data, own.names, rows, own.is_distribution)
+    encoding = Encoding(
+        kind=data.kind, form="regressor", inputs=(), targets=targets, sequence=sequence
+    )
+    encoding.check_shapes()
+    return encoding

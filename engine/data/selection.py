@@ -10,13 +10,31 @@ from engine.data.options import column_options
 from engine.data.schema import Array, Column, Kind, Schema
 from engine.data.series_selection import predicts_ahead, select_series, series_columns
 from engine.errors import PatternError, SpecError
-from engine.spec import ColumnSpec, Form, SequenceSpec, TrainSpec, ValidationSpec
+from engine.spec import (
+    ColumnSpec,
+    Form,
+    LossSpec,
+    NetworkSpec,
+    SequenceSpec,
+    TrainSpec,
+    ValidationSpec,
+)
 
-__all__ = ["Selection", "select"]
+__all__ = ["AuxiliaryTargets", "Selection", "select"]
 
 _MAX_GLOBS = 256
 _LISTED = 50
 _SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryTargets:
+    """Targets of one loss that are not the job's."""
+
+    form: Form
+    """`classifier` for one column of classes, else `regressor`."""
+    names: tuple[str, ...]
+    is_distribution: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +53,12 @@ class Selection:
     """How inputs are read where the usual way will not do."""
     sequence: SequenceSpec | None = None
     """How rows become sequences, with the horizon given."""
+    auxiliary: tuple[AuxiliaryTargets, ...] = ()
+    """What losses compare with beside the job's targets, in the order of the losses."""
+    is_distribution: bool = False
+    """Whether the targets are shares that add up to one, and are read as they are."""
+    network: NetworkSpec | None = None
+    """The network, whose losses name targets only where these are not the job's."""
 
 
 def select(schema: Schema, spec: TrainSpec) -> Selection:
@@ -47,8 +71,10 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
     if spec.network.form == "autoencoder":
         return _autoencoder(schema, spec, weight)
     targets = _targets(schema, spec, weight)
-    inputs = _inputs(schema, spec, targets, weight)
     form = _form(schema, spec, targets)
+    network, auxiliary = _auxiliary(schema, spec, targets)
+    others = {name for found in auxiliary for name in found.names}
+    inputs = _inputs(schema, spec, targets, weight, others)
     _check_inputs(schema, form, inputs)
     _check_targets(schema, form, targets)
     return Selection(
@@ -60,6 +86,9 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
         groups=_groups(spec, inputs),
         options=column_options(schema, spec, form, inputs),
         sequence=select_series(schema, spec),
+        auxiliary=auxiliary,
+        is_distribution=_has_divergence(network),
+        network=network,
     )
 
 
@@ -69,6 +98,13 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
             "an autoencoder's targets are its inputs; leave `targets` out", pointer="#/targets"
         )
     inputs = _inputs(schema, spec, (), weight)
+    network, auxiliary = _auxiliary(schema, spec, inputs)
+    if _has_divergence(network):
+        raise SpecError(
+            "loss 'kl' compares distributions, and an autoencoder's inputs are scaled; take 'mse' "
+            "or 'mae'",
+            pointer="#/network/loss" if network.losses is None else "#/network/losses",
+        )
     _check_inputs(schema, "autoencoder", inputs)
     return Selection(
         kind=schema.kind,
@@ -79,6 +115,8 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
         groups=_groups(spec, inputs),
         options=column_options(schema, spec, "autoencoder", inputs),
         sequence=select_series(schema, spec),
+        auxiliary=auxiliary,
+        network=network,
     )
 
 
@@ -181,11 +219,17 @@ def _targets(schema: Schema, spec: TrainSpec, weight: str | None) -> tuple[str, 
 
 
 def _inputs(
-    schema: Schema, spec: TrainSpec, targets: Sequence[str], weight: str | None
+    schema: Schema,
+    spec: TrainSpec,
+    targets: Sequence[str],
+    weight: str | None,
+    others: Collection[str] = (),
 ) -> tuple[str, ...]:
+    """Return the inputs; without patterns all but targets, weight, and what `others` names."""
     taken = {weight} if predicts_ahead(spec) else {*targets, weight}
     series = series_columns(spec)
     if spec.inputs is None:
+        taken |= set(others)
         if schema.kind == "arrays":
             return _default_inputs(schema, spec, taken)
         taken |= _dividing(schema, spec) | series
@@ -207,6 +251,44 @@ def _inputs(
             )
     taken |= series - set(spec.inputs)
     return tuple(name for name in _union(names for _, names in matched) if name not in taken)
+
+
+_OF_CLASSES = ("xe", "hinge")
+
+
+def _auxiliary(
+    schema: Schema, spec: TrainSpec, targets: Sequence[str]
+) -> tuple[NetworkSpec, tuple[AuxiliaryTargets, ...]]:
+    """Return the targets of losses that have their own, and the network without the others'."""
+    network = spec.network
+    found: list[AuxiliaryTargets] = []
+    losses: list[LossSpec] = []
+    for index, loss in enumerate(network.losses or ()):
+        pointer = f"losses/{index}/targets"
+        if loss.targets is None:
+            losses.append(loss)
+            continue
+        names = _union(n for _, n in _match(schema, loss.targets, f"network/{pointer}"))
+        if names == tuple(targets):
+            losses.append(loss.model_copy(update={"targets": None}))
+            continue
+        form: Form = "classifier" if loss.form in _OF_CLASSES else "regressor"
+        try:
+            _check_targets(schema, form, names)
+        except SpecError as error:
+            raise SpecError(error.detail, pointer=f"#/network/{pointer}") from error
+        found.append(AuxiliaryTargets(form=form, names=names, is_distribution=loss.form == "kl"))
+        losses.append(loss)
+    if network.losses is None:
+        return network, ()
+    return network.model_copy(update={"losses": tuple(losses)}), tuple(found)
+
+
+def _has_divergence(network: NetworkSpec) -> bool:
+    """Say whether the job's own targets are compared as distributions."""
+    if network.losses is None:
+        return network.loss == "kl"
+    return any(loss.form == "kl" and loss.targets is None for loss in network.losses)
 
 
 def _dividing(schema: Schema, spec: TrainSpec) -> set[str]:

@@ -187,7 +187,10 @@ FORMS: list[tuple[dict[str, Any], Callable[[Weights], dict[str, Doubles]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "reference"), FORMS, ids=lambda v: str(v)[:30])
+NAMES = [" ".join(map(str, layer.values())) for layer, _ in FORMS]
+
+
+@pytest.mark.parametrize(("layer", "reference"), FORMS, ids=NAMES)
 def test_a_form_computes_what_its_formulas_say(
     layer: dict[str, Any], reference: Callable[[Weights], dict[str, Doubles]]
 ) -> None:
@@ -198,7 +201,7 @@ def test_a_form_computes_what_its_formulas_say(
         np.testing.assert_allclose(value, expected[kind], rtol=1e-4, atol=1e-5, err_msg=kind)
 
 
-@pytest.mark.parametrize(("layer", "_reference"), FORMS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(("layer", "_reference"), FORMS, ids=NAMES)
 def test_a_backward_layer_reads_from_the_end(layer: dict[str, Any], _reference: Any) -> None:
     network, _ = network_of(layer)
     other, _ = network_of({**layer, "direction": "backwards"})
@@ -207,7 +210,7 @@ def test_a_backward_layer_reads_from_the_end(layer: dict[str, Any], _reference: 
         np.testing.assert_array_equal(backward[kind], value[:, ::-1])
 
 
-@pytest.mark.parametrize(("layer", "_reference"), FORMS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(("layer", "_reference"), FORMS, ids=NAMES)
 def test_gradients_are_those_of_finite_differences(layer: dict[str, Any], _reference: Any) -> None:
     graph = graph_of([{"form": "input", "shape": [3, 2]}, {**layer, "size": SIZE, "name": "h"}, 1])
     draw = torch.Generator().manual_seed(1)

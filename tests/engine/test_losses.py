@@ -1,0 +1,290 @@
+"""Losses are what their formulas say, alone and added, and refused where they make no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import special, stats
+
+from engine.calibration import mixture_log_likelihood
+from engine.data.dataset import Data
+from engine.errors import DataError, EngineError, SpecError
+from engine.graph import Graph, build_graph, resolved_network
+from engine.losses import LossTerms
+from engine.network import Network
+from engine.plan import TrainingPlan, plan_training
+from engine.sampling import Sampler
+from engine.spec import NetworkSpec, TrainSpec
+from engine.statistics import mixture_quantiles
+from engine.summary import noise_variance
+from engine.training import EpochEnd, Training, TrainingData
+from tests.engine.networks import graph_of
+
+Doubles = npt.NDArray[np.float64]
+RNG = np.random.default_rng(6)
+ROWS, SIZE = 7, 3
+
+
+def probabilities(*shape: int) -> Doubles:
+    values: Doubles = special.softmax(RNG.standard_normal(shape), axis=-1)
+    return values
+
+
+def graph_with(loss: dict[str, Any], form: str = "regressor") -> Graph:
+    classes = form == "classifier" or loss["form"] == "kl"
+    layers = [
+        4,
+        {"name": "covar", "size": SIZE, "activation": "linear"},
+        {"size": SIZE, "inputs": ["in"], "activation": "softmax" if classes else "linear"},
+    ]
+    spec = {"form": form, "layers": layers, "losses": [loss]}
+    parsed = NetworkSpec.model_validate(spec)
+    return build_graph(parsed, form=form, input_shapes=None, output_shape=None)  # type: ignore[arg-type]
+
+
+def value(
+    graph: Graph, outputs: dict[str, Doubles], target: npt.NDArray[Any], weights: Any = None
+) -> float:
+    terms = LossTerms(graph, {})
+    tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in outputs.items()}
+    given = None if weights is None else torch.from_numpy(weights)
+    (term,) = terms.values(tensors, [torch.from_numpy(target)], given)
+    return float(term)
+
+
+X, T = RNG.standard_normal((2, ROWS, SIZE))
+P, Q = probabilities(ROWS, SIZE), probabilities(ROWS, SIZE)
+V = RNG.standard_normal((ROWS, SIZE))
+LABELS = RNG.integers(0, SIZE, ROWS)
+W = RNG.random(ROWS)
+
+
+def kernel(x: Doubles, y: Doubles, width: float) -> float:
+    return float(np.mean([[np.exp(-((a - b) ** 2).sum() / width) for b in y] for a in x]))
+
+
+ROWWISE: list[tuple[dict[str, Any], dict[str, Doubles], npt.NDArray[Any], Doubles]] = [
+    ({"form": "mse"}, {"out:out": X}, T, ((X - T) ** 2).mean(axis=1)),
+    ({"form": "mae"}, {"out:out": X}, T, np.abs(X - T).mean(axis=1)),
+    ({"form": "kl"}, {"out:out": P}, Q, (special.rel_entr(Q, P)).mean(axis=1)),
+    (
+        {"form": "gll", "covar_eps": 0.1},
+        {"out:out": X, "covar:out": V},
+        T,
+        -stats.norm.logpdf(T, X, np.sqrt(np.abs(V) + 0.1)).sum(axis=1),
+    ),
+    (
+        {"form": "xe"},
+        {"out:pre": X},
+        LABELS,
+        -np.log(special.softmax(X, axis=1)[np.arange(ROWS), LABELS]),
+    ),
+    (
+        {"form": "hinge"},
+        {"out:out": P},
+        LABELS,
+        np.array([max(0, (p - p[label]).max()) for p, label in zip(P, LABELS, strict=True)]),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "target", "expected"), ROWWISE, ids=[case[0]["form"] for case in ROWWISE]
+)
+def test_a_loss_is_what_its_formula_says(
+    loss: dict[str, Any], outputs: dict[str, Doubles], target: npt.NDArray[Any], expected: Doubles
+) -> None:
+    form = "classifier" if loss["form"] in ("xe", "hinge") else "regressor"
+    graph = graph_with({**loss, "weight": 2.5}, form)
+    assert value(graph, outputs, target) == pytest.approx(2.5 * expected.mean(), rel=1e-6)
+    weighted = (expected * W).sum() / W.sum()
+    assert value(graph, outputs, target, W) == pytest.approx(2.5 * weighted, rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [1.0, 3.0])
+def test_a_discrepancy_compares_the_rows_of_a_batch(width: float) -> None:
+    graph = graph_with({"form": "mmd", "kernel": width})
+    expected = kernel(T, T, width) - 2 * kernel(T, X, width) + kernel(X, X, width)
+    assert value(graph, {"out:out": X}, T) == pytest.approx(expected, rel=1e-9)
+    assert value(graph, {"out:out": X}, X[::-1].copy()) == pytest.approx(0, abs=1e-12)
+
+
+def test_shares_of_nothing_count_nothing() -> None:
+    graph = graph_with({"form": "kl"})
+    target = np.array([[1.0, 0.0, 0.0]])
+    outputs = {"out:out": np.array([[0.5, 0.5, 0.0]])}
+    assert value(graph, outputs, target) == pytest.approx(np.log(2) / 3)
+
+
+@pytest.mark.parametrize("form", ["mse", "kl", "gll", "mmd", "xe", "hinge"])
+def test_gradients_are_those_of_finite_differences(form: str) -> None:
+    graph = graph_with({"form": form}, "classifier" if form in ("xe", "hinge") else "regressor")
+    terms = LossTerms(graph, {})
+    names = terms.outputs
+    target = torch.from_numpy(LABELS if form in ("xe", "hinge") else Q)
+    leaves = tuple(
+        torch.from_numpy((P if name == "out:out" else V).copy()).requires_grad_() for name in names
+    )
+
+    def total(*values: torch.Tensor) -> torch.Tensor:
+        return terms.values(dict(zip(names, values, strict=True)), [target], None)[0]
+
+    assert torch.autograd.gradcheck(total, leaves)
+
+
+# -- several, over data ----------------------------------------------------------------------------
+
+N = 80
+BASE = RNG.standard_normal((N, 3)).astype(np.float32)
+ARRAYS: dict[str, npt.NDArray[Any]] = {
+    "x": BASE,
+    "y": (BASE[:, :1] * 2 + 5).astype(np.float32),
+    "z": (BASE[:, 1:] * 30).astype(np.float32),
+    "kind": (BASE[:, 0] > 0).astype(np.int64) + 3,
+}
+SEVERAL = {
+    "layers": [
+        None,
+        {"name": "h", "size": 16, "activation": "tanh"},
+        {"name": "aux", "size": 2, "inputs": ["h"], "activation": "linear"},
+        {"name": "which", "form": "softmax", "size": 2, "inputs": ["h"]},
+        {"name": "back", "size": 3, "inputs": ["h"], "activation": "linear"},
+        {"name": "out", "size": 1, "inputs": ["h"]},
+    ],
+    "losses": [
+        {"form": "mse"},
+        {"form": "mae", "weight": 0.5, "output_name": "aux", "targets": ["z"]},
+        {"form": "xe", "weight": 0.2, "output_name": "which:out", "targets": ["kind"]},
+        {"form": "mse", "weight": 0.1, "output_name": "back", "targets": ["x"]},
+    ],
+}
+
+
+def planned(arrays: dict[str, Any], network: dict[str, Any], **more: Any) -> TrainingPlan:
+    spec = TrainSpec.model_validate({"network": network, "epochs": 60, **more})
+    return plan_training(spec, Data(arrays=arrays))
+
+
+def run(plan: TrainingPlan, data: Data) -> tuple[Training, list[EpochEnd]]:
+    def rows(numbers: npt.NDArray[np.int64]) -> TrainingData:
+        encoding = plan.encoding
+        targets = [t.encode_targets(data, numbers) for t in (encoding, *encoding.auxiliary)]
+        own, *auxiliary = map(torch.from_numpy, targets)
+        x = encoding.encode_inputs(data, numbers).map(torch.from_numpy)
+        return TrainingData(x=x, y=own, auxiliary=tuple(auxiliary))
+
+    assert plan.split.valid is not None
+    training = Training(
+        plan.graph, plan.spec, plan.regularizers, rows(plan.split.train), rows(plan.split.valid)
+    )
+    return training, [event for event in training if isinstance(event, EpochEnd)]
+
+
+def test_several_losses_are_added_and_told_one_by_one() -> None:
+    plan = planned(ARRAYS, SEVERAL, optimizer={"form": "adam", "learning_rate": 0.01})
+    assert plan.selection.inputs == ("x",)
+    assert [target.form for target in plan.encoding.auxiliary] == [
+        "regressor", "classifier", "regressor",
+    ]  # fmt: skip
+    assert plan.encoding.auxiliary[1].classes == (3, 4)
+    _, ends = run(plan, Data(arrays=ARRAYS))
+    labels = ["mse(out:out)", "mae(aux:out)", "xe(which:out)", "mse(back:out)"]
+    for measured in (ends[-1].train, ends[-1].valid):
+        assert measured["loss"] == pytest.approx(sum(measured[name] for name in labels), rel=1e-5)
+    for name in labels:
+        assert ends[-1].valid[name] < 0.5 * ends[0].valid[name]
+
+
+def test_a_network_with_several_losses_is_told_whole() -> None:
+    plan = planned(ARRAYS, SEVERAL)
+    told = NetworkSpec.model_validate_json(resolved_network(plan.graph).model_dump_json())
+    again = build_graph(told, form="regressor", input_shapes=None, output_shape=None)
+    assert again == plan.graph
+    assert resolved_network(graph_of([2, 3, 1])).losses is None
+
+
+def test_learnt_noise_is_what_the_data_have() -> None:
+    """Noise that grows with x is found, and the likelihood is that of the right normals."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0, 1, (3000, 1)).astype(np.float32)
+    deviation = 0.1 + x
+    arrays = {"x": x, "y": (3 * x + deviation * rng.standard_normal(x.shape)).astype(np.float32)}
+    network = {
+        "layers": [
+            None,
+            [30, "tanh"],
+            {"name": "covar", "size": 1, "inputs": ["hid1"], "activation": "softplus"},
+            {"name": "mean", "size": 1, "inputs": ["hid1"]},
+        ],
+        "loss": "gll",
+    }
+    plan = planned(arrays, network, optimizer={"form": "adam", "learning_rate": 0.01})
+    assert plan.graph.noise_output == "covar:out"
+    training, ends = run(plan, Data(arrays=arrays))
+    assert ends[-1].valid["loss"] < ends[0].valid["loss"]
+    net = Network(plan.graph, training.kept_parameters())
+    points = np.array([[0.1], [0.5], [0.9]], dtype=np.float32)
+    scaled = plan.encoding.encode_inputs(Data(arrays={"x": points, "y": points}))
+    drawn = Sampler(net, (), wanted=("covar:out",)).deterministic(scaled)["covar:out"]
+    found = np.sqrt(noise_variance(plan.graph, plan.encoding, drawn))
+    np.testing.assert_allclose(found, 0.1 + points, rtol=0.25)
+
+
+def test_mixtures_may_have_a_noise_of_each_sample() -> None:
+    rng = np.random.default_rng(3)
+    samples, deviation = rng.standard_normal((5, 4)), rng.uniform(0.2, 2, (5, 4))
+    truth = rng.standard_normal(4)
+    density = stats.norm.pdf(truth, samples, deviation).mean(axis=0)
+    ours = mixture_log_likelihood(samples, truth, deviation**-2)
+    np.testing.assert_allclose(ours, np.log(density), rtol=1e-12)
+    for quantile, found in zip(
+        (0.05, 0.5, 0.99), mixture_quantiles(samples, deviation**-2, (0.05, 0.5, 0.99)), strict=True
+    ):
+        share = stats.norm.cdf(found, samples, deviation).mean(axis=0)
+        np.testing.assert_allclose(share, quantile, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("network", "more", "pointer"),
+    [
+        ({"loss": "xe"}, {}, "#/network/loss"),
+        ({"loss": "kl"}, {}, "#/network/loss"),
+        ({"loss": "gll"}, {}, "#/network/loss"),
+        ({"losses": [{"form": "mae", "output_name": "hid9"}]},
+         {}, "#/network/losses/0/output_name"),
+        ({"losses": [{"form": "mae", "output_name": "hid1"}]},
+         {}, "#/network/losses/0/output_name"),
+        ({"losses": [{"form": "mse"}, {"form": "mse", "output_name": "hid1", "targets": ["z"]}]},
+         {}, "#/network/losses/1/output_name"),
+        ({"losses": [{"form": "mse"}, {"form": "xe", "output_name": "hid1", "targets": ["kind"]}]},
+         {}, "#/network/losses/1/output_name"),
+        ({"losses": [{"form": "mse"}, {"form": "mse", "targets": ["no*"]}]},
+         {}, "#/network/losses/1/targets/0"),
+        ({"losses": [{"form": "mse", "targets": ["z"], "output_name": "two"}]},
+         {}, "#/network/losses"),
+        ({"loss": "mmd"}, {"sample_weight": "w"}, "#/sample_weight"),
+    ],
+)  # fmt: skip
+def test_losses_that_make_no_sense_are_refused(
+    network: dict[str, Any], more: dict[str, Any], pointer: str
+) -> None:
+    layers = [None, 5, {"name": "two", "size": 2}, None]
+    arrays = {**ARRAYS, "w": np.ones(N)}
+    with pytest.raises(EngineError) as caught:
+        planned(arrays, {"layers": layers, **network}, **more)
+    assert caught.value.pointer == pointer
+    assert isinstance(caught.value, SpecError | DataError)
+
+
+def test_targets_that_are_no_distributions_are_refused() -> None:
+    network = {"layers": [None, 5, [None, "softmax"][1:]], "loss": "kl"}
+    arrays = {"x": BASE, "y": np.abs(BASE)}
+    with pytest.raises(DataError, match="add up to 1"):
+        planned(arrays, network)
+    shares = arrays["y"] / arrays["y"].sum(axis=1, keepdims=True)
+    plan = planned({"x": BASE, "y": shares}, network)
+    np.testing.assert_allclose(plan.encoding.encode_targets(Data(arrays={"y": shares})), shares)
