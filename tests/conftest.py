@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Run PyTorch as the service does: small work on several threads takes longer than on one."""
+    torch.set_num_threads(1)
