@@ -73,15 +73,16 @@ class Model:
     def of_steps(self, steps: int | None) -> Model:
         """Return the model as it reads sequences of so many steps; itself, if None or its own.
 
-        Raises DataError where its layers depend on the number of steps.
+        Raises DataError where its layers depend on the number of steps, or need more.
         """
         if steps is None or steps == steps_of(self.encoding):
             return self
         graph = graph_of_steps(self.graph, steps)
         if graph is None:
             raise DataError(
-                f"the model takes sequences of {steps_of(self.encoding)} steps alone, since its "
-                f"layers depend on their number; these have {steps}",
+                f"these sequences have {steps} steps, which the model's layers do not fit: they "
+                f"depend on the number, or need more; give {steps_of(self.encoding)}, as in "
+                "training",
                 pointer="#/inputs",
             )
         return replace(

@@ -24,7 +24,7 @@ from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import shown
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
-from engine.pretraining import Stage, plan_stages
+from engine.pretraining import Stage, plan_stages, sampled_layers
 from engine.regularizers import (
     BernoulliDropout,
     ContractivePenalty,
@@ -395,6 +395,11 @@ def _warnings(
         warnings.append(
             f"`training` of form {spec.training.form!r} has no stage before the whole network, "
             "which has one hidden layer with parameters at most"
+        )
+    if spec.training is not None and spec.training.form == "sample" and not sampled_layers(graph):
+        warnings.append(
+            "`training` of form 'sample' changes nothing here: no hidden layer of form 'ff' reads "
+            "one input"
         )
     if not valid_rows and graph.form != "classifier" and spec.noise_precision == "fit":
         warnings.append(

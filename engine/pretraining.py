@@ -358,17 +358,21 @@ def sampled_parameters(
     values = dict(initial)
     order = generator(seed, "sample").permutation(data.rows)[:_SAMPLED_ROWS]
     x = Inputs({name: tensor[order].cpu().numpy() for name, tensor in data.x.values.items()})
-    for layer in graph.layers[:-1]:
-        if type(layer) is Feedforward and len(layer.inputs) == 1:
+    for layer in sampled_layers(graph):
+        name = f"{layer.name}.w"
+        if layer is graph.last:
+            targets = data.y[order].cpu().numpy().reshape(-1, layer.size)
+            values[name] = _rows(targets, graph.parameters[name][0], seed, name)
+        else:
             read = _evaluated(graph, values, x, layer.inputs[0])
-            name = f"{layer.name}.w"
             values[name] = _rows(read, layer.size, seed, name).T.copy()
-    last = graph.last
-    if type(last) is Feedforward and len(last.inputs) == 1 and graph.form != "classifier":
-        name = f"{last.name}.w"
-        targets = data.y[order].cpu().numpy().reshape(-1, last.size)
-        values[name] = _rows(targets, graph.parameters[name][0], seed, name)
     return values
+
+
+def sampled_layers(graph: Graph) -> list[Layer]:
+    """Return the layers whose weights `sampled_parameters` sets."""
+    layers = graph.layers[:-1] if graph.form == "classifier" else graph.layers
+    return [layer for layer in layers if type(layer) is Feedforward and len(layer.inputs) == 1]
 
 
 def _evaluated(graph: Graph, values: Mapping[str, Values], x: Inputs, output: str) -> Values:

@@ -60,6 +60,16 @@ def test_what_has_no_effect_is_warned_of() -> None:
     assert any("'out:out'" in text for text in warnings)
 
 
+def test_sampled_weights_that_no_layer_has_are_warned_of() -> None:
+    steps = {"form": "reshape", "shape": [2, 1]}
+    filters = {"form": "conv1", "size": 4, "filter_size": 2}
+    network = {"layers": [None, steps, filters, "flatten", None]}
+    sample = {"network": network, "training": {"form": "sample"}}
+    assert planned(**sample).warnings == ()
+    (warning,) = planned(**sample, targets=["kind"]).warnings
+    assert "'sample' changes nothing" in warning
+
+
 @pytest.mark.parametrize(
     ("spec", "pointer"),
     [

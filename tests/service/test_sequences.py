@@ -90,13 +90,18 @@ def test_all_rows_of_a_request_have_one_length(shared: Api, regressor: str) -> N
 
 def test_a_model_that_depends_on_the_number_of_steps_says_so(shared: Api) -> None:
     dataset = shared.upload(npz(x=X, y=X[:, -1, :2]), "application/x-npz")
-    for layers in ([None, [4, "gru"], "flatten", None], [None, {"form": "flatten"}, None]):
+    wide = {"form": "conv1", "size": 4, "filter_size": 6}
+    for layers in (
+        [None, [4, "gru"], "flatten", None],
+        [None, {"form": "flatten"}, None],
+        [None, wide, "last", None],
+    ):
         model = trained(shared, dataset, layers)["model"]
         assert np.shape(predict(shared, model, X[:3].tolist())["prediction"]) == (3, 2)
         body = {"model": model, "inputs": X[:3, :5].tolist()}
         detail = assert_problem(shared.post("/predict", json=body), 422, "#/inputs")["detail"]
-        assert "sequences of 6 steps alone" in detail
-        assert "these have 5" in detail
+        assert "sequences have 5 steps" in detail
+        assert "give 6" in detail
 
 
 @pytest.mark.parametrize("form", ["rnn", "lstm", "gru", "clockwork", "bidirectional"])
