@@ -1,0 +1,138 @@
+"""Columns read as the caller says, rows divided by groups, and several losses, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.tasks import TASKS
+from service.worker import Worker
+from tests.service.conftest import Api, assert_problem
+
+
+@pytest.fixture
+def dataset(api: Api) -> str:
+    rng = np.random.default_rng(0)
+    lines = ["zone,patient,size,kind,y"]
+    for row in range(120):
+        zone, size = rng.integers(1, 4), rng.normal()
+        gap = "" if row % 10 == 3 else f"{size:.3f}"
+        kind = "ab"[int(size > 0)]
+        lines.append(f"{zone},{row // 6},{gap},{kind},{zone * 2 + size:.3f}")
+    return api.upload("\n".join(lines).encode())
+
+
+def trained(api: Api, dataset: str, **spec: Any) -> dict[str, Any]:
+    job = api.train(dataset, epochs=30, **spec)
+    worker = Worker(
+        "columns",
+        jobs=api.state["jobs"],
+        datasets=api.state["datasets"],
+        blobs=api.state["blobs"],
+        tasks=TASKS,
+    )
+    while worker.work_once():
+        pass
+    ended: dict[str, Any] = api.get(f"/jobs/{job['id']}").json()
+    assert ended["status"] == "succeeded", ended["error"]
+    return ended
+
+
+LAYERS = [
+    None,
+    {"name": "h", "size": 20, "activation": "tanh"},
+    {"name": "which", "form": "softmax", "size": 2, "inputs": ["h"]},
+    {"name": "out", "size": 1, "inputs": ["h"]},
+]
+
+
+def test_a_table_is_read_divided_and_compared_as_asked(api: Api, dataset: str) -> None:
+    job = trained(
+        api,
+        dataset,
+        inputs=["zone", "size"],
+        columns={"zone": {"type": "category", "unknown": "column"}, "size": {"missing": "mean"}},
+        validation={"fraction": 0.2, "group": "patient"},
+        network={
+            "layers": LAYERS,
+            "losses": [
+                {"form": "mse"},
+                {"form": "xe", "weight": 0.5, "output_name": "which", "targets": ["kind"]},
+            ],
+        },
+        optimizer={"form": "adam", "learning_rate": 0.02},
+        hidden_dropout=0.05,
+    )
+    valid = job["metrics"]["valid"]
+    assert valid["loss"] == pytest.approx(valid["mse(out:out)"] + valid["xe(which:out)"], rel=1e-5)
+    model = api.get(f"/models/{job['model']}").json()
+    zone, size = model["encoding"]["inputs"]
+    assert (zone["of"], zone["categories"], zone["unknown"]) == ("integer", ["1", "2", "3"], True)
+    assert size["indicator"] is True
+    assert model["encoding"]["auxiliary"][0]["classes"] == ["a", "b"]
+    answer = api.post(
+        "/predict",
+        json={
+            "model": job["model"],
+            "inputs": [{"zone": 3, "size": 1.0}, {"zone": 9, "size": None}],
+            "outputs": ["which:out"],
+        },
+    )
+    assert answer.status_code == 200, answer.text
+    outputs = answer.json()["outputs"]
+    assert outputs["prediction"][0][0] == pytest.approx(7, abs=1.0)
+    assert outputs["which:out"][0][1] > 0.5
+
+
+def test_learnt_noise_is_told_in_original_units(api: Api, dataset: str) -> None:
+    network = {
+        "layers": [
+            None,
+            {"name": "h", "size": 20},
+            {"name": "covar", "size": 1, "inputs": ["h"], "activation": "softplus"},
+            {"name": "mean", "size": 1, "inputs": ["h"]},
+        ],
+        "loss": "gll",
+    }
+    job = trained(api, dataset, inputs=["zone"], network=network, hidden_dropout=0.1)
+    model = api.get(f"/models/{job['model']}").json()
+    assert model["noise_precision"] is None
+    assert job["metrics"]["valid"]["log_likelihood"] > -3
+    request = {
+        "model": job["model"],
+        "inputs": [[1], [3]],
+        "num_samples": 200,
+        "seed": 1,
+        "statistics": ["mean", "variance", "predictive_quantiles"],
+    }
+    answer = api.post("/predict", json=request).json()
+    assert answer["warnings"] == []
+    variance = answer["outputs"]["variance"]
+    aleatoric = np.array(variance["aleatoric"])
+    assert np.all((aleatoric > 0.2) & (aleatoric < 5))  # of `size`, which the network cannot see: 1
+    assert aleatoric[0] != aleatoric[1]
+    np.testing.assert_allclose(
+        np.array(variance["total"]), np.array(variance["epistemic"]) + aleatoric
+    )
+    quantiles = answer["outputs"]["predictive_quantiles"]
+    spread = np.array(quantiles["0.95"]) - np.array(quantiles["0.05"])
+    total = np.sqrt(np.array(variance["total"]))
+    np.testing.assert_allclose(spread, 3.29 * total, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        ({"columns": {"kind": {"missing": "mean"}}}, "#/columns/kind/missing"),
+        ({"columns": {"none": {}}}, "#/columns/none"),
+        ({"validation": {"fraction": 0.1, "group": "none"}}, "#/validation/group"),
+        ({"network": {"layers": [None, 3, None], "loss": "kl"}}, "#/network/loss"),
+    ],
+)
+def test_what_makes_no_sense_is_pointed_at(
+    api: Api, dataset: str, spec: dict[str, Any], pointer: str
+) -> None:
+    body = {"dataset": dataset, "network": {"layers": [None, 3, None]}, **spec}
+    assert_problem(api.post("/train", json=body), 422, pointer)
