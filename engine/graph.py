@@ -68,10 +68,16 @@ class Graph:
             loss for loss in self.losses if loss.target is None and loss.output == self.last.out
         )
 
+    @cached_property
+    def noise_loss(self) -> Loss | None:
+        """The term that learns the noise of the prediction; None where there is none."""
+        learnt = (loss for loss in self.losses if loss.covar is not None and loss.target is None)
+        return next((loss for loss in learnt if loss.output == self.last.out), None)
+
     @property
     def noise_output(self) -> str | None:
         """The output whose size is the variance of the noise, where the network learns one."""
-        return self.main_loss.covar
+        return None if self.noise_loss is None else self.noise_loss.covar
 
     @property
     def last(self) -> Layer:
@@ -235,6 +241,11 @@ def _output(graph: Graph, name: str, pointer: str) -> str:
 def _check_probabilities(form: str, output: str, graph: Graph, base: str) -> None:
     """Refuse to take for a distribution what is none."""
     layer = next(layer for layer in graph.layers if output in layer.outputs)
+    if form in ("xe", "hinge", "kl") and len(graph.outputs[output]) > 2:
+        raise SpecError(
+            f"loss {form!r} compares probabilities of rows or steps, but {output!r} is an image",
+            pointer=_within(base, "output_name"),
+        )
     is_softmax = output == layer.out and layer.activation.split("+")[-1] == "softmax"
     if form in ("xe", "hinge", "kl") and not is_softmax:
         raise SpecError(

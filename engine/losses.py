@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from engine.graph import Graph, Loss
+from engine.layers.feedforward import Feedforward
 from engine.names import output_name
 from engine.regularizers.sites import Site
 
 __all__ = ["PROBABILITY_FLOOR", "LossTerms"]
 
 PROBABILITY_FLOOR = 1e-7
-"""Where masks act on a classifier's probabilities, the loss takes the logarithm of no less."""
-_MMD_ROWS = 1024
-"""Rows that a discrepancy is taken of at once; of more, the mean over pieces of as many."""
+"""Where masks act on probabilities, the loss takes the logarithm of no less."""
 
 
 class LossTerms:
@@ -41,14 +40,18 @@ class LossTerms:
         outputs: Mapping[str, Tensor],
         targets: Sequence[Tensor],
         weights: Tensor | None,
+        *,
+        batch_size: int | None = None,
     ) -> list[Tensor]:
         """Return the weighted terms, scalars through which gradients flow.
 
         `targets` are the job's own, then the auxiliary ones: (rows, *shape), or class numbers
-        (rows,) or (rows, steps); `weights` (rows,) or (rows, steps).
+        (rows,) or (rows, steps); `weights` (rows,) or (rows, steps). Terms that compare rows with
+        each other do so within batches of `batch_size` rows, all at once by default.
         """
+        batch_size = batch_size or len(targets[0])
         return [
-            loss.weight * self._value(loss, read, outputs, targets, weights)
+            loss.weight * self._value(loss, read, outputs, targets, weights, batch_size)
             for loss, read in zip(self._losses, self._reads, strict=True)
         ]
 
@@ -59,18 +62,19 @@ class LossTerms:
         outputs: Mapping[str, Tensor],
         targets: Sequence[Tensor],
         weights: Tensor | None,
+        batch_size: int,
     ) -> Tensor:
         value = outputs[read]
         target = targets[0 if loss.target is None else loss.target + 1]
         match loss.form:
             case "mmd":
-                return discrepancy(value, target, loss.kernel)
+                return _in_batches(value, target, weights, loss.kernel, batch_size)
             case "xe":
                 losses = cross_entropy(value, target, is_logits=read != loss.output)
             case "hinge":
                 losses = hinge(value, target)
             case "kl":
-                losses = divergence(value, target)
+                losses = divergence(value, target, is_logits=read != loss.output)
             case "gll":
                 assert loss.covar is not None
                 variance = outputs[loss.covar].abs() + loss.covar_eps
@@ -85,13 +89,13 @@ class LossTerms:
 def _reads(graph: Graph, loss: Loss, sites: Mapping[str, tuple[Site, ...]]) -> str:
     """Return the output that a term reads.
 
-    Cross-entropy is computed from the layer's `pre`, which is exact for any logit, unless its
-    probabilities themselves are dropped or noisy.
+    Logarithms of probabilities are computed from the layer's `pre`, which is exact for any logit,
+    unless the probabilities themselves are dropped or noisy.
     """
     layer = next(layer for layer in graph.layers if loss.output in layer.outputs)
     pre = output_name(layer.name, "pre")
-    is_plain = layer.activation == "softmax" and pre in layer.outputs
-    if loss.form != "xe" or loss.output in sites or not is_plain:
+    is_plain = isinstance(layer, Feedforward) and layer.activation == "softmax"
+    if loss.form not in ("xe", "kl") or loss.output in sites or not is_plain:
         return loss.output
     return pre + sites[pre][0].suffix if pre in sites else pre
 
@@ -113,11 +117,13 @@ def _over_outputs(sizes: Tensor) -> Tensor:
 
 def cross_entropy(values: Tensor, targets: Tensor, *, is_logits: bool) -> Tensor:
     """Return -log p of the true class in nats, (rows,) or (rows, steps)."""
+    return -_logs(values, is_logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def _logs(values: Tensor, is_logits: bool) -> Tensor:
     if is_logits:
-        logs = torch.log_softmax(values, dim=-1)
-    else:
-        logs = values.clamp_min(PROBABILITY_FLOOR).log()
-    return -logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        return torch.log_softmax(values, dim=-1)
+    return values.clamp_min(PROBABILITY_FLOOR).log()
 
 
 def hinge(probabilities: Tensor, targets: Tensor) -> Tensor:
@@ -126,44 +132,77 @@ def hinge(probabilities: Tensor, targets: Tensor) -> Tensor:
     return probabilities.amax(dim=-1) - true
 
 
-def divergence(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence of targets t from outputs x, over d outputs.
+def divergence(values: Tensor, targets: Tensor, *, is_logits: bool) -> Tensor:
+    """Return the Kullback-Leibler divergence of targets t from probabilities x, over d outputs.
 
-    sum_i t_i log(t_i / x_i) / d, with 0 log 0 = 0.
+    sum_i t_i log(t_i / x_i) / d, with 0 log 0 = 0; (rows,) or (rows, steps).
     """
-    logs = probabilities.clamp_min(PROBABILITY_FLOOR).log()
-    return _over_outputs(torch.special.xlogy(targets, targets) - targets * logs)
+    parts: Tensor = torch.special.xlogy(targets, targets) - targets * _logs(values, is_logits)
+    return parts.mean(dim=-1)
 
 
 def gaussian(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
-    """Return -log p of the targets under independent normal distributions, in nats."""
-    squares = (targets - mean).square() / variance
-    return 0.5 * (squares + variance.log() + math.log(2 * math.pi)).sum(dim=-1)
+    """Return -log p of the targets under independent normal distributions, in nats.
 
-
-def discrepancy(values: Tensor, targets: Tensor, width: float) -> Tensor:
-    """Return the squared maximum mean discrepancy of a batch (Gretton et al. 2007).
-
-    mean k(t, t') - 2 mean k(t, x) + mean k(x, x') with k(x, y) = exp(-||x - y||^2 / width), over
-    rows (and steps).
+    The densities of a row's (a step's) outputs are multiplied; of an image those of each pixel's
+    channels, averaged over the pixels.
     """
+    squares = (targets - mean).square() / variance
+    logs = 0.5 * (squares + variance.log() + math.log(2 * math.pi))
+    return logs.sum(dim=-1) if logs.dim() < 4 else logs.sum(dim=1).flatten(1).mean(dim=1)
+
+
+def _in_batches(
+    values: Tensor, targets: Tensor, weights: Tensor | None, width: float, batch_size: int
+) -> Tensor:
+    """Return the mean over batches, in their order, of their discrepancies."""
     total = values.new_zeros(())
-    pieces = (torch.split(rows.flatten(0, -2), _MMD_ROWS) for rows in (values, targets))
-    for x, t in zip(*pieces, strict=True):
-        kernels = [_kernel(a, b, width).mean() for a, b in ((t, t), (t, x), (x, x))]
-        total = total + (kernels[0] - 2 * kernels[1] + kernels[2]) * len(x)
-    return total / (values.numel() // values.shape[-1])
+    for start in range(0, len(values), batch_size):
+        rows = slice(start, min(start + batch_size, len(values)))
+        part = None if weights is None else weights[rows]
+        share = (rows.stop - rows.start) / len(values)
+        total = total + share * discrepancy(values[rows], targets[rows], width, part)
+    return total
 
 
-def _kernel(x: Tensor, y: Tensor, width: float) -> Tensor:
-    squares = (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(dim=-1)
-    return torch.exp(-squares / width)
+def discrepancy(
+    values: Tensor, targets: Tensor, width: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return the squared maximum mean discrepancy of two samples (Gretton et al. 2007).
+
+    mean k(t, t') - 2 mean k(t, x) + mean k(x, x') with k(x, y) = exp(-||x - y||^2 / width). Samples
+    are (rows, outputs); of (rows, steps, outputs) those of each step, averaged over the steps; an
+    image is one vector. With `weights` (rows,) or (rows, steps) the means are weighted ones.
+    """
+    if values.dim() != 3:
+        values, targets = values.flatten(1).unsqueeze(1), targets.flatten(1).unsqueeze(1)
+    rows, steps = values.shape[:2]
+    mass = (values.new_ones(rows) if weights is None else weights).reshape(rows, -1)
+    if mass.shape[1] != steps:
+        mass = mass.mean(dim=1, keepdim=True).expand(rows, steps)
+    mass = mass.T  # (steps, rows)
+    totals = mass.sum(dim=1)
+    tiny = torch.finfo(torch.float32).tiny
+    shares = mass / totals.clamp_min(tiny).unsqueeze(1)
+    x, t = values.transpose(0, 1), targets.transpose(0, 1)  # (steps, rows, outputs)
+
+    def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+        # By the inner products, since the differences of all pairs would take too much memory.
+        squares = a.square().sum(dim=-1).unsqueeze(2) + b.square().sum(dim=-1).unsqueeze(1)
+        distances = (squares - 2 * a @ b.transpose(1, 2)).clamp_min(0)
+        kernel = torch.exp(-distances / width)
+        mean: Tensor = shares.unsqueeze(1) @ kernel @ shares.unsqueeze(2)
+        return mean.flatten()
+
+    found = mean_kernel(t, t) - 2 * mean_kernel(t, x) + mean_kernel(x, x)
+    total: Tensor = (found * totals).sum() / totals.sum().clamp_min(tiny)
+    return total
 
 
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     """Average the losses of rows, or of steps; those of weight 0 do not count, none at all give 0.
 
-    `weights` are (rows,), or (rows, steps) for the losses of steps.
+    `weights` are (rows,) or (rows, steps); those of steps are averaged for the losses of rows.
     """
     if weights is None:
         return losses.mean()

@@ -40,6 +40,8 @@ MAX_PARAMETERS = 100_000_000
 _SHARE_ERROR = 1e-3
 MAX_NAMES = 1000
 """Of the network's inputs, in the description of a plan."""
+MAX_PAIRS = 1 << 24
+"""Of rows and steps whose distances are held at once."""
 MAX_DERIVATIVE_BYTES = 2 * 2**30
 _STEP_SECONDS = 5e-4
 _FLOPS_PER_SECOND = 2e10
@@ -156,7 +158,7 @@ def plan_training(
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     _check_scale(encoding)
-    _check_losses(spec, data, selection, encoding, chosen)
+    _check_losses(spec, data, selection, encoding, chosen, graph)
     _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(encoding, data, chosen, validation_data)
     if validation_data is not None:
@@ -271,24 +273,39 @@ def _foresight(encoding: Encoding, graph: Graph) -> list[str]:
     ]
 
 
+def _check_pairs(spec: TrainSpec, graph: Graph, data: Data) -> None:
+    """Refuse batches in which a discrepancy would compare more rows than fit into memory."""
+    batch = min(spec.batch_size, data.rows)
+    for loss in graph.losses:
+        shape = graph.outputs[loss.output]
+        pairs = batch**2 * (shape[0] if len(shape) == 2 else 1)
+        if loss.form == "mmd" and pairs > MAX_PAIRS:
+            raise SpecError(
+                f"loss 'mmd' compares all rows of a batch, at each step, with each other: {pairs} "
+                f"pairs for {batch} rows, and at most {MAX_PAIRS} are held; take a smaller "
+                "`batch_size`",
+                pointer="#/batch_size",
+            )
+
+
 def _check_losses(
-    spec: TrainSpec, data: Data, selection: Selection, encoding: Encoding, chosen: Split
+    spec: TrainSpec,
+    data: Data,
+    selection: Selection,
+    encoding: Encoding,
+    chosen: Split,
+    graph: Graph,
 ) -> None:
     """Refuse targets that a loss cannot compare with, and options that it cannot honour."""
     network = selection.network or spec.network
     losses = network.losses or ()
     forms: list[str | None] = [loss.form for loss in losses] or [network.loss]
-    if spec.sample_weight is not None and "mmd" in forms:
-        raise SpecError(
-            "loss 'mmd' compares whole batches, which cannot be weighted row by row; leave "
-            "`sample_weight` out, or take another loss",
-            pointer="#/sample_weight",
-        )
     if "gll" in forms and spec.noise_precision != "fit":
         raise SpecError(
             "loss 'gll' learns the noise as an output of the network; leave `noise_precision` out",
             pointer="#/noise_precision",
         )
+    _check_pairs(spec, graph, data)
     own = [index for index, loss in enumerate(losses) if loss.targets is not None]
     checked = [(encoding, "#/targets")] if selection.is_distribution else []
     for target, auxiliary, index in zip(encoding.auxiliary, selection.auxiliary, own, strict=True):
@@ -311,12 +328,15 @@ def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:
     """Refuse weights of steps where the loss has none, or not so many."""
     if weights is None or len(weights.shape) == 1:
         return
-    if graph.last.shape[:-1] != weights.shape[1:]:
-        raise SpecError(
-            f"{spec.sample_weight!r} weights {weights.shape[1]} steps of a row, but the network "
-            f"gives {shown(graph.last.shape)} values a row; give one weight a row",
-            pointer="#/sample_weight",
-        )
+    sequences = (loss.output for loss in graph.losses if len(graph.outputs[loss.output]) == 2)
+    for name in (graph.last.out, *sequences):
+        shape = graph.outputs[name]
+        if shape[:-1] != weights.shape[1:]:
+            raise SpecError(
+                f"{spec.sample_weight!r} weights {weights.shape[1]} steps of a row, but {name!r} "
+                f"gives {shown(shape)} values a row; give one weight a row",
+                pointer="#/sample_weight",
+            )
 
 
 def _check_scale(encoding: Encoding) -> None:

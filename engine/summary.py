@@ -202,7 +202,8 @@ class Summary:
 
 def noise_variance(graph: Graph, encoding: Encoding, values: Samples) -> Array:
     """Return the variance that a network learnt, in original units^2, of its output for it."""
-    variance = np.abs(values.astype(np.float64)) + graph.main_loss.covar_eps
+    assert graph.noise_loss is not None
+    variance = np.abs(values.astype(np.float64)) + graph.noise_loss.covar_eps
     scaled: Array = variance * encoding.target_scale**2
     return scaled
 

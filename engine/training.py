@@ -364,7 +364,9 @@ class Training:
             outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
             targets = [target[:] for target in data.targets]  # windows become tensors
             weights = None if data.weights is None else data.weights[:]
-            terms = self._plain_terms.values(outputs, targets, weights)
+            terms = self._plain_terms.values(
+                outputs, targets, weights, batch_size=self.spec.batch_size
+            )
             metrics = {"loss": torch.stack(terms).sum().item()}
             if len(terms) > 1:
                 named = zip(self._plain_terms.labels, terms, strict=True)

@@ -70,7 +70,12 @@ def kernel(x: Doubles, y: Doubles, width: float) -> float:
 ROWWISE: list[tuple[dict[str, Any], dict[str, Doubles], npt.NDArray[Any], Doubles]] = [
     ({"form": "mse"}, {"out:out": X}, T, ((X - T) ** 2).mean(axis=1)),
     ({"form": "mae"}, {"out:out": X}, T, np.abs(X - T).mean(axis=1)),
-    ({"form": "kl"}, {"out:out": P}, Q, (special.rel_entr(Q, P)).mean(axis=1)),
+    (
+        {"form": "kl"},
+        {"out:pre": X},
+        Q,
+        special.rel_entr(Q, special.softmax(X, axis=1)).mean(axis=1),
+    ),
     (
         {"form": "gll", "covar_eps": 0.1},
         {"out:out": X, "covar:out": V},
@@ -113,10 +118,81 @@ def test_a_discrepancy_compares_the_rows_of_a_batch(width: float) -> None:
     assert value(graph, {"out:out": X}, X[::-1].copy()) == pytest.approx(0, abs=1e-12)
 
 
+def weighted_discrepancy(x: Doubles, t: Doubles, w: Doubles) -> float:
+    """The squared distance of two weighted mean embeddings, summed pair by pair."""
+    p = (w / w.sum()).tolist()
+    found = 0.0
+    for i in range(len(p)):
+        for j in range(len(p)):
+            sizes = [((a[i] - b[j]) ** 2).sum() for a, b in ((t, t), (t, x), (x, x))]
+            kernels = np.exp(-np.array(sizes)).tolist()
+            found += p[i] * p[j] * (kernels[0] - 2 * kernels[1] + kernels[2])
+    return float(found)
+
+
+def test_a_discrepancy_weighs_rows_and_compares_each_step_by_itself() -> None:
+    graph = graph_with({"form": "mmd"})
+    found = value(graph, {"out:out": X}, T, W)
+    assert found == pytest.approx(weighted_discrepancy(X, T, W), rel=1e-9)
+    assert value(graph, {"out:out": X}, T, np.zeros(ROWS)) == 0
+    x, t = RNG.standard_normal((2, ROWS, 4, SIZE))
+    steps = RNG.random((ROWS, 4))
+    each = [weighted_discrepancy(x[:, s], t[:, s], steps[:, s]) for s in range(4)]
+    mass = steps.sum(axis=0)
+    expected = (np.array(each) * mass).sum() / mass.sum()
+    assert value(graph, {"out:out": x}, t, steps) == pytest.approx(expected, rel=1e-9)
+    equal = [weighted_discrepancy(x[:, s], t[:, s], W) for s in range(4)]
+    assert value(graph, {"out:out": x}, t, W) == pytest.approx(np.mean(equal), rel=1e-9)
+    images = (x.reshape(ROWS, 2, 2, SIZE), t.reshape(ROWS, 2, 2, SIZE))
+    flat = [image.reshape(ROWS, -1) for image in images]
+    whole = weighted_discrepancy(flat[0], flat[1], W)
+    found = value(graph, {"out:out": images[0]}, images[1], W)
+    assert found == pytest.approx(whole, rel=1e-9)
+
+
+def test_validation_rows_are_compared_in_batches_as_training_rows_are() -> None:
+    terms = LossTerms(graph_with({"form": "mmd"}), {})
+    x, t = torch.from_numpy(X), torch.from_numpy(T)
+    (found,) = terms.values({"out:out": x}, [t], None, batch_size=3)
+    parts = [terms.values({"out:out": x[r]}, [t[r]], None)[0].item() for r in BATCHES]
+    assert found.item() == pytest.approx((3 * parts[0] + 3 * parts[1] + parts[2]) / 7)
+
+
+BATCHES = [slice(0, 3), slice(3, 6), slice(6, 7)]
+
+
+@pytest.mark.parametrize("form", ["mse", "mae", "gll"])
+def test_losses_of_images_and_sequences_weigh_rows(form: str) -> None:
+    graph = graph_with({"form": form})
+    for shape, axis in (((ROWS, 4, SIZE), 2), ((ROWS, 2, 3, 5), 1)):
+        x, t, v = RNG.standard_normal((3, *shape))
+        if form == "gll":
+            logs = -stats.norm.logpdf(t, x, np.sqrt(np.abs(v) + 1e-3)).sum(axis=axis)
+        else:
+            logs = ((x - t) ** 2 if form == "mse" else np.abs(x - t)).mean(axis=axis)
+        expected = logs.reshape(ROWS, -1).mean(axis=1)
+        outputs = {"out:out": x, "covar:out": v}
+        assert value(graph, outputs, t) == pytest.approx(expected.mean())
+        assert value(graph, outputs, t, W) == pytest.approx((expected * W).sum() / W.sum())
+
+
+def test_divergence_is_exact_for_any_logit() -> None:
+    """Probabilities that no float holds have logarithms, and gradients, all the same."""
+    graph = graph_with({"form": "kl"})
+    terms = LossTerms(graph, {})
+    assert terms.outputs == ("out:pre",)
+    logits = torch.tensor([[0.0, -200.0, -300.0]], requires_grad=True)
+    shares = torch.tensor([[0.0, 1.0, 0.0]])
+    (term,) = terms.values({"out:pre": logits}, [shares], None)
+    assert term.item() == pytest.approx(200 / 3)
+    (gradient,) = torch.autograd.grad(term, logits)
+    np.testing.assert_allclose(gradient.numpy(), [[1 / 3, -1 / 3, 0]], atol=1e-6)
+
+
 def test_shares_of_nothing_count_nothing() -> None:
     graph = graph_with({"form": "kl"})
     target = np.array([[1.0, 0.0, 0.0]])
-    outputs = {"out:out": np.array([[0.5, 0.5, 0.0]])}
+    outputs = {"out:pre": np.array([[0.0, 0.0, -2000.0]])}
     assert value(graph, outputs, target) == pytest.approx(np.log(2) / 3)
 
 
@@ -234,6 +310,17 @@ def test_learnt_noise_is_what_the_data_have() -> None:
     np.testing.assert_allclose(found, 0.1 + points, rtol=0.25)
 
 
+def test_noise_is_learnt_by_gll_wherever_it_stands_among_the_losses() -> None:
+    graph = graph_with({"form": "gll", "covar_eps": 0.5})
+    told = resolved_network(graph).model_dump()
+    first = NetworkSpec.model_validate({**told, "losses": [{"form": "mse"}, *(told["losses"])]})
+    again = build_graph(first, form="regressor", input_shapes=None, output_shape=None)
+    assert again.loss == "mse"
+    assert again.noise_output == "covar:out"
+    assert again.noise_loss is not None
+    assert again.noise_loss.covar_eps == 0.5
+
+
 def test_mixtures_may_have_a_noise_of_each_sample() -> None:
     rng = np.random.default_rng(3)
     samples, deviation = rng.standard_normal((5, 4)), rng.uniform(0.2, 2, (5, 4))
@@ -266,14 +353,14 @@ def test_mixtures_may_have_a_noise_of_each_sample() -> None:
          {}, "#/network/losses/1/targets/0"),
         ({"losses": [{"form": "mse", "targets": ["z"], "output_name": "two"}]},
          {}, "#/network/losses"),
-        ({"loss": "mmd"}, {"sample_weight": "w"}, "#/sample_weight"),
+        ({"loss": "mmd"}, {"batch_size": 5000}, "#/batch_size"),
     ],
 )  # fmt: skip
 def test_losses_that_make_no_sense_are_refused(
     network: dict[str, Any], more: dict[str, Any], pointer: str
 ) -> None:
     layers = [None, 5, {"name": "two", "size": 2}, None]
-    arrays = {**ARRAYS, "w": np.ones(N)}
+    arrays = {name: np.tile(rows, (63,) + (1,) * (rows.ndim - 1)) for name, rows in ARRAYS.items()}
     with pytest.raises(EngineError) as caught:
         planned(arrays, {"layers": layers, **network}, **more)
     assert caught.value.pointer == pointer
