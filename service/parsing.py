@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import structlog
 
+from engine.data.delimited import Dialect
 from engine.errors import DataError
 from service.errors import StorageFull, Unavailable
 
@@ -48,15 +49,19 @@ class Parsers:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._closed = False
 
-    def parse(self, upload: Path, content: Path, media_type: str) -> Parsed:
+    def parse(
+        self, upload: Path, content: Path, media_type: str, dialect: Dialect | None = None
+    ) -> Parsed:
         """Parse the file `upload` and write what is stored of it to `content`.
+
+        `dialect` says how a CSV file is written.
 
         Raises DataError where the file cannot be read, StorageFull where there is no room.
         """
         with self._turn:
             process = self._take()
             try:
-                answer = _ask(process, upload, content, media_type)
+                answer = _ask(process, upload, content, media_type, dialect)
             except BaseException:
                 _end(process)
                 raise
@@ -104,12 +109,21 @@ class Parsers:
 
 
 def _ask(
-    process: subprocess.Popen[bytes], upload: Path, content: Path, media_type: str
+    process: subprocess.Popen[bytes],
+    upload: Path,
+    content: Path,
+    media_type: str,
+    dialect: Dialect | None,
 ) -> Mapping[str, Any]:
     """Have one file parsed; a process that dies of it, or takes too long, has refused it."""
     assert process.stdin is not None
     assert process.stdout is not None
-    question = {"upload": str(upload), "content": str(content), "media_type": media_type}
+    question = {
+        "upload": str(upload),
+        "content": str(content),
+        "media_type": media_type,
+        "dialect": None if dialect is None else asdict(dialect),
+    }
     watch = threading.Timer(MAX_SECONDS, process.kill)
     watch.daemon = True
     watch.start()

@@ -1,4 +1,4 @@
-"""CSV: with or without a byte-order mark, separated by commas, semicolons or tabs."""
+"""CSV: with or without a byte-order mark, separated by commas, semicolons, tabs or bars."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ from engine.data.columns import check_names, make_table
 from engine.data.dataset import TEXT, Data, Limits
 from engine.errors import DataError
 
-__all__ = ["parse_csv"]
+__all__ = ["Dialect", "parse_csv"]
 
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null"]
 _BLOCK = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a file is written, where the caller says so."""
+
+    delimiter: str | None = None
+    """Between fields: a comma, semicolon, tab or bar; by default the header tells."""
+    decimal: str = "."
+    """What stands before the decimals of a number: a point, or a comma."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +43,36 @@ class _Shape:
     quotes: int
 
 
-def parse_csv(path: Path, limits: Limits) -> Data:
+def parse_csv(path: Path, limits: Limits, dialect: Dialect | None = None) -> Data:
     """Read a CSV file whose first row names the columns.
 
     An empty field is a missing value, quoted or not; in columns of numbers, booleans and times so
     are NA, NaN and null.
     """
-    delimiter, names = _header(path, limits)
+    dialect = dialect or Dialect()
+    delimiter, names = _header(path, limits, dialect.delimiter)
+    if dialect.decimal == delimiter:
+        raise DataError(
+            "commas stand between the fields, so they cannot be decimal commas; separate fields by "
+            "';', or give another `delimiter`"
+        )
     shape = _survey(path, delimiter)
     check_names(names, limits)
     cells = min(shape.lines * len(names), shape.delimiters + shape.lines)
     if cells > limits.max_cells:
         raise DataError(f"there are more values than the {limits.max_cells} that are taken")
-    table = _read(path, delimiter, limits, {})
+    dialect = Dialect(delimiter=delimiter, decimal=dialect.decimal)
+    table = _read(path, dialect, limits, {})
     # A time of day is not a point in time: kept as the text it was.
     clocks = [field.name for field in table.schema if pa.types.is_time(field.type)]
     if clocks:
-        table = _read(path, delimiter, limits, dict.fromkeys(clocks, pa.string()))
+        table = _read(path, dialect, limits, dict.fromkeys(clocks, pa.string()))
     _check_quotes(shape, table)
     columns = [_without_empty(column) for column in table.columns]
     return make_table(names, columns, limits)
 
 
-def _header(path: Path, limits: Limits) -> tuple[str, list[str]]:
+def _header(path: Path, limits: Limits, given: str | None) -> tuple[str, list[str]]:
     """Return the delimiter and the names in the first row that is not empty."""
     with path.open("rb") as file:
         head = file.read(limits.max_row_bytes + 4)
@@ -65,7 +82,7 @@ def _header(path: Path, limits: Limits) -> tuple[str, list[str]]:
     # A cut at the end of what was read may fall within a character, never within the header.
     text = start.decode("utf-8", errors="replace")
     line = text.splitlines()[0]
-    delimiter = _sniff(line)
+    delimiter = given or _sniff(line)
     stream = io.StringIO(text, newline="")
     try:
         names = next(csv.reader(stream, delimiter=delimiter, strict=True))
@@ -117,7 +134,7 @@ def _survey(path: Path, delimiter: str) -> _Shape:
     return _Shape(lines=lines, delimiters=delimiters, quotes=quotes)
 
 
-def _read(path: Path, delimiter: str, limits: Limits, types: dict[str, pa.DataType]) -> pa.Table:
+def _read(path: Path, dialect: Dialect, limits: Limits, types: dict[str, pa.DataType]) -> pa.Table:
     ragged: list[pyarrow.csv.InvalidRow] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
@@ -133,10 +150,15 @@ def _read(path: Path, delimiter: str, limits: Limits, types: dict[str, pa.DataTy
                     use_threads=False, block_size=limits.max_row_bytes
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
+                    delimiter=dialect.delimiter,
+                    newlines_in_values=True,
+                    invalid_row_handler=refuse,
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    null_values=_MISSING, strings_can_be_null=False, column_types=types
+                    null_values=_MISSING,
+                    strings_can_be_null=False,
+                    column_types=types,
+                    decimal_point=dialect.decimal,
                 ),
             )
     except pa.ArrowException as error:

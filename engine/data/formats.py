@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from engine.data.columnar import parse_arrow_stream, parse_parquet
 from engine.data.dataset import BOOLEAN, TEXT, Data, Limits
-from engine.data.delimited import parse_csv
+from engine.data.delimited import Dialect, parse_csv
 from engine.data.json_records import parse_json, parse_ndjson
 from engine.data.npz import load_npz, parse_npz, write_npz
 from engine.data.plain_text import parse_text
@@ -64,14 +64,25 @@ _BROKEN = (
 _STORED_ROWS = 65_536
 
 
-def parse(path: Path, media_type: str, *, limits: Limits | None = None) -> Data:
-    """Read a file that a caller sent; DataError on anything that is broken, empty or too large."""
+def parse(
+    path: Path,
+    media_type: str,
+    *,
+    limits: Limits | None = None,
+    dialect: Dialect | None = None,
+) -> Data:
+    """Read a file that a caller sent; DataError on anything that is broken, empty or too large.
+
+    A `dialect` says how a CSV file is written; other formats have none.
+    """
     name = MEDIA_TYPES.get(media_type)
     if name is None:
         raise DataError(
             f"the media type {media_type!r} is not taken; take one of {', '.join(MEDIA_TYPES)}"
         )
     try:
+        if dialect is not None and name == "csv":
+            return parse_csv(path, limits or Limits(), dialect)
         return _PARSERS[name](path, limits or Limits())
     except DataError:
         raise

@@ -21,6 +21,7 @@ import orjson
 
 from engine.data import formats
 from engine.data.dataset import Limits
+from engine.data.delimited import Dialect
 from engine.data.profile import profile
 from engine.errors import DataError
 
@@ -32,7 +33,13 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Parse, profile and save one file; tell its schema and hash, or what is wrong with it."""
     content = Path(question["content"])
     try:
-        data = formats.parse(Path(question["upload"]), question["media_type"], limits=LIMITS)
+        dialect = question.get("dialect")
+        data = formats.parse(
+            Path(question["upload"]),
+            question["media_type"],
+            limits=LIMITS,
+            dialect=None if dialect is None else Dialect(**dialect),
+        )
         schema = profile(data)
         formats.save(data, content)
         with content.open("rb") as file:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 
 from engine.data import formats
 from engine.data.dataset import Data
+from engine.data.delimited import Dialect
 from service.accept import preferred
 from service.bodies import StrictRoute, limited_stream, read_form
 from service.deps import (
@@ -32,7 +33,7 @@ from service.deps import (
 )
 from service.errors import Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from service.idempotency import answer_once, created
-from service.parsing import Parsers
+from service.parsing import Parsed
 from service.problems import problems
 from service.schemas import DatasetView, ListView, PreviewView
 from service.store.blobs import Blobs, dataset_key
@@ -96,21 +97,31 @@ async def create_dataset(
     parsers: ParsersDep,
     owner: OwnerDep,
     name: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    delimiter: Annotated[
+        Literal[",", ";", "|", "\t", "tab"] | None,
+        Query(description="What stands between a CSV file's fields; else found by its header."),
+    ] = None,
+    decimal: Annotated[
+        Literal[".", ","] | None,
+        Query(description="What stands before decimals in a CSV file; a point unless given."),
+    ] = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Store a data set: a table (CSV, Parquet, Arrow, NDJSON, JSON) or arrays (npz)."""
     with _temporary(blobs) as file, _temporary(blobs) as content:
         kind, upload = await _receive(request, file)
+        dialect = _dialect(kind, delimiter, decimal)
 
         def create(remember: Remember[Dataset] | None) -> Dataset:
-            new = _read(parsers, file, content, media_type=kind.media_type, upload=upload)
+            parsed = parsers.parse(file, content, kind.media_type, dialect)
+            new = _described(parsed, upload)
             new = replace(new, name=name, owner=owner)
             return datasets.create(new, content, remember=remember)
 
         return await answer_once(
             request,
             idempotency_key,
-            [str(kind), upload.sha256, name],
+            [str(kind), upload.sha256, name, delimiter, decimal],
             create,
             lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
         )
@@ -170,11 +181,18 @@ def _require_known(media_type: str) -> None:
         )
 
 
-def _read(
-    parsers: Parsers, file: Path, content: Path, *, media_type: str, upload: Upload
-) -> NewDataset:
-    """Parse the upload, write what is stored of it to `content`, and describe it."""
-    parsed = parsers.parse(file, content, media_type)
+def _dialect(kind: ContentType, delimiter: str | None, decimal: str | None) -> Dialect | None:
+    if delimiter is None and decimal is None:
+        return None
+    if kind.media_type != "text/csv":
+        raise Invalid(
+            f"`delimiter` and `decimal` say how a CSV file is written; this is {kind.media_type}"
+        )
+    return Dialect(delimiter="\t" if delimiter == "tab" else delimiter, decimal=decimal or ".")
+
+
+def _described(parsed: Parsed, upload: Upload) -> NewDataset:
+    """Return what is stored of a data set beside its content."""
     kind, rows = parsed.schema["kind"], parsed.schema["rows"]
     return NewDataset(
         kind=kind,
