@@ -9,17 +9,7 @@ from service.tasks import TASKS
 from service.worker import Worker
 from tests.service.conftest import Api, apps
 from tests.theanets.datasets import BASES
-from tests.theanets.inventory import PENDING, Ask
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect tests of what is pending to fail; one that passes fails until it is struck off."""
-    fails = pytest.mark.xfail(strict=True, reason="pending")
-    for item in items:
-        name = item.nodeid.partition("tests/theanets/")[2].partition("::")[2]
-        row = name.partition("[")[2][:-1] if name.startswith("test_a_row_") else name
-        if row in PENDING:
-            item.add_marker(fails)
+from tests.theanets.inventory import Ask
 
 
 class Lab:

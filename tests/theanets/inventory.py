@@ -11,15 +11,12 @@ import yaml
 
 from tests.theanets.datasets import BASES
 
-__all__ = ["PENDING", "PUBLIC", "ROWS", "SECTIONS", "Ask", "Row"]
+__all__ = ["PUBLIC", "ROWS", "SECTIONS", "Ask", "Row"]
 
 HERE = Path(__file__).parent
 
 #: Public names of theanets 0.7.3, of what came after it, and of the optimizers that it used.
 PUBLIC = tuple((HERE / "public.txt").read_text().splitlines())
-
-#: What the service cannot do yet: first names of rows, and names of tests. It ends empty.
-PENDING = frozenset((HERE / "pending.txt").read_text().splitlines())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +48,8 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The first name, by which `PENDING` and the tests know the row."""
+        """The first name, by which the tests know the row."""
         return self.names[0]
-
-    @property
-    def is_pending(self) -> bool:
-        return self.key in PENDING
 
     @property
     def is_trained(self) -> bool:

@@ -36,8 +36,6 @@ def _names(row: Row) -> str:
 def _status(row: Row) -> str:
     if row.left_out is not None:
         return "left out"
-    if row.is_pending:
-        return "not yet"
     if row.is_trained:
         return "trained"
     return "asked" if row.ask is not None else ""
