@@ -1,0 +1,88 @@
+"""Predictions: passes, and what is reported of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    Strict,
+)
+
+from engine.spec.training import RegularizationSpec
+from engine.spec.values import (
+    MAX_ENTRIES,
+    Count,
+    DropoutMap,
+    Index,
+    NonNegative,
+    Pattern,
+    Seed,
+    Spec,
+)
+
+
+class PassesSpec(RegularizationSpec):
+    """How a trained network is sampled: which outputs are dropped, how often, with which seed."""
+
+    dropout: DropoutMap | Literal["trained"] | None = None  # type: ignore[assignment]
+    """Rates by pattern, or `trained` for those of training."""
+    num_samples: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] | None = None
+    """Number of Monte-Carlo passes; one pass without statistics when absent."""
+    seed: Seed | None = None
+    """Drawn and reported when absent."""
+    masks: Literal["independent", "shared"] = "independent"
+    """`independent`: masks of its own for each row; `shared`: one mask per pass for all rows."""
+    row_offset: Index = 0
+    """Position of the first row in the random streams."""
+
+
+Statistic = Literal[
+    "mean",
+    "std",
+    "quantiles",
+    "standard_error",
+    "variance",
+    "predictive_quantiles",
+    "interval",
+    "samples",
+    "reconstruction_error",
+    "label",
+    "probabilities",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variation_ratio",
+]
+
+
+class GenerateSpec(Spec):
+    """How a classifier of sequences goes on with those that it is given, one class a step."""
+
+    steps: Annotated[int, Strict(), Field(ge=1, le=100_000)]
+    """How many classes to draw for each sequence."""
+    temperature: NonNegative = 1.0
+    """Classes are drawn with probabilities p^(1/temperature), scaled to add up to 1: above 1 more
+    evenly, below 1 the likely ones more often, with 0 always the most likely."""
+    top_k: Count | None = None
+    """Draw among so many of the most likely classes only; all by default."""
+
+
+class PredictSpec(PassesSpec):
+    """Passes, and what to report of them."""
+
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1, max_length=32)] | None = None
+    """All that the model has but `samples`, `interval` and the predictive ones, when absent."""
+    quantiles: Annotated[
+        tuple[Annotated[float, Strict(), Field(ge=0, le=1)], ...],
+        Field(min_length=1, max_length=100),
+    ] = (0.05, 0.5, 0.95)
+    outputs: Annotated[tuple[Pattern, ...], Field(max_length=MAX_ENTRIES, fail_fast=True)] = ()
+    """Patterns of other named outputs to return, ``-predrop`` ones included."""
+    start: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """A layer (`hid2`), or its `out` (`hid2:out`), whose values the `inputs` are, as lists of rows
+    in the network's own units: the layers before it are passed over, and an autoencoder's code is
+    decoded."""
+    generate: GenerateSpec | None = None
+    """Go on with the given sequences, step by step, as a model of texts does: each class drawn is
+    the next step's input."""
