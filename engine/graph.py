@@ -21,6 +21,8 @@ LOSSES: Mapping[str, tuple[str, ...]] = {
     "classifier": ("xe", "hinge"),
 }
 """What the job's own targets may be compared by; the first is the default."""
+_MIXED = ("rrnn", "gru", "bidirectional")
+"""Forms of layers whose `out` is more than an activation, and adds up to anything."""
 MAX_NUMBERS = 1 << 24
 """Of one row of an output."""
 
@@ -247,10 +249,15 @@ def _check_probabilities(form: str, output: str, graph: Graph, base: str) -> Non
             pointer=_within(base, "output_name"),
         )
     is_softmax = output == layer.out and layer.activation.split("+")[-1] == "softmax"
-    if form in ("xe", "hinge", "kl") and not is_softmax:
+    mixes = layer.form in _MIXED
+    if form in ("xe", "hinge", "kl") and (not is_softmax or mixes):
+        advice = (
+            "put a layer of form 'softmax' behind it"
+            if mixes
+            else f"let layer {layer.name!r} have the activation 'softmax'"
+        )
         raise SpecError(
-            f"loss {form!r} compares probabilities, but {output!r} gives none; let layer "
-            f"{layer.name!r} have the activation 'softmax'",
+            f"loss {form!r} compares probabilities, but {output!r} gives none; {advice}",
             pointer=_within(base, "output_name"),
         )
 

@@ -155,14 +155,15 @@ def gaussian(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
 def _in_batches(
     values: Tensor, targets: Tensor, weights: Tensor | None, width: float, batch_size: int
 ) -> Tensor:
-    """Return the mean over batches, in their order, of their discrepancies."""
-    total = values.new_zeros(())
+    """Return the mean over batches, in their order, of their discrepancies, by rows or weights."""
+    total, count = values.new_zeros(()), values.new_zeros(())
     for start in range(0, len(values), batch_size):
         rows = slice(start, min(start + batch_size, len(values)))
         part = None if weights is None else weights[rows]
-        share = (rows.stop - rows.start) / len(values)
+        share = values[rows].new_tensor(len(values[rows])) if part is None else part.sum()
         total = total + share * discrepancy(values[rows], targets[rows], width, part)
-    return total
+        count = count + share
+    return total / count.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def discrepancy(
@@ -184,7 +185,9 @@ def discrepancy(
     totals = mass.sum(dim=1)
     tiny = torch.finfo(torch.float32).tiny
     shares = mass / totals.clamp_min(tiny).unsqueeze(1)
-    x, t = values.transpose(0, 1), targets.transpose(0, 1)  # (steps, rows, outputs)
+    # What both have in common changes no difference, but would cost the products their digits.
+    centre = targets.mean(dim=0)
+    x, t = (values - centre).transpose(0, 1), (targets - centre).transpose(0, 1)
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
         # By the inner products, since the differences of all pairs would take too much memory.

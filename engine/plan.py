@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
@@ -158,9 +159,9 @@ def plan_training(
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     _check_scale(encoding)
-    _check_losses(spec, data, selection, encoding, chosen, graph)
     _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(encoding, data, chosen, validation_data)
+    _check_losses(spec, data, selection, encoding, chosen, graph, validation_data)
     if validation_data is not None:
         _check_weights(spec, graph, encoding.encode_weights(validation_data))
     if graph.parameter_count > MAX_PARAMETERS:
@@ -295,6 +296,7 @@ def _check_losses(
     encoding: Encoding,
     chosen: Split,
     graph: Graph,
+    validation_data: Data | None,
 ) -> None:
     """Refuse targets that a loss cannot compare with, and options that it cannot honour."""
     network = selection.network or spec.network
@@ -311,17 +313,23 @@ def _check_losses(
     for target, auxiliary, index in zip(encoding.auxiliary, selection.auxiliary, own, strict=True):
         if auxiliary.is_distribution:
             checked.append((target, f"#/network/losses/{index}/targets"))
+    rows = chosen.train if chosen.valid is None else np.concatenate([chosen.train, chosen.valid])
     for target, pointer in checked:
-        rows = (
-            chosen.train if chosen.valid is None else np.concatenate([chosen.train, chosen.valid])
+        _check_shares(target, data, rows, pointer)
+        if validation_data is not None:
+            others = validation_rows(encoding, validation_data)
+            _check_shares(target, validation_data, others, "#/validation/dataset")
+
+
+def _check_shares(target: Encoding, data: Data, rows: npt.NDArray[np.int64], pointer: str) -> None:
+    """Refuse targets that are no distributions."""
+    shares = target.encode_targets(data, rows)[:]  # windows become an array
+    if (shares < 0).any() or np.abs(shares.sum(axis=-1) - 1).max() > _SHARE_ERROR:
+        raise DataError(
+            "loss 'kl' compares distributions, but these targets are not all 0 or more, or do "
+            "not add up to 1 in each row",
+            pointer=pointer,
         )
-        shares = target.encode_targets(data, rows)[:]  # windows become an array
-        if (shares < 0).any() or np.abs(shares.sum(axis=-1) - 1).max() > _SHARE_ERROR:
-            raise DataError(
-                "loss 'kl' compares distributions, but these targets are not all 0 or more, or do "
-                "not add up to 1 in each row",
-                pointer=pointer,
-            )
 
 
 def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:
@@ -421,7 +429,8 @@ def _warnings(
             "`training` of form 'sample' changes nothing here: no hidden layer of form 'ff' reads "
             "one input"
         )
-    if not valid_rows and graph.form != "classifier" and spec.noise_precision == "fit":
+    fits_noise = graph.form != "classifier" and graph.noise_output is None
+    if not valid_rows and fits_noise and spec.noise_precision == "fit":
         warnings.append(
             "without validation rows no noise precision is fitted: aleatoric variance, predictive "
             "quantiles and log-likelihood will be null"

@@ -118,6 +118,25 @@ def test_a_discrepancy_compares_the_rows_of_a_batch(width: float) -> None:
     assert value(graph, {"out:out": X}, X[::-1].copy()) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_discrepancy_keeps_its_digits_far_from_zero() -> None:
+    x, t = (rows.astype(np.float32) for rows in (X + 1000, T + 1000))
+    expected = weighted_discrepancy(x.astype(float), t.astype(float), np.ones(ROWS))
+    found = value(graph_with({"form": "mmd"}), {"out:out": x}, t)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_batches_count_in_a_discrepancy_by_their_weights() -> None:
+    terms = LossTerms(graph_with({"form": "mmd"}), {})
+    x, t, weights = (torch.from_numpy(rows) for rows in (X, T, W))
+    (found,) = terms.values({"out:out": x}, [t], weights, batch_size=3)
+    parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    each = [weighted_discrepancy(X[p], T[p], W[p]) for p in parts]
+    expected = np.average(each, weights=[W[p].sum() for p in parts])
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+    (nothing,) = terms.values({"out:out": x}, [t], 0 * weights, batch_size=3)
+    assert float(nothing) == 0
+
+
 def weighted_discrepancy(x: Doubles, t: Doubles, w: Doubles) -> float:
     """The squared distance of two weighted mean embeddings, summed pair by pair."""
     p = (w / w.sum()).tolist()
@@ -375,3 +394,43 @@ def test_targets_that_are_no_distributions_are_refused() -> None:
     shares = arrays["y"] / arrays["y"].sum(axis=1, keepdims=True)
     plan = planned({"x": BASE, "y": shares}, network)
     np.testing.assert_allclose(plan.encoding.encode_targets(Data(arrays={"y": shares})), shares)
+
+
+def test_targets_of_another_data_set_that_are_no_distributions_are_refused() -> None:
+    network = {"layers": [None, 5, {"activation": "softmax"}], "loss": "kl"}
+    shares = np.abs(BASE) / np.abs(BASE).sum(axis=1, keepdims=True)
+    spec = TrainSpec.model_validate({"network": network, "validation": {"dataset": "other"}})
+    data = Data(arrays={"x": BASE, "y": shares})
+    assert plan_training(spec, data, data).valid_rows == N
+    with pytest.raises(DataError, match="add up to 1") as caught:
+        plan_training(spec, data, Data(arrays={"x": BASE, "y": 2 * shares}))
+    assert caught.value.pointer == "#/validation/dataset"
+
+
+def test_learnt_noise_needs_no_validation_rows() -> None:
+    layers = [None, {"name": "covar", "size": 1}, {"inputs": "in"}]
+    without = {"validation": None}
+    (warning,) = planned(ARRAYS, {"layers": [None, None]}, **without).warnings
+    assert "aleatoric variance" in warning
+    assert planned(ARRAYS, {"layers": layers, "loss": "gll"}, **without).warnings == ()
+
+
+@pytest.mark.parametrize("form", ["gru", "rrnn", "bidirectional"])
+def test_states_that_mix_are_no_probabilities(form: str) -> None:
+    """Their `out` is more than a softmax, and need not add up to 1."""
+    steps = 4
+    arrays = {
+        "x": RNG.standard_normal((N, steps, 3)),
+        "y": RNG.standard_normal((N, steps, 2)),
+        "kind": RNG.integers(4, size=(N, steps)),
+    }
+    layers = [
+        None,
+        {"form": form, "name": "mixed", "size": 4, "activation": "softmax"},
+        {"form": "ff", "inputs": "in"},
+    ]
+    losses = [{"form": "mse"}, {"form": "xe", "output_name": "mixed", "targets": ["kind"]}]
+    network = {"layers": layers, "losses": losses}
+    with pytest.raises(SpecError, match="form 'softmax' behind it") as caught:
+        planned(arrays, network, inputs=["x"], targets=["y"])
+    assert caught.value.pointer == "#/network/losses/1/output_name"
