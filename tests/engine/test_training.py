@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,9 @@ def training_of(
 ) -> tuple[Training, Graph]:
     form = spec.pop("form", "regressor")
     layers = spec.pop("layers", [None, 7, None])
-    loss = spec.pop("loss", None)
+    losses = {key: spec.pop(key, None) for key in ("loss", "losses")}
     parsed = TrainSpec.model_validate(
-        {"network": {"form": form, "layers": layers, "loss": loss}, **spec}
+        {"network": {"form": form, "layers": layers, **losses}, **spec}
     )
     outputs = int(train.y.max()) + 1 if form == "classifier" else train.y.shape[1]
     graph = build_graph(
@@ -284,6 +285,43 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
     assert second.state() == whole.state()
     assert seen == history
     assert second.kept_metrics == whole.kept_metrics
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 7])
+def test_several_losses_stopped_anywhere_and_resumed_end_with_the_same_bytes(
+    stop_after: int,
+) -> None:
+    """With their sums over the epoch, and targets and weights of their own rows."""
+    rows, layers = data_of(60), [None, 7, {"name": "covar", "size": 2, "inputs": "hid1"}]
+    layers += [{"name": "aux", "form": "softmax", "size": 3, "inputs": "hid1"}]
+    layers += [{"name": "out", "inputs": "hid1"}]
+    losses: list[dict[str, Any]] = [
+        {"form": "gll", "covar_eps": 0.1},
+        {"form": "mmd", "weight": 0.5, "kernel": 2.0},
+        {"form": "xe", "weight": 0.3, "output_name": "aux", "targets": ["kind"]},
+        {"form": "mse", "weight": 0.1, "output_name": "covar"},
+    ]
+    kinds = torch.arange(60) % 3
+    train = TrainingData(x=rows.x, y=rows.y, weights=torch.linspace(0.1, 1, 60), auxiliary=(kinds,))
+
+    def fresh() -> Training:
+        training, _ = training_of(
+            train, train[:20], **(SPEC | {"patience": None}), layers=layers, losses=losses
+        )
+        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        return training
+
+    whole = fresh()
+    history = [event for event in whole if isinstance(event, EpochEnd)]
+    for metrics in (history[-1].train, history[-1].valid):
+        assert set(metrics) >= {"gll(out:out)", "mmd(out:out)", "xe(aux:out)", "mse(covar:out)"}
+    first = fresh()
+    seen = list(itertools.islice(first, stop_after))
+    second = fresh()
+    second.restore(first.state())
+    seen += list(second)
+    assert second.state() == whole.state()
+    assert [event for event in seen if isinstance(event, EpochEnd)] == history
 
 
 def test_training_is_a_function_of_its_seed() -> None:
