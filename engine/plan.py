@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.artifact import describe_graph, describe_regularizer
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
 from engine.data.encoding import Encoding
-from engine.data.lengths import each_step, stepwise
+from engine.data.lengths import each_step, fitting, stepwise, with_auxiliary
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select
@@ -22,7 +19,14 @@ from engine.data.splits import Split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
-from engine.layers import shown
+from engine.layers import Shape
+from engine.loss_checks import (
+    check_losses,
+    check_targets,
+    check_weights,
+    describe_losses,
+    noise_warnings,
+)
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
 from engine.pretraining import Stage, plan_stages, sampled_layers
@@ -38,11 +42,8 @@ from engine.spec import SequenceSpec, TrainSpec
 __all__ = ["TrainingPlan", "plan_training"]
 
 MAX_PARAMETERS = 100_000_000
-_SHARE_ERROR = 1e-3
 MAX_NAMES = 1000
 """Of the network's inputs, in the description of a plan."""
-MAX_PAIRS = 1 << 24
-"""Of rows and steps whose distances are held at once."""
 MAX_DERIVATIVE_BYTES = 2 * 2**30
 _STEP_SECONDS = 5e-4
 _FLOPS_PER_SECOND = 2e10
@@ -122,6 +123,7 @@ class TrainingPlan:
             if self.encoding.sequence is None
             else self.encoding.sequence.model_dump(mode="json"),
             "classes": None if self.encoding.classes is None else list(self.encoding.classes),
+            "losses": describe_losses(self.graph, self.selection, self.encoding),
             "regularizers": [describe_regularizer(i, r) for i, r in enumerate(self.regularizers)],
             "stages": [
                 {
@@ -159,11 +161,11 @@ def plan_training(
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     _check_scale(encoding)
-    _check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
-    _check_validation(encoding, data, chosen, validation_data)
-    _check_losses(spec, data, selection, encoding, chosen, graph, validation_data)
+    check_losses(spec, graph, selection, encoding, data, chosen)
+    check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
+    _check_validation(selection, encoding, data, chosen, validation_data)
     if validation_data is not None:
-        _check_weights(spec, graph, encoding.encode_weights(validation_data))
+        check_weights(spec, graph, encoding.encode_weights(validation_data))
     if graph.parameter_count > MAX_PARAMETERS:
         raise SpecError(
             f"the network has {graph.parameter_count} parameters; at most {MAX_PARAMETERS} are "
@@ -233,26 +235,38 @@ def _fit(
     outputs, and windows of a table have the target of each of their rows.
     """
 
-    def sized(encoding: Encoding) -> Graph:
-        return build_graph(
-            selection.network or spec.network,
-            form=selection.form,
-            input_shapes=encoding.input_shapes,
-            output_shape=encoding.output_shape,
-            auxiliary_shapes=[own.output_shape for own in encoding.auxiliary],
-        )
-
     rows = chosen.train if chosen.learn is None else chosen.learn
+
+    def sized(encoding: Encoding) -> tuple[Encoding, Graph]:
+        def built(auxiliary: Sequence[Shape] | None) -> Graph:
+            return build_graph(
+                selection.network or spec.network,
+                form=selection.form,
+                input_shapes=encoding.input_shapes,
+                output_shape=encoding.output_shape,
+                auxiliary_shapes=auxiliary,
+            )
+
+        graph = built(None)
+        if not encoding.auxiliary:
+            return encoding, graph
+        read = [graph.outputs[loss.output] for loss in graph.losses if loss.target is not None]
+        fitted = [
+            fitting(own, shape, data, rows)
+            for own, shape in zip(encoding.auxiliary, read, strict=True)
+        ]
+        return with_auxiliary(encoding, fitted), built([own.output_shape for own in fitted])
+
     encoding = Encoding.fit(data, selection, rows, sequence=sequence)
     try:
-        return encoding, sized(encoding)
+        return sized(encoding)
     except SpecError:
         asked = spec.sequence is not None and spec.sequence.predict is not None
         other = None if asked else each_step(encoding) or stepwise(encoding, data, rows)
         if other is None:
             raise
         try:
-            return other, sized(other)
+            return sized(other)
         except SpecError:
             pass
         raise
@@ -274,79 +288,6 @@ def _foresight(encoding: Encoding, graph: Graph) -> list[str]:
     ]
 
 
-def _check_pairs(spec: TrainSpec, graph: Graph, data: Data) -> None:
-    """Refuse batches in which a discrepancy would compare more rows than fit into memory."""
-    batch = min(spec.batch_size, data.rows)
-    for loss in graph.losses:
-        shape = graph.outputs[loss.output]
-        pairs = batch**2 * (shape[0] if len(shape) == 2 else 1)
-        if loss.form == "mmd" and pairs > MAX_PAIRS:
-            raise SpecError(
-                f"loss 'mmd' compares all rows of a batch, at each step, with each other: {pairs} "
-                f"pairs for {batch} rows, and at most {MAX_PAIRS} are held; take a smaller "
-                "`batch_size`",
-                pointer="#/batch_size",
-            )
-
-
-def _check_losses(
-    spec: TrainSpec,
-    data: Data,
-    selection: Selection,
-    encoding: Encoding,
-    chosen: Split,
-    graph: Graph,
-    validation_data: Data | None,
-) -> None:
-    """Refuse targets that a loss cannot compare with, and options that it cannot honour."""
-    network = selection.network or spec.network
-    losses = network.losses or ()
-    forms: list[str | None] = [loss.form for loss in losses] or [network.loss]
-    if "gll" in forms and spec.noise_precision != "fit":
-        raise SpecError(
-            "loss 'gll' learns the noise as an output of the network; leave `noise_precision` out",
-            pointer="#/noise_precision",
-        )
-    _check_pairs(spec, graph, data)
-    own = [index for index, loss in enumerate(losses) if loss.targets is not None]
-    checked = [(encoding, "#/targets")] if selection.is_distribution else []
-    for target, auxiliary, index in zip(encoding.auxiliary, selection.auxiliary, own, strict=True):
-        if auxiliary.is_distribution:
-            checked.append((target, f"#/network/losses/{index}/targets"))
-    rows = chosen.train if chosen.valid is None else np.concatenate([chosen.train, chosen.valid])
-    for target, pointer in checked:
-        _check_shares(target, data, rows, pointer)
-        if validation_data is not None:
-            others = validation_rows(encoding, validation_data)
-            _check_shares(target, validation_data, others, "#/validation/dataset")
-
-
-def _check_shares(target: Encoding, data: Data, rows: npt.NDArray[np.int64], pointer: str) -> None:
-    """Refuse targets that are no distributions."""
-    shares = target.encode_targets(data, rows)[:]  # windows become an array
-    if (shares < 0).any() or np.abs(shares.sum(axis=-1) - 1).max() > _SHARE_ERROR:
-        raise DataError(
-            "loss 'kl' compares distributions, but these targets are not all 0 or more, or do "
-            "not add up to 1 in each row",
-            pointer=pointer,
-        )
-
-
-def _check_weights(spec: TrainSpec, graph: Graph, weights: Any) -> None:
-    """Refuse weights of steps where the loss has none, or not so many."""
-    if weights is None or len(weights.shape) == 1:
-        return
-    sequences = (loss.output for loss in graph.losses if len(graph.outputs[loss.output]) == 2)
-    for name in (graph.last.out, *sequences):
-        shape = graph.outputs[name]
-        if shape[:-1] != weights.shape[1:]:
-            raise SpecError(
-                f"{spec.sample_weight!r} weights {weights.shape[1]} steps of a row, but {name!r} "
-                f"gives {shown(shape)} values a row; give one weight a row",
-                pointer="#/sample_weight",
-            )
-
-
 def _check_scale(encoding: Encoding) -> None:
     """Refuse targets whose squared errors no float can hold."""
     scales = encoding.target_scale.ravel().tolist()
@@ -360,15 +301,18 @@ def _check_scale(encoding: Encoding) -> None:
 
 
 def _check_validation(
-    encoding: Encoding, data: Data, chosen: Split, validation_data: Data | None
+    selection: Selection,
+    encoding: Encoding,
+    data: Data,
+    chosen: Split,
+    validation_data: Data | None,
 ) -> None:
     """Refuse validation rows that the encoding learnt on the training rows cannot read."""
     if validation_data is not None:
         try:
             first = validation_rows(encoding, validation_data)[:1]
             encoding.encode_inputs(validation_data, first, unseen="zeros")
-            for target in (encoding, *encoding.auxiliary):
-                target.encode_targets(validation_data)
+            check_targets(selection, encoding, validation_data, None)
             encoding.encode_weights(validation_data)
         except DataError as error:
             raise DataError(
@@ -378,9 +322,7 @@ def _check_validation(
     elif chosen.valid is not None:
         try:
             encoding.encode_weights(data, chosen.valid)
-            for target in (encoding, *encoding.auxiliary):
-                if target.classes is not None:
-                    target.encode_targets(data, chosen.valid)
+            check_targets(selection, encoding, data, chosen.valid)
         except DataError as error:
             raise DataError(
                 f"the validation rows do not fit: {error.detail}", pointer=error.pointer
@@ -429,12 +371,13 @@ def _warnings(
             "`training` of form 'sample' changes nothing here: no hidden layer of form 'ff' reads "
             "one input"
         )
-    fits_noise = graph.form != "classifier" and graph.noise_output is None
-    if not valid_rows and fits_noise and spec.noise_precision == "fit":
+    is_fitted = graph.form != "classifier" and graph.noise_output is None
+    if not valid_rows and is_fitted and spec.noise_precision == "fit":
         warnings.append(
             "without validation rows no noise precision is fitted: aleatoric variance, predictive "
             "quantiles and log-likelihood will be null"
         )
+    warnings += noise_warnings(graph, regularizers)
     if any(
         isinstance(r, BernoulliDropout) and r.weight > 0 and graph.last.out in r.matched
         for r in regularizers

@@ -198,6 +198,8 @@ class PlanView(View):
     sequence: dict[str, Any] | None
     """How rows become sequences, all keys resolved; null where they do not."""
     classes: list[Any] | None
+    losses: list[dict[str, Any]]
+    """The terms of the loss: `form`, `weight`, the `output` compared, and its `targets`."""
     regularizers: list[dict[str, Any]]
     rows: dict[str, int]
     steps_per_epoch: int

@@ -6,7 +6,7 @@ fills gaps, and the classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -22,10 +22,11 @@ from engine.data.dataset import Data
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
+from engine.data.loss_selection import AuxiliaryTargets, targets_pointer
 from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
-from engine.data.selection import AuxiliaryTargets, Selection
+from engine.data.selection import Selection
 from engine.data.sequence_records import flatten
 from engine.data.shapes import (
     ArrayField,
@@ -38,10 +39,11 @@ from engine.data.shapes import (
 )
 from engine.data.targets import (
     encode_targets,
-    fit_target,
+    fit_targets,
     label_steps,
     read_targets,
     read_weights,
+    unscaled_targets,
 )
 from engine.data.windowed import input_windows, target_windows, window_rows
 from engine.errors import DataError
@@ -119,8 +121,10 @@ class Encoding(Spec):
         targets: tuple[Scaled | ScaledArray, ...] = ()
         if form == "autoencoder":
             targets = tuple(f for f in inputs if isinstance(f, Scaled | ScaledArray))
+            if selection.is_distribution:
+                inputs = targets = unscaled_targets(targets)
         elif form == "regressor":
-            targets = _fit_targets(data, names, train_rows, selection.is_distribution)
+            targets = fit_targets(data, names, train_rows, as_they_are=selection.is_distribution)
         encoding = cls(
             kind=data.kind,
             form=form,
@@ -364,7 +368,9 @@ class Encoding(Spec):
     @cached_property
     def reader(self) -> RequestReader:
         """What reads the rows of a request."""
-        names = {field.name for field in self.targets} | {self.target, self.sample_weight}
+        names = {self.sample_weight}
+        for own in (self, *self.auxiliary):
+            names |= {own.target, *(field.name for field in own.targets)}
         if self.sequence is not None:
             names |= {self.sequence.group, self.sequence.order}
         return RequestReader(self.inputs, spare={name for name in names if name is not None})
@@ -379,34 +385,21 @@ def _encode(data: Data, field: ArrayField, rows: Rows | None, unseen: Unseen) ->
     return encode_array(data, field, rows, "inputs")
 
 
-def _fit_targets(
-    data: Data, names: Sequence[str], rows: Rows, is_distribution: bool
-) -> tuple[Scaled | ScaledArray, ...]:
-    """Learn how targets are scaled; shares of a distribution stay as they are."""
-    fields = tuple(fit_target(data, name, rows) for name in names)
-    if not is_distribution:
-        return fields
-    plain = (unscaled(f.name, f.shape if isinstance(f, ScaledArray) else (f.size,)) for f in fields)
-    return tuple(plain)
-
-
 def _fit_auxiliary(
     data: Data, own: AuxiliaryTargets, rows: Rows, sequence: SequenceSpec | None
 ) -> Encoding:
-    if own.form == "classifier":
-        (name,) = own.names
-        return Encoding(
-            kind=data.kind,
-            form="classifier",
-            inputs=(),
-            target=name,
-            classes=fit_classes(data, name, rows),
-            target_steps=label_steps(data, name),
-            sequence=sequence,
-        )
-    targets = _fit_targets(data, own.names, rows, own.is_distribution)
-    encoding = Encoding(
-        kind=data.kind, form="regressor", inputs=(), targets=targets, sequence=sequence
-    )
-    encoding.check_shapes()
-    return encoding
+    """Learn what a loss compares with; errors point at its targets."""
+    encoding = Encoding(kind=data.kind, form=own.form, inputs=(), sequence=sequence)
+    learnt: dict[str, Any]
+    try:
+        if own.form == "classifier":
+            (name,) = own.names
+            classes, steps = fit_classes(data, name, rows), label_steps(data, name)
+            learnt = {"target": name, "classes": classes, "target_steps": steps}
+        else:
+            targets = fit_targets(data, own.names, rows, as_they_are=own.is_distribution)
+            check_alike(targets, "#/targets")
+            learnt = {"targets": targets}
+    except DataError as error:
+        raise DataError(error.detail, pointer=targets_pointer(own.loss)) from error
+    return encoding.model_copy(update=learnt)

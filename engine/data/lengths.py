@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,16 @@ from engine.data.encoding import Encoding
 from engine.data.sequence_records import steps_of_first
 from engine.data.shapes import ArrayField, Shape
 
-__all__ = ["each_step", "given_steps", "of_steps", "steps_of", "stepwise", "stored_steps"]
+__all__ = [
+    "each_step",
+    "fitting",
+    "given_steps",
+    "of_steps",
+    "steps_of",
+    "stepwise",
+    "stored_steps",
+    "with_auxiliary",
+]
 
 Rows = npt.NDArray[np.int64]
 
@@ -77,7 +87,31 @@ def each_step(encoding: Encoding) -> Encoding | None:
     """
     if encoding.sequence is None or encoding.sequence.predict == "each":
         return None
-    return _changed(encoding, sequence=encoding.sequence.model_copy(update={"predict": "each"}))
+    return _predicting(encoding, "each")
+
+
+def fitting(encoding: Encoding, shape: Shape, data: Data, train_rows: Rows) -> Encoding:
+    """Return the encoding of a loss's targets for each step, or for the last, as `shape` has them.
+
+    Itself where no other is of that shape.
+    """
+    if encoding.output_shape == shape:
+        return encoding
+    if encoding.sequence is None:
+        other = stepwise(encoding, data, train_rows)
+    else:
+        other = _predicting(encoding, "last" if encoding.sequence.predict == "each" else "each")
+    return encoding if other is None or other.output_shape != shape else other
+
+
+def with_auxiliary(encoding: Encoding, auxiliary: Iterable[Encoding]) -> Encoding:
+    """Return the encoding with other targets of losses that have their own."""
+    return _changed(encoding, auxiliary=tuple(auxiliary))
+
+
+def _predicting(encoding: Encoding, what: Literal["last", "each"]) -> Encoding:
+    assert encoding.sequence is not None
+    return _changed(encoding, sequence=encoding.sequence.model_copy(update={"predict": what}))
 
 
 def stepwise(encoding: Encoding, data: Data, train_rows: Rows) -> Encoding | None:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from engine.data.loss_selection import (
+    AuxiliaryTargets,
+    auxiliary_targets,
+    has_divergence,
+    named_targets,
+)
+from engine.data.matching import (
+    check_nulls,
+    content_of,
+    items_of,
+    listed,
+    match_names,
+    noun_of,
+    some,
+    union,
+)
 from engine.data.options import column_options
 from engine.data.schema import Array, Column, Kind, Schema
 from engine.data.series_selection import predicts_ahead, select_series, series_columns
@@ -13,28 +29,13 @@ from engine.errors import PatternError, SpecError
 from engine.spec import (
     ColumnSpec,
     Form,
-    LossSpec,
     NetworkSpec,
     SequenceSpec,
     TrainSpec,
     ValidationSpec,
 )
 
-__all__ = ["AuxiliaryTargets", "Selection", "select"]
-
-_MAX_GLOBS = 256
-_LISTED = 50
-_SHOWN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuxiliaryTargets:
-    """Targets of one loss that are not the job's."""
-
-    form: Form
-    """`classifier` for one column of classes, else `regressor`."""
-    names: tuple[str, ...]
-    is_distribution: bool = False
+__all__ = ["Selection", "select"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,13 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
     set; a column's own name always matches it, even where it reads as a glob of something else.
     """
     weight = _weight(schema, spec)
+    named = named_targets(schema, spec, weight)
     if spec.network.form == "autoencoder":
-        return _autoencoder(schema, spec, weight)
+        return _autoencoder(schema, spec, weight, named)
     targets = _targets(schema, spec, weight)
     form = _form(schema, spec, targets)
-    network, auxiliary = _auxiliary(schema, spec, targets)
-    others = {name for found in auxiliary for name in found.names}
+    network, auxiliary = auxiliary_targets(spec, named, targets)
+    others = {name for names in named.values() for name in names}
     inputs = _inputs(schema, spec, targets, weight, others)
     _check_inputs(schema, form, inputs)
     _check_targets(schema, form, targets)
@@ -87,24 +89,20 @@ def select(schema: Schema, spec: TrainSpec) -> Selection:
         options=column_options(schema, spec, form, inputs),
         sequence=select_series(schema, spec),
         auxiliary=auxiliary,
-        is_distribution=_has_divergence(network),
+        is_distribution=has_divergence(network),
         network=network,
     )
 
 
-def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selection:
+def _autoencoder(
+    schema: Schema, spec: TrainSpec, weight: str | None, named: Mapping[int, tuple[str, ...]]
+) -> Selection:
     if spec.targets is not None:
         raise SpecError(
             "an autoencoder's targets are its inputs; leave `targets` out", pointer="#/targets"
         )
-    inputs = _inputs(schema, spec, (), weight)
-    network, auxiliary = _auxiliary(schema, spec, inputs)
-    if _has_divergence(network):
-        raise SpecError(
-            "loss 'kl' compares distributions, and an autoencoder's inputs are scaled; take 'mse' "
-            "or 'mae'",
-            pointer="#/network/loss" if network.losses is None else "#/network/losses",
-        )
+    inputs = _inputs(schema, spec, (), weight, {n for names in named.values() for n in names})
+    network, auxiliary = auxiliary_targets(spec, named, inputs)
     _check_inputs(schema, "autoencoder", inputs)
     return Selection(
         kind=schema.kind,
@@ -116,6 +114,7 @@ def _autoencoder(schema: Schema, spec: TrainSpec, weight: str | None) -> Selecti
         options=column_options(schema, spec, "autoencoder", inputs),
         sequence=select_series(schema, spec),
         auxiliary=auxiliary,
+        is_distribution=has_divergence(network),
         network=network,
     )
 
@@ -141,7 +140,7 @@ def _groups(spec: TrainSpec, inputs: Sequence[str]) -> tuple[tuple[str, tuple[st
             )
             if not matched:
                 raise PatternError(
-                    " ".join(columns), kind="input", exist=_listed(inputs), pointer=pointer
+                    " ".join(columns), kind="input", exist=listed(inputs), pointer=pointer
                 )
             named[name] = matched
         elif len(layers) > 1 and name in inputs:
@@ -153,12 +152,12 @@ def _groups(spec: TrainSpec, inputs: Sequence[str]) -> tuple[tuple[str, tuple[st
         index = layers[unnamed[-1]]
         raise SpecError(
             f"input layer {unnamed[-1]!r} needs `columns`: globs over the inputs that it reads, "
-            f"which are {', '.join(_listed(inputs))}",
+            f"which are {', '.join(listed(inputs))}",
             pointer=f"#/network/layers/{index}/columns",
         )
     if rest and not unnamed:
         raise SpecError(
-            f"no input layer reads {_some(rest)}; name them in the `columns` of one, or choose "
+            f"no input layer reads {some(rest)}; name them in the `columns` of one, or choose "
             "other `inputs`",
             pointer="#/network/layers",
         )
@@ -170,13 +169,13 @@ def _weight(schema: Schema, spec: TrainSpec) -> str | None:
     if name is None:
         return None
     pointer = "#/sample_weight"
-    what = _noun(schema)
+    what = noun_of(schema)
     if name not in schema.names:
         raise SpecError(
-            f"there is no {what} {name!r}; these exist: {', '.join(_listed(schema.names))}",
+            f"there is no {what} {name!r}; these exist: {', '.join(listed(schema.names))}",
             pointer=pointer,
         )
-    (item,) = _items(schema, [name])
+    (item,) = items_of(schema, [name])
     if isinstance(item, Array):
         if len(item.shape) > 2 or item.dtype == "text":
             raise SpecError(
@@ -197,14 +196,14 @@ def _weight(schema: Schema, spec: TrainSpec) -> str | None:
 
 def _targets(schema: Schema, spec: TrainSpec, weight: str | None) -> tuple[str, ...]:
     if spec.targets is not None:
-        matched = _match(schema, spec.targets, "targets")
+        matched = match_names(schema, spec.targets, "targets")
         for index, (pattern, names) in enumerate(matched):
             if weight in names and pattern == weight:
                 raise SpecError(
                     f"{weight!r} is the sample weight; it cannot be a target too",
                     pointer=f"#/targets/{index}",
                 )
-        targets = _union(names for _, names in matched)
+        targets = union(names for _, names in matched)
         targets = tuple(name for name in targets if name != weight)
         if not targets:
             raise SpecError("the patterns match the sample weight only", pointer="#/targets")
@@ -225,19 +224,22 @@ def _inputs(
     weight: str | None,
     others: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Return the inputs; without patterns all but targets, weight, and what `others` names."""
+    """Return the inputs; without patterns all but targets, weight, and what `others` names.
+
+    The pattern `*` stands for what is read without patterns; a narrower one for all it matches.
+    """
+    others = () if predicts_ahead(spec) else others
     taken = {weight} if predicts_ahead(spec) else {*targets, weight}
     series = series_columns(spec)
     if spec.inputs is None:
-        taken |= set(others)
         if schema.kind == "arrays":
             return _default_inputs(schema, spec, taken)
-        taken |= _dividing(schema, spec) | series
+        taken |= _dividing(schema, spec) | series | set(others)
         inputs = tuple(name for name in schema.names if name not in taken)
         if not inputs:
             raise SpecError("no column is left to be an input", pointer="#/inputs")
         return inputs
-    matched = _match(schema, spec.inputs, "inputs")
+    matched = match_names(schema, spec.inputs, "inputs")
     for index, (pattern, names) in enumerate(matched):
         left = [name for name in names if name not in taken | (series - {pattern})]
         if (pattern in taken and pattern in names) or not left:
@@ -250,45 +252,14 @@ def _inputs(
                 pointer=f"#/inputs/{index}",
             )
     taken |= series - set(spec.inputs)
-    return tuple(name for name in _union(names for _, names in matched) if name not in taken)
-
-
-_OF_CLASSES = ("xe", "hinge")
-
-
-def _auxiliary(
-    schema: Schema, spec: TrainSpec, targets: Sequence[str]
-) -> tuple[NetworkSpec, tuple[AuxiliaryTargets, ...]]:
-    """Return the targets of losses that have their own, and the network without the others'."""
-    network = spec.network
-    found: list[AuxiliaryTargets] = []
-    losses: list[LossSpec] = []
-    for index, loss in enumerate(network.losses or ()):
-        pointer = f"losses/{index}/targets"
-        if loss.targets is None:
-            losses.append(loss)
-            continue
-        names = _union(n for _, n in _match(schema, loss.targets, f"network/{pointer}"))
-        if names == tuple(targets):
-            losses.append(loss.model_copy(update={"targets": None}))
-            continue
-        form: Form = "classifier" if loss.form in _OF_CLASSES else "regressor"
-        try:
-            _check_targets(schema, form, names)
-        except SpecError as error:
-            raise SpecError(error.detail, pointer=f"#/network/{pointer}") from error
-        found.append(AuxiliaryTargets(form=form, names=names, is_distribution=loss.form == "kl"))
-        losses.append(loss)
-    if network.losses is None:
-        return network, ()
-    return network.model_copy(update={"losses": tuple(losses)}), tuple(found)
-
-
-def _has_divergence(network: NetworkSpec) -> bool:
-    """Say whether the job's own targets are compared as distributions."""
-    if network.losses is None:
-        return network.loss == "kl"
-    return any(loss.form == "kl" and loss.targets is None for loss in network.losses)
+    wanted = (
+        [name for name in names if pattern != "*" or name not in others]
+        for pattern, names in matched
+    )
+    inputs = tuple(name for name in union(wanted) if name not in taken)
+    if not inputs:
+        raise SpecError("no column is left to be an input", pointer="#/inputs")
+    return inputs
 
 
 def _dividing(schema: Schema, spec: TrainSpec) -> set[str]:
@@ -300,8 +271,8 @@ def _dividing(schema: Schema, spec: TrainSpec) -> set[str]:
         name = getattr(validation, key)
         if isinstance(name, str) and name not in schema.names:
             raise SpecError(
-                f"there is no {_noun(schema)} {name!r}; these exist: "
-                f"{', '.join(_listed(schema.names))}",
+                f"there is no {noun_of(schema)} {name!r}; these exist: "
+                f"{', '.join(listed(schema.names))}",
                 pointer=f"#/validation/{key}",
             )
     return {name for name in (validation.group, validation.time) if name is not None}
@@ -336,45 +307,18 @@ def _default_array(schema: Schema, name: str, role: str) -> str:
     return name
 
 
-def _match(schema: Schema, patterns: Sequence[str], role: str) -> list[tuple[str, tuple[str, ...]]]:
-    names = schema.names
-    known = set(names)
-    globs = 0
-    matched: list[tuple[str, tuple[str, ...]]] = []
-    for index, pattern in enumerate(patterns):
-        found: tuple[str, ...] = (pattern,) if pattern in known else ()
-        if any(character in "*?[" for character in pattern):
-            globs += 1
-            if globs > _MAX_GLOBS:
-                raise SpecError(
-                    f"more than {_MAX_GLOBS} globs; give names, or fewer globs",
-                    pointer=f"#/{role}/{index}",
-                )
-            found = tuple(n for n in names if n == pattern or fnmatchcase(n, pattern))
-        if not found:
-            raise PatternError(
-                pattern, kind=_noun(schema), exist=_listed(names), pointer=f"#/{role}/{index}"
-            )
-        matched.append((pattern, found))
-    return matched
-
-
-def _union(groups: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for names in groups for name in names))
-
-
 def _form(schema: Schema, spec: TrainSpec, targets: Sequence[str]) -> Form:
     if spec.network.form is not None:
         return spec.network.form
-    if len(targets) == 1 and _content(_items(schema, targets)[0]) in ("text", "boolean"):
+    if len(targets) == 1 and content_of(items_of(schema, targets)[0]) in ("text", "boolean"):
         return "classifier"
     return "regressor"
 
 
 def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
-    items = _items(schema, names)
+    items = items_of(schema, names)
     if form == "autoencoder":
-        _check_reproducible(items, _noun(schema))
+        _check_reproducible(items, noun_of(schema))
     for item in items:
         dimensions = 4
         if isinstance(item, Array) and item.dtype == "text":
@@ -394,23 +338,23 @@ def _check_inputs(schema: Schema, form: Form, names: Sequence[str]) -> None:
 
 def _check_reproducible(items: Sequence[Column | Array], noun: str) -> None:
     """Refuse what an autoencoder cannot give back: its targets are its inputs."""
-    bad = [item.name for item in items if _content(item) in ("text", "datetime")]
+    bad = [item.name for item in items if content_of(item) in ("text", "datetime")]
     if bad:
         raise SpecError(
-            f"{noun}s {_some(bad)} hold text or times; an autoencoder's inputs, which are its "
+            f"{noun}s {some(bad)} hold text or times; an autoencoder's inputs, which are its "
             "targets, are numbers and booleans: choose others by `inputs`, or send them as numbers",
             pointer="#/inputs",
         )
-    _check_nulls(items, "inputs", "an autoencoder's inputs, which are its targets,")
+    check_nulls(items, "inputs", "an autoencoder's inputs, which are its targets,")
 
 
 def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
-    items = _items(schema, names)
-    _check_nulls(items, "targets", "targets")
-    times = [item.name for item in items if _content(item) == "datetime"]
+    items = items_of(schema, names)
+    check_nulls(items, "targets", "targets")
+    times = [item.name for item in items if content_of(item) == "datetime"]
     if times:
         raise SpecError(
-            f"columns {_some(times)} hold times; targets are numbers, or class labels",
+            f"columns {some(times)} hold times; targets are numbers, or class labels",
             pointer="#/targets",
         )
     dimensions = 2 if form == "classifier" else 4
@@ -428,55 +372,14 @@ def _check_targets(schema: Schema, form: Form, names: Sequence[str]) -> None:
     if form == "classifier":
         if len(names) != 1:
             raise SpecError(
-                f"a classifier has exactly one target; these are {len(names)}: {_some(names)}",
+                f"a classifier has exactly one target; these are {len(names)}: {some(names)}",
                 pointer="#/targets",
             )
         return
-    text = [item.name for item in items if _content(item) == "text"]
+    text = [item.name for item in items if content_of(item) == "text"]
     if text:
         raise SpecError(
-            f"{_noun(schema)}s {_some(text)} hold text; a regressor's targets are numbers "
+            f"{noun_of(schema)}s {some(text)} hold text; a regressor's targets are numbers "
             "(for class labels take one target and the form `classifier`)",
             pointer="#/targets",
         )
-
-
-def _check_nulls(items: Sequence[Column | Array], role: str, what: str) -> None:
-    bad = [item for item in items if isinstance(item, Column) and item.nulls]
-    if bad:
-        counts = ", ".join(f"{item.name!r} ({item.nulls})" for item in bad[:_SHOWN])
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise SpecError(
-            f"{what} have no missing values, but these columns have: {counts}{more}; choose others "
-            f"by `{role}`, leave those rows out by `rows`, or fill them before you send the data",
-            pointer=f"#/{role}",
-        )
-
-
-def _items(schema: Schema, names: Sequence[str]) -> list[Column | Array]:
-    """Return the columns (arrays) of these names, in their order."""
-    known: dict[str, Column | Array] = {column.name: column for column in schema.columns}
-    known.update({array.name: array for array in schema.arrays})
-    return [known[name] for name in names]
-
-
-def _content(item: Column | Array) -> str:
-    if isinstance(item, Column):
-        return item.type
-    return {"text": "text", "bool": "boolean"}.get(item.dtype, "number")
-
-
-def _noun(schema: Schema) -> str:
-    return "column" if schema.kind == "table" else "array"
-
-
-def _listed(names: Sequence[str]) -> list[str]:
-    """Return names for a message: all, or the first of very many."""
-    if len(names) <= _LISTED:
-        return list(names)
-    return [*names[:_LISTED], f"… ({len(names) - _LISTED} more)"]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

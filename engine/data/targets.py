@@ -11,10 +11,18 @@ from engine.data import scaling
 from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
 from engine.data.dataset import Data
 from engine.data.scaling import Scaled
-from engine.data.shapes import side_by_side
+from engine.data.shapes import side_by_side, unscaled
 from engine.errors import DataError
 
-__all__ = ["encode_targets", "fit_target", "label_steps", "read_targets", "read_weights"]
+__all__ = [
+    "encode_targets",
+    "fit_target",
+    "fit_targets",
+    "label_steps",
+    "read_targets",
+    "read_weights",
+    "unscaled_targets",
+]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -27,6 +35,20 @@ def fit_target(data: Data, name: str, rows: Rows) -> Scaled | ScaledArray:
     if data.arrays is not None and data.arrays[name].ndim > 2:
         return fit_array(data, name, rows, "targets")
     return scaling.fit(data, name, rows, "targets")
+
+
+def fit_targets(
+    data: Data, names: Sequence[str], rows: Rows, *, as_they_are: bool = False
+) -> tuple[Scaled | ScaledArray, ...]:
+    """Learn how targets are scaled; shares of distributions stay as they are."""
+    fields = tuple(fit_target(data, name, rows) for name in names)
+    return unscaled_targets(fields) if as_they_are else fields
+
+
+def unscaled_targets(fields: Targets) -> tuple[Scaled | ScaledArray, ...]:
+    """Return the same columns (arrays), read as they are."""
+    shapes = (f.shape if isinstance(f, ScaledArray) else (f.size,) for f in fields)
+    return tuple(unscaled(f.name, shape) for f, shape in zip(fields, shapes, strict=True))
 
 
 def label_steps(data: Data, name: str) -> int | None:

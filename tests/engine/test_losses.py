@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -260,11 +261,11 @@ SEVERAL = {
 
 
 def planned(arrays: dict[str, Any], network: dict[str, Any], **more: Any) -> TrainingPlan:
-    spec = TrainSpec.model_validate({"network": network, "epochs": 60, **more})
+    spec = TrainSpec.model_validate({"network": network, **{"epochs": 60, **more}})
     return plan_training(spec, Data(arrays=arrays))
 
 
-def run(plan: TrainingPlan, data: Data) -> tuple[Training, list[EpochEnd]]:
+def run_of(plan: TrainingPlan, data: Data) -> Training:
     def rows(numbers: npt.NDArray[np.int64]) -> TrainingData:
         encoding = plan.encoding
         targets = [t.encode_targets(data, numbers) for t in (encoding, *encoding.auxiliary)]
@@ -273,9 +274,12 @@ def run(plan: TrainingPlan, data: Data) -> tuple[Training, list[EpochEnd]]:
         return TrainingData(x=x, y=own, auxiliary=tuple(auxiliary))
 
     assert plan.split.valid is not None
-    training = Training(
-        plan.graph, plan.spec, plan.regularizers, rows(plan.split.train), rows(plan.split.valid)
-    )
+    train, valid = rows(plan.split.train), rows(plan.split.valid)
+    return Training(plan.graph, plan.spec, plan.regularizers, train, valid)
+
+
+def run(plan: TrainingPlan, data: Data) -> tuple[Training, list[EpochEnd]]:
+    training = run_of(plan, data)
     return training, [event for event in training if isinstance(event, EpochEnd)]
 
 
@@ -292,6 +296,47 @@ def test_several_losses_are_added_and_told_one_by_one() -> None:
         assert measured["loss"] == pytest.approx(sum(measured[name] for name in labels), rel=1e-5)
     for name in labels:
         assert ends[-1].valid[name] < 0.5 * ends[0].valid[name]
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 12])
+def test_several_losses_resume_to_the_bit(stop_after: int) -> None:
+    """Stopped within an epoch, with what each term has added up to so far."""
+    plan = planned(ARRAYS, SEVERAL, hidden_dropout=0.1, batch_size=8, epochs=3)
+
+    def fresh() -> Training:
+        training = run_of(plan, Data(arrays=ARRAYS))
+        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        return training
+
+    undisturbed, first, second = fresh(), fresh(), fresh()
+    expected = [event for event in undisturbed if isinstance(event, EpochEnd)]
+    seen = list(itertools.islice(first, stop_after))
+    second.restore(first.state())
+    found = [event for event in (*seen, *second) if isinstance(event, EpochEnd)]
+    assert found == expected
+    assert second.state() == undisturbed.state()
+
+
+def test_an_autoencoder_of_distributions_reads_and_gives_shares() -> None:
+    shares = probabilities(N, 4).astype(np.float32)
+    layers = [None, 3, {"activation": "softmax"}]
+    plan = planned({"x": shares}, {"form": "autoencoder", "layers": layers, "loss": "kl"})
+    data = Data(arrays={"x": shares})
+    np.testing.assert_array_equal(plan.encoding.encode_inputs(data).values["in:out"], shares)
+    np.testing.assert_array_equal(plan.encoding.encode_targets(data), shares)
+    _, ends = run(plan, data)
+    assert ends[-1].valid["loss"] < ends[0].valid["loss"]
+    with pytest.raises(DataError, match="add up to 1") as caught:
+        planned({"x": BASE**2}, {"form": "autoencoder", "layers": layers, "loss": "kl"})
+    assert caught.value.pointer == "#/inputs"
+
+
+def test_dropout_of_the_variances_is_warned_of() -> None:
+    layers = [None, 5, {"name": "covar", "size": 1, "inputs": ["hid1"]}, {"inputs": ["hid1"]}]
+    network = {"layers": layers, "loss": "gll"}
+    (warning,) = planned(ARRAYS, network, hidden_dropout=0.1).warnings
+    assert "'covar:out', the variances" in warning
+    assert planned(ARRAYS, network, dropout={"hid1:out": 0.1}).warnings == ()
 
 
 def test_a_network_with_several_losses_is_told_whole() -> None:
