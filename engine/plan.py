@@ -14,7 +14,7 @@ from engine.data.encoding import Encoding
 from engine.data.lengths import each_step, fitting, stepwise, with_auxiliary
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
-from engine.data.selection import Selection, select
+from engine.data.selection import Selection, select, uncategorised
 from engine.data.splits import Split, used_rows
 from engine.errors import DataError, SpecError
 from engine.evaluation import array_of
@@ -197,6 +197,12 @@ def plan_training(
         valid_rows=valid_rows,
         warnings=(
             *notes,
+            *(
+                f"column {name!r} has 1000 or more different texts, too many for categories, and "
+                "is no input"
+                for name in uncategorised(schema, spec)
+                if name not in selection.targets
+            ),
             *unseen,
             *_foresight(encoding, graph),
             *_warnings(spec, graph, regularizers, valid_rows, stages),

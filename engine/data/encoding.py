@@ -91,6 +91,8 @@ class Encoding(Spec):
     """How many labels a row has, where a classifier names a class for every step."""
     sample_weight: str | None = None
     """The column (array) that weighted the rows in training."""
+    ignored: tuple[str, ...] = ()
+    """Other columns (arrays) of the data set; a record may have them, and they are passed over."""
     sequence: SequenceSpec | None = None
     """How the rows of a table become the sequences that it reads; a sequence is named by the number
     of its last row. The rest says how each row of them is read."""
@@ -135,6 +137,11 @@ class Encoding(Spec):
             classes=fit_classes(data, names[0], train_rows) if classifier else None,
             target_steps=label_steps(data, names[0]) if classifier else None,
             sample_weight=selection.sample_weight,
+            ignored=tuple(
+                name
+                for name in data.names
+                if name not in {*selection.inputs, *names, selection.sample_weight}
+            ),
             sequence=sequence,
             auxiliary=tuple(
                 _fit_auxiliary(data, own, train_rows, sequence) for own in selection.auxiliary
@@ -368,12 +375,12 @@ class Encoding(Spec):
     @cached_property
     def reader(self) -> RequestReader:
         """What reads the rows of a request."""
-        names = {self.sample_weight}
+        names = {self.sample_weight, *self.ignored}
         for own in (self, *self.auxiliary):
             names |= {own.target, *(field.name for field in own.targets)}
         if self.sequence is not None:
             names |= {self.sequence.group, self.sequence.order}
-        return RequestReader(self.inputs, spare={name for name in names if name is not None})
+        return RequestReader(self.inputs, spare={n for n in names if n is not None})
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from engine.data.categories import MAX_CATEGORIES
 from engine.data.loss_selection import (
     AuxiliaryTargets,
     auxiliary_targets,
@@ -35,7 +36,7 @@ from engine.spec import (
     ValidationSpec,
 )
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "select", "uncategorised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +236,7 @@ def _inputs(
         if schema.kind == "arrays":
             return _default_inputs(schema, spec, taken)
         taken |= _dividing(schema, spec) | series | set(others)
+        taken |= set(uncategorised(schema, spec))
         inputs = tuple(name for name in schema.names if name not in taken)
         if not inputs:
             raise SpecError("no column is left to be an input", pointer="#/inputs")
@@ -260,6 +262,17 @@ def _inputs(
     if not inputs:
         raise SpecError("no column is left to be an input", pointer="#/inputs")
     return inputs
+
+
+def uncategorised(schema: Schema, spec: TrainSpec) -> tuple[str, ...]:
+    """Return the texts that are keys or prose, which are no inputs unless the spec names them."""
+    if spec.inputs is not None or schema.kind != "table":
+        return ()
+    return tuple(
+        column.name
+        for column in schema.columns
+        if column.type == "text" and len(column.categories or ()) >= MAX_CATEGORIES
+    )
 
 
 def _dividing(schema: Schema, spec: TrainSpec) -> set[str]:
