@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from engine.errors import SpecError
 from engine.layers import FORMS, Layer, LayerRequest, Shape, layer_pointer
 from engine.names import output_name, plain_name
-from engine.spec import MAX_SIZE, Form, LayerSpec, LossName, LossSpec, NetworkSpec
+from engine.objective import Loss, resolve_losses, told
+from engine.spec import MAX_SIZE, Form, LayerSpec, NetworkSpec
 
-__all__ = ["Graph", "Loss", "build_graph", "resolved_network"]
+__all__ = ["Graph", "build_graph", "resolved_network"]
 
-LOSSES: Mapping[str, tuple[str, ...]] = {
-    "regressor": ("mse", "mae", "kl", "mmd", "gll"),
-    "autoencoder": ("mse", "mae", "kl", "mmd", "gll"),
-    "classifier": ("xe", "hinge"),
-}
-"""What the job's own targets may be compared by; the first is the default."""
-_MIXED = ("rrnn", "gru", "bidirectional")
-"""Forms of layers whose `out` is more than an activation, and adds up to anything."""
 MAX_NUMBERS = 1 << 24
 """Of one row of an output."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """One resolved term of the loss."""
-
-    form: str
-    weight: float
-    output: str
-    """What is compared with the targets; of `gll` the mean."""
-    target: int | None
-    """Which of the auxiliary targets, or None for the job's own."""
-    targets: tuple[str, ...] | None
-    """The globs that chose auxiliary targets."""
-    kernel: float = 1.0
-    covar: str | None = None
-    """Of `gll`: the output whose size is the covariance's diagonal."""
-    covar_eps: float = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,112 +129,9 @@ def build_graph(
         request.check_initial(layer)
         _check_extent(layer, index)
         layers.append(layer)
-    graph = Graph(form=form, losses=(), layers=tuple(layers))
-    _check_last(graph, output_shape)
-    losses = tuple(_losses(spec, graph, auxiliary_shapes))
-    if not any(loss.target is None and loss.output == graph.last.out for loss in losses):
-        raise SpecError(
-            f"no loss compares {graph.last.out!r}, the prediction, with the job's targets",
-            pointer="#/network/losses",
-        )
-    return replace(graph, losses=losses)
-
-
-def _losses(
-    spec: NetworkSpec, graph: Graph, auxiliary_shapes: Sequence[Shape] | None
-) -> Iterator[Loss]:
-    target = 0
-    for index, given in enumerate(spec.losses or (LossSpec(form=_usual_loss(spec, graph)),)):
-        base = "#/network" if spec.losses is None else f"#/network/losses/{index}"
-        pointer = "#/network/loss" if spec.losses is None else f"{base}/form"
-        own = given.targets is None
-        if own and given.form not in LOSSES[graph.form]:
-            raise SpecError(
-                f"loss {given.form!r} does not fit a {graph.form}, which takes "
-                f"{' or '.join(LOSSES[graph.form])}",
-                pointer=pointer,
-            )
-        loss = _loss(given, graph, base, None if own else target)
-        if own:
-            wanted: Shape | None = graph.last.shape
-        else:
-            wanted = None if auxiliary_shapes is None else auxiliary_shapes[target]
-            target += 1
-        if wanted is not None and graph.outputs[loss.output] != wanted:
-            raise SpecError(
-                f"{loss.output!r} gives {_shown(graph.outputs[loss.output])} for each row, but it "
-                f"is compared with {_shown(wanted)}",
-                pointer=_within(base, "output_name"),
-            )
-        yield loss
-
-
-def _usual_loss(spec: NetworkSpec, graph: Graph) -> LossName:
-    return spec.loss or ("xe" if graph.form == "classifier" else "mse")
-
-
-def _loss(given: LossSpec, graph: Graph, base: str, target: int | None) -> Loss:
-    if given.form != "gll":
-        output = _output(graph, given.output_name or graph.last.out, _within(base, "output_name"))
-        _check_probabilities(given.form, output, graph, base)
-        covar = None
-    else:
-        usual = "mean:out" if "mean:out" in graph.outputs else graph.last.out
-        name = given.mean_name or given.output_name or usual
-        output = _output(graph, name, _within(base, "mean_name"))
-        covar = _output(graph, given.covar_name or "covar", _within(base, "covar_name"))
-        if graph.outputs[covar] != graph.outputs[output]:
-            raise SpecError(
-                f"the covariance {covar!r} gives {_shown(graph.outputs[covar])}, the mean "
-                f"{output!r} {_shown(graph.outputs[output])}; they are alike",
-                pointer=_within(base, "covar_name"),
-            )
-    return Loss(
-        form=given.form,
-        weight=given.weight,
-        output=output,
-        target=target,
-        targets=given.targets,
-        kernel=given.kernel or 1.0,
-        covar=covar,
-        covar_eps=given.covar_eps or 1e-3,
-    )
-
-
-def _within(base: str, key: str) -> str:
-    """Point at a key of one of `losses`, or at the `loss` that is said in short."""
-    return "#/network/loss" if base == "#/network" else f"{base}/{key}"
-
-
-def _output(graph: Graph, name: str, pointer: str) -> str:
-    full = name if ":" in name else output_name(name, "out")
-    if full not in graph.outputs:
-        raise SpecError(
-            f"there is no output {full!r}; there are {', '.join(graph.outputs)}", pointer=pointer
-        )
-    return full
-
-
-def _check_probabilities(form: str, output: str, graph: Graph, base: str) -> None:
-    """Refuse to take for a distribution what is none."""
-    layer = next(layer for layer in graph.layers if output in layer.outputs)
-    if form in ("xe", "hinge", "kl") and len(graph.outputs[output]) > 2:
-        raise SpecError(
-            f"loss {form!r} compares probabilities of rows or steps, but {output!r} is an image",
-            pointer=_within(base, "output_name"),
-        )
-    is_softmax = output == layer.out and layer.activation.split("+")[-1] == "softmax"
-    mixes = layer.form in _MIXED
-    if form in ("xe", "hinge", "kl") and (not is_softmax or mixes):
-        advice = (
-            "put a layer of form 'softmax' behind it"
-            if mixes
-            else f"let layer {layer.name!r} have the activation 'softmax'"
-        )
-        raise SpecError(
-            f"loss {form!r} compares probabilities, but {output!r} gives none; {advice}",
-            pointer=_within(base, "output_name"),
-        )
+    _check_last(layers[-1], len(layers) - 1, output_shape)
+    losses = resolve_losses(spec, form, layers, auxiliary_shapes)
+    return Graph(form=form, losses=losses, layers=tuple(layers))
 
 
 def _check_extent(layer: Layer, index: int) -> None:
@@ -288,23 +160,7 @@ def resolved_network(graph: Graph) -> NetworkSpec:
     usual = (Loss(form=graph.loss, weight=1.0, output=graph.last.out, target=None, targets=None),)
     if graph.losses == usual:
         return NetworkSpec(form=graph.form, layers=layers, loss=graph.losses[0].form)
-    return NetworkSpec(form=graph.form, layers=layers, losses=tuple(map(_told, graph.losses)))
-
-
-def _told(loss: Loss) -> LossSpec:
-    """Return the spec of a term with everything written out."""
-    is_gll = loss.form == "gll"
-    return LossSpec.model_validate(
-        {
-            "form": loss.form,
-            "weight": loss.weight,
-            "mean_name" if is_gll else "output_name": loss.output,
-            "targets": loss.targets,
-            "kernel": loss.kernel if loss.form == "mmd" else None,
-            "covar_name": loss.covar,
-            "covar_eps": loss.covar_eps if is_gll else None,
-        }
-    )
+    return NetworkSpec(form=graph.form, layers=layers, losses=tuple(map(told, graph.losses)))
 
 
 _HOW_IT_BEGAN = ("mean", "std", "sparsity", "diagonal", "radius", "initial", "columns")
@@ -396,9 +252,8 @@ def _inputs(layer: LayerSpec, index: int, earlier: list[Layer]) -> dict[str, Sha
     return found
 
 
-def _check_last(graph: Graph, output_shape: Shape | None) -> None:
+def _check_last(last: Layer, index: int, output_shape: Shape | None) -> None:
     """Refuse a network whose last output has not the shape that the data want."""
-    last = graph.last
     if output_shape is None or last.shape == output_shape:
         return
     from_sequence = len(last.shape) > len(output_shape)
@@ -413,7 +268,7 @@ def _check_last(graph: Graph, output_shape: Shape | None) -> None:
             f"layer {last.name!r} gives {_shown(last.shape)} for each row, but the data have "
             f"{_shown(output_shape)}{advice}"
         )
-    raise SpecError(detail, pointer=layer_pointer(len(graph.layers) - 1))
+    raise SpecError(detail, pointer=layer_pointer(index))
 
 
 def _shown(shape: Shape) -> str:

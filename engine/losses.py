@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from engine.graph import Graph, Loss
+from engine.graph import Graph
 from engine.layers.feedforward import Feedforward
 from engine.names import output_name
+from engine.objective import Loss
 from engine.regularizers.sites import Site
 
 __all__ = ["PROBABILITY_FLOOR", "LossTerms"]
@@ -186,8 +187,9 @@ def discrepancy(
     tiny = torch.finfo(torch.float32).tiny
     shares = mass / totals.clamp_min(tiny).unsqueeze(1)
     # What both have in common changes no difference, but would cost the products their digits.
-    centre = targets.mean(dim=0)
-    x, t = (values - centre).transpose(0, 1), (targets - centre).transpose(0, 1)
+    x, t = values.transpose(0, 1), targets.transpose(0, 1)  # (steps, rows, outputs)
+    centre = shares.unsqueeze(1) @ t
+    x, t = x - centre, t - centre
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
         # By the inner products, since the differences of all pairs would take too much memory.

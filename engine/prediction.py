@@ -48,6 +48,9 @@ from engine.summary import (
 __all__ = ["PredictionPlan", "plan_prediction"]
 
 
+_OF_NOISE = ("variance", "predictive_quantiles")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictionPlan:
     """A prediction request resolved against its model; `run` computes it."""
@@ -79,7 +82,7 @@ class PredictionPlan:
         per_draw = graph.flops_per_row + 40 * graph.numbers_per_row
         dropped = {n for r in self.regularizers if isinstance(r, DropConnect) for n in r.matched}
         per_draw += 40 * sum(math.prod(graph.parameters[name]) for name in dropped)
-        held = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
+        held = sum(graph.size_of(name) for name in (graph.last.out, *self._noise, *self.extra))
         return float(draws) * per_draw, rows * self.passes * held
 
     def answer_size(self, rows: int) -> int:
@@ -161,9 +164,8 @@ class PredictionPlan:
 
     @property
     def _noise(self) -> tuple[str, ...]:
-        """The output that says the noise, where there is one and several passes are asked for."""
-        name = self.model.graph.noise_output
-        return () if name is None or self.num_samples is None else (name,)
+        """The output that says the noise, where there is one and statistics ask for it."""
+        return _noise_outputs(self.model.graph, self.spec, self.statistics)
 
     # -- one piece of the rows ---------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
         extra |= dict.fromkeys(matched)
     warnings = [text for text in warnings if not any(repr(name) in text for name in extra)]
     statistics = _statistics(model, spec)
-    start = _start(model.graph, spec, tuple(extra))
+    start = _start(model.graph, spec, tuple(extra), statistics)
     if start is not None and spec.statistics is None:
         statistics = tuple(name for name in statistics if name != "reconstruction_error")
     if spec.num_samples is not None:
@@ -231,7 +233,15 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
     )
 
 
-def _start(graph: Graph, spec: PredictSpec, extra: tuple[str, ...]) -> str | None:
+def _noise_outputs(graph: Graph, spec: PredictSpec, statistics: Sequence[str]) -> tuple[str, ...]:
+    """Return the output that says the noise, where there is one and statistics ask for it."""
+    is_asked = spec.num_samples is not None and any(name in _OF_NOISE for name in statistics)
+    return (graph.noise_output,) if is_asked and graph.noise_output is not None else ()
+
+
+def _start(
+    graph: Graph, spec: PredictSpec, extra: tuple[str, ...], statistics: Sequence[str]
+) -> str | None:
     """Return the output that is given; raise SpecError where it does not do for what is asked."""
     if spec.start is None:
         return None
@@ -244,15 +254,16 @@ def _start(graph: Graph, spec: PredictSpec, extra: tuple[str, ...]) -> str | Non
             exist=[layer.out for layer in graph.layers],
             pointer="#/start",
         )
-    noise = () if graph.noise_output is None or spec.num_samples is None else (graph.noise_output,)
+    noise = _noise_outputs(graph, spec, statistics)
     visited = needed_layers(graph, (graph.last.out, *noise, *extra), {name})
     before = [other.name for other in visited if other.form == "input" and other is not layer]
-    own = [wanted for wanted in extra if plain_name(wanted) in layer.outputs]
+    own = [wanted for wanted in (*noise, *extra) if plain_name(wanted) in layer.outputs]
     if before or any(plain_name(wanted) != name for wanted in own):
         missing = ", ".join(before) or f"the other outputs of {layer.name!r}"
         raise SpecError(
             f"what is asked for cannot be computed from {name!r} alone: it takes {missing}; start "
-            "at an earlier layer, or ask for fewer `outputs`",
+            "at an earlier layer, or ask for fewer `outputs`"
+            + (" and for `statistics` without the noise, which is learnt" if noise else ""),
             pointer="#/start",
         )
     if spec.statistics is not None and "reconstruction_error" in spec.statistics:
@@ -332,7 +343,7 @@ def _statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
 
 
 def _noise_warnings(model: Model, statistics: Sequence[str]) -> list[str]:
-    needs = [name for name in ("variance", "predictive_quantiles") if name in statistics]
+    needs = [name for name in _OF_NOISE if name in statistics]
     if not needs or model.noise_precision is not None or model.graph.noise_output is not None:
         return []
     return [

@@ -23,7 +23,7 @@ from engine.spec import NetworkSpec, TrainSpec
 from engine.statistics import mixture_quantiles
 from engine.summary import noise_variance
 from engine.training import EpochEnd, Training, TrainingData
-from tests.engine.networks import graph_of
+from tests.engine.networks import graph_of, rows_of
 
 Doubles = npt.NDArray[np.float64]
 RNG = np.random.default_rng(6)
@@ -35,10 +35,10 @@ def probabilities(*shape: int) -> Doubles:
     return values
 
 
-def graph_with(loss: dict[str, Any], form: str = "regressor") -> Graph:
+def graph_with(loss: dict[str, Any], form: str = "regressor", *, steps: int | None = None) -> Graph:
     classes = form == "classifier" or loss["form"] == "kl"
     layers = [
-        4,
+        4 if steps is None else {"shape": [steps, 4]},
         {"name": "covar", "size": SIZE, "activation": "linear"},
         {"size": SIZE, "inputs": ["in"], "activation": "softmax" if classes else "linear"},
     ]
@@ -315,6 +315,42 @@ def test_several_losses_resume_to_the_bit(stop_after: int) -> None:
     found = [event for event in (*seen, *second) if isinstance(event, EpochEnd)]
     assert found == expected
     assert second.state() == undisturbed.state()
+
+
+@pytest.mark.parametrize("form", ["mse", "mae", "gll", "mmd", "kl", "xe", "hinge"])
+def test_steps_of_weight_zero_might_have_any_target(form: str) -> None:
+    """Nothing of training depends on them, nor of validation, and rows without any are no harm."""
+    rng = np.random.default_rng(2)
+    of_classes = form in ("xe", "hinge")
+    kind = "classifier" if of_classes else "regressor"
+    graph = graph_with({"form": form}, kind, steps=5)
+    weights = (rng.random((24, 5)) < 0.6).astype(np.float32)
+    weights[:4] = 0
+    x = torch.from_numpy(rng.standard_normal((24, 5, 4)).astype(np.float32))
+
+    def targets() -> npt.NDArray[Any]:
+        if of_classes:
+            return rng.integers(0, SIZE, (24, 5))
+        shares = special.softmax(3 * rng.standard_normal((24, 5, SIZE)), axis=-1)
+        return np.asarray(shares, dtype=np.float32)
+
+    first, second = targets(), targets()
+    counts = weights > 0 if of_classes else (weights > 0)[..., None]
+    found = []
+    for given in (first, np.where(counts, first, second)):
+        data = TrainingData(
+            x=rows_of(x), y=torch.from_numpy(given), weights=torch.from_numpy(weights)
+        )
+        spec = TrainSpec.model_validate(
+            {"network": resolved_network(graph), "epochs": 2, "batch_size": 2}
+        )
+        training = Training(graph, spec, (), data, data)
+        ends = [event for event in training if isinstance(event, EpochEnd)]
+        assert np.isfinite(ends[-1].train["loss"])
+        found.append((training.kept_parameters(), [(e.train, e.valid["loss"]) for e in ends]))
+    assert found[0][1] == found[1][1]
+    for name, value in found[0][0].items():
+        np.testing.assert_array_equal(value, found[1][0][name])
 
 
 def test_an_autoencoder_of_distributions_reads_and_gives_shares() -> None:

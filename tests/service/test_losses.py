@@ -131,34 +131,55 @@ def test_learnt_noise_is_told_of_each_row_in_the_targets_units(shared: Api) -> N
     # One row alone has the same bits.
     alone = predict(shared, job["model"], [[0.5]], row_offset=1, **asked)
     assert alone["variance"]["aleatoric"][0] == outputs["variance"]["aleatoric"][1]
-    # Without what the variances read, they are not known.
-    started = {**body, "inputs": np.zeros((3, 1)).tolist(), "start": "covar", "outputs": []}
-    assert_problem(shared.post("/predict", json=started), 422, "#/start")
+    hidden = predict(shared, job["model"], points[:, None].tolist(), outputs=["hid1:out"])
+    started = {**body, "inputs": hidden["hid1:out"], "start": "hid1", "dropout": {"out:out": 0.0}}
+    again = shared.post("/predict", json=started).json()["outputs"]
+    scaled = np.array(again["covar:out"]["mean"]) + 1e-3
+    np.testing.assert_allclose(again["variance"]["aleatoric"], scaled * scale**2, rtol=1e-5)
 
 
-def test_weights_of_steps_weigh_every_loss_of_steps(shared: Api) -> None:
-    """Steps of weight 0 might have any target."""
+def test_noise_that_cannot_be_computed_is_not_told(shared: Api, table: str) -> None:
+    """From behind the layer that the variances read, only what does not need them."""
+    layers: list[Any] = [
+        None,
+        [5, "tanh"],
+        {"name": "covar", "size": 1, "inputs": "hid1", "activation": "softplus"},
+        {"name": "deep", "size": 4, "inputs": "hid1"},
+        {"name": "out", "inputs": "deep"},
+    ]
+    spec: dict[str, Any] = {"network": {"loss": "gll"}, "inputs": ["a", "b"], "targets": ["y"]}
+    model = trained(shared, table, layers, **spec)["model"]
+    body: dict[str, Any] = {"model": model, "inputs": [[0.0] * 4], "start": "deep"}
+    body |= {"num_samples": 3, "dropout": {"deep:out": 0.5}}
+    answer = shared.post("/predict", json=body)
+    assert "the noise" in assert_problem(answer, 422, "#/start")["detail"]
+    answer = shared.post("/predict", json={**body, "statistics": ["mean", "std"]})
+    assert answer.status_code == 200, answer.text
+
+
+def test_weights_of_steps_weigh_every_term(shared: Api) -> None:
     x = RNG.standard_normal((40, 5, 2))
     y = x.sum(axis=2, keepdims=True)
     weights = (RNG.random((40, 5)) < 0.7).astype(np.float64)
-    weights[0] = 0
-    odd = np.where(weights[..., None] > 0, y, 1e3 * RNG.standard_normal(y.shape))
+    weights[:9] = 0
     layers: list[Any] = [None, [4, "tanh"], {"name": "aux", "size": 1, "inputs": "hid1"}]
     layers += [{"name": "out", "inputs": "hid1"}]
-    losses = [{"form": form, "output_name": name} for form in FORMS for name in ("out", "aux")]
-    spec = {"network": {"losses": losses}, "sample_weight": "w", "epochs": 3, "columns": {}}
-    found = []
-    for targets in (y, odd):
-        # Scaled alike: one row without weights keeps the moments.
-        targets = targets.copy()
-        targets[0] += (y.sum() - targets.sum()) / 5
-        dataset = shared.upload(npz(x=x, y=targets, w=weights), "application/x-npz")
-        job = trained(shared, dataset, layers, **spec)
-        found.append(job["metrics"]["train"]["loss"])
-    assert all(np.isfinite(found))
-
-
-FORMS = ("mse", "mae", "mmd")
+    losses = [
+        {"form": form, "output_name": name}
+        for form in ("mse", "mae", "mmd")
+        for name in ("out", "aux")
+    ]
+    losses.append({"form": "gll", "covar_name": "aux"})
+    dataset = shared.upload(npz(x=x, y=y, w=weights, few=weights[:, :3]), "application/x-npz")
+    spec = {"network": {"losses": losses}, "sample_weight": "w", "batch_size": 4}
+    metrics = trained(shared, dataset, layers, **spec)["metrics"]
+    for measured in metrics["train"], metrics["valid"]:
+        parts = [value for name, value in measured.items() if "(" in name]
+        assert len(parts) == len(losses)
+        assert measured["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    network = {"layers": layers, "losses": losses}
+    body = {"dataset": dataset, "network": network, "sample_weight": "few"}
+    assert_problem(shared.post("/train", json=body), 422, "#/sample_weight")
 
 
 @pytest.mark.parametrize(
