@@ -15,13 +15,14 @@ from engine.spec.values import (
     Index,
     Real,
     Seed,
+    SparseSpec,
     Spec,
 )
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class ColumnSpec(Spec):
+class ColumnSpec(SparseSpec):
     """How an input column of a table is read where the usual way will not do."""
 
     type: Literal["number", "category"] | None = None

@@ -24,6 +24,7 @@ from engine.spec.values import (
     Positive,
     Real,
     Size,
+    SparseSpec,
     Spec,
     at_most,
 )
@@ -144,7 +145,7 @@ LayerShape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
 Extent = Size | Annotated[tuple[Size, ...], Field(min_length=1, max_length=2)]
 
 
-class InitialSpec(Spec):
+class InitialSpec(SparseSpec):
     """How one parameter of a layer begins; a matrix, where this is silent, as the layer says."""
 
     mean: Real | None = None
@@ -175,7 +176,7 @@ def _check_beginning(given: InitialSpec | LayerSpec) -> None:
         raise ValueError("`radius` scales values that are not all zero; `std` is 0")
 
 
-class LayerSpec(Spec):
+class LayerSpec(SparseSpec):
     """One layer; on the wire also a size, null, a form's name, or a list: ``[100, "tanh"]``."""
 
     form: Annotated[LayerForm, BeforeValidator(_spelling)] | None = None
@@ -324,7 +325,7 @@ def _layer_from_list(elements: list[Any]) -> dict[str, Any]:
     return layer
 
 
-class LossSpec(Spec):
+class LossSpec(SparseSpec):
     """One of several terms of a network's loss, or one with options."""
 
     form: Annotated[LossName, BeforeValidator(_spelling)]

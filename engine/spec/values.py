@@ -9,7 +9,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
+    model_serializer,
     model_validator,
 )
 
@@ -78,6 +80,14 @@ class Spec(BaseModel):
         if isinstance(value, dict) and len(value) > MAX_ENTRIES:
             raise ValueError(f"must have at most {MAX_ENTRIES} fields, has {len(value)}")
         return value
+
+
+class SparseSpec(Spec):
+    """A spec with many keys, of which each use has few: what is not given is not told either."""
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 Form = Literal["regressor", "classifier", "autoencoder"]

@@ -157,8 +157,8 @@ export function sparkline(values, wanted) {
   const some = values.filter(isNumber);
   if (some.length < 2) return element("span");
   const [width, height] = [140, 26];
-  const low = Math.min(wanted, ...some);
-  const high = Math.max(wanted, ...some);
+  const bounds = isNumber(wanted) ? [...some, wanted] : some;
+  const [low, high] = [Math.min(...bounds), Math.max(...bounds)];
   const y = scale(low, high, height - 3, 3);
   const x = scale(0, values.length - 1, 1, width - 1);
   const stride = Math.ceil(values.length / width);
@@ -166,7 +166,7 @@ export function sparkline(values, wanted) {
   return svg(
     "svg",
     { class: "spark", width, height, role: "img", "aria-label": `from ${number(some[0])} to ${number(some.at(-1))}` },
-    svg("line", { class: "wanted", x1: 0, x2: width, y1: y(wanted), y2: y(wanted) }),
+    isNumber(wanted) ? svg("line", { class: "wanted", x1: 0, x2: width, y1: y(wanted), y2: y(wanted) }) : null,
     svg("path", { class: "line train", d: path(points.filter((_, index) => index % stride === 0)) }),
   );
 }

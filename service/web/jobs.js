@@ -165,7 +165,7 @@ function regularizerTable(regularizers) {
     const name = () => element("code", {}, one.log.replace("regularizer: ", ""));
     if (!outputs.length) return [[cell(one.matched.join(", ")), "–", "", number(last?.loss), name()]];
     return outputs.map((output) => {
-      const curve = sparkline(one.history.map((line) => line.rates[output]), one.weight);
+      const curve = sparkline(one.history.map((line) => line.rates[output]), one.form === "concrete_dropout" ? null : one.weight);
       return [output, number(last.rates[output]), curve, number(last.loss), name()];
     });
   });

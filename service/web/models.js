@@ -50,7 +50,7 @@ export function modelView(id) {
           { class: "pair" },
           section("Metrics", metricsTable(model.metrics)),
           section("Regularizers", regularizerList(model.regularizers)),
-          section("Layers", layerTable(model.network.layers)),
+          section("Layers", layerTable(model.network.layers, model.outputs)),
           section("Parameters", parameterTable(model.parameters)),
         ),
       );
@@ -78,9 +78,10 @@ function facts(model, dataset) {
   return element("p", { class: "faint" }, parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
 }
 
-function layerTable(layers) {
-  const rows = layers.map((layer) => [layer.name, layer.form, count(layer.size), layer.activation ?? "–"]);
-  return table(["layer", "form", "size", "activation"], rows, (index) => index === 2);
+function layerTable(layers, outputs) {
+  const shape = (layer) => (outputs[`${layer.name}:out`]?.shape ?? [layer.size]).map(count).join(" × ");
+  const rows = layers.map((layer) => [layer.name, layer.form, shape(layer), layer.activation ?? "–"]);
+  return table(["layer", "form", "shape", "activation"], rows, (index) => index === 2);
 }
 
 function parameterTable(parameters) {
