@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.artifact import describe_graph, describe_regularizer
+from engine.data.auxiliary import with_auxiliary
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
 from engine.data.encoding import Encoding
-from engine.data.lengths import each_step, fitting, stepwise, with_auxiliary
+from engine.data.lengths import each_step, fitting, made_anew, stepwise
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select, uncategorised
@@ -257,13 +258,14 @@ def _fit(
         if not encoding.auxiliary:
             return encoding, graph
         read = [graph.outputs[loss.output] for loss in graph.losses if loss.target is not None]
-        fitted = [
+        fitted = tuple(
             fitting(own, shape, data, rows)
             for own, shape in zip(encoding.auxiliary, read, strict=True)
-        ]
-        return with_auxiliary(encoding, fitted), built([own.output_shape for own in fitted])
+        )
+        return made_anew(encoding, auxiliary=fitted), built([own.output_shape for own in fitted])
 
     encoding = Encoding.fit(data, selection, rows, sequence=sequence)
+    encoding = with_auxiliary(encoding, data, selection, rows)
     try:
         return sized(encoding)
     except SpecError:

@@ -22,7 +22,6 @@ from engine.data.dataset import Data
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
-from engine.data.loss_selection import AuxiliaryTargets, targets_pointer
 from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
@@ -143,9 +142,6 @@ class Encoding(Spec):
                 if name not in {*selection.inputs, *names, selection.sample_weight}
             ),
             sequence=sequence,
-            auxiliary=tuple(
-                _fit_auxiliary(data, own, train_rows, sequence) for own in selection.auxiliary
-            ),
         )
         encoding.check_shapes()
         return encoding
@@ -390,23 +386,3 @@ def _encode(data: Data, field: ArrayField, rows: Rows | None, unseen: Unseen) ->
     if isinstance(field, CategoryArray):
         return encode_categories(data, field, rows, refuse_unseen=unseen == "refuse")
     return encode_array(data, field, rows, "inputs")
-
-
-def _fit_auxiliary(
-    data: Data, own: AuxiliaryTargets, rows: Rows, sequence: SequenceSpec | None
-) -> Encoding:
-    """Learn what a loss compares with; errors point at its targets."""
-    encoding = Encoding(kind=data.kind, form=own.form, inputs=(), sequence=sequence)
-    learnt: dict[str, Any]
-    try:
-        if own.form == "classifier":
-            (name,) = own.names
-            classes, steps = fit_classes(data, name, rows), label_steps(data, name)
-            learnt = {"target": name, "classes": classes, "target_steps": steps}
-        else:
-            targets = fit_targets(data, own.names, rows, as_they_are=own.is_distribution)
-            check_alike(targets, "#/targets")
-            learnt = {"targets": targets}
-    except DataError as error:
-        raise DataError(error.detail, pointer=targets_pointer(own.loss)) from error
-    return encoding.model_copy(update=learnt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +19,11 @@ __all__ = [
     "each_step",
     "fitting",
     "given_steps",
+    "made_anew",
     "of_steps",
     "steps_of",
     "stepwise",
     "stored_steps",
-    "with_auxiliary",
 ]
 
 Rows = npt.NDArray[np.int64]
@@ -77,7 +76,7 @@ def of_steps(encoding: Encoding, steps: int, output_shape: Shape) -> Encoding:
         )
     if encoding.sequence is not None:
         changed["sequence"] = encoding.sequence.model_copy(update={"window": steps})
-    return _changed(encoding, **changed)
+    return made_anew(encoding, **changed)
 
 
 def each_step(encoding: Encoding) -> Encoding | None:
@@ -104,14 +103,9 @@ def fitting(encoding: Encoding, shape: Shape, data: Data, train_rows: Rows) -> E
     return encoding if other is None or other.output_shape != shape else other
 
 
-def with_auxiliary(encoding: Encoding, auxiliary: Iterable[Encoding]) -> Encoding:
-    """Return the encoding with other targets of losses that have their own."""
-    return _changed(encoding, auxiliary=tuple(auxiliary))
-
-
 def _predicting(encoding: Encoding, what: Literal["last", "each"]) -> Encoding:
     assert encoding.sequence is not None
-    return _changed(encoding, sequence=encoding.sequence.model_copy(update={"predict": what}))
+    return made_anew(encoding, sequence=encoding.sequence.model_copy(update={"predict": what}))
 
 
 def stepwise(encoding: Encoding, data: Data, train_rows: Rows) -> Encoding | None:
@@ -125,10 +119,10 @@ def stepwise(encoding: Encoding, data: Data, train_rows: Rows) -> Encoding | Non
     if data.arrays[name].ndim != 2:
         return None
     shape = (data.arrays[name].shape[1], 1)
-    return _changed(encoding, targets=(fit_array(data, name, train_rows, "targets", shape=shape),))
+    return made_anew(encoding, targets=(fit_array(data, name, train_rows, "targets", shape=shape),))
 
 
-def _changed(encoding: Encoding, **fields: Any) -> Encoding:
+def made_anew(encoding: Encoding, **fields: Any) -> Encoding:
     """Return an encoding made anew: a copy would keep what was worked out for the other shape."""
     own = {name: getattr(encoding, name) for name in type(encoding).model_fields}
     return Encoding.model_construct(**(own | fields))
