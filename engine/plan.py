@@ -13,6 +13,7 @@ from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
 from engine.data.encoding import Encoding
 from engine.data.lengths import each_step, fitting, made_anew, stepwise
+from engine.data.options import OptionError, option_pointer
 from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select, uncategorised
@@ -264,7 +265,10 @@ def _fit(
         )
         return made_anew(encoding, auxiliary=fitted), built([own.output_shape for own in fitted])
 
-    encoding = Encoding.fit(data, selection, rows, sequence=sequence)
+    try:
+        encoding = Encoding.fit(data, selection, rows, sequence=sequence)
+    except OptionError as error:
+        raise SpecError(error.detail, pointer=option_pointer(spec, error)) from error
     encoding = with_auxiliary(encoding, data, selection, rows)
     try:
         return sized(encoding)
@@ -318,8 +322,9 @@ def _check_validation(
     """Refuse validation rows that the encoding learnt on the training rows cannot read."""
     if validation_data is not None:
         try:
-            first = validation_rows(encoding, validation_data)[:1]
-            encoding.encode_inputs(validation_data, first, unseen="zeros")
+            rows = validation_rows(encoding, validation_data)
+            encoding.encode_inputs(validation_data, rows[:1], unseen="zeros")
+            encoding.check_inputs(validation_data, rows)
             check_targets(selection, encoding, validation_data, None)
             encoding.encode_weights(validation_data)
         except DataError as error:
@@ -329,6 +334,7 @@ def _check_validation(
             ) from error
     elif chosen.valid is not None:
         try:
+            encoding.check_inputs(data, chosen.valid)
             encoding.encode_weights(data, chosen.valid)
             check_targets(selection, encoding, data, chosen.valid)
         except DataError as error:

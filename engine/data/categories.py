@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.dataset import Data
+from engine.data.options import OptionError
 from engine.errors import DataError, SpecError
 from engine.spec import ColumnSpec, Spec
 
@@ -145,9 +146,10 @@ def fit_categories(
     gaps = None in texts
     refuses = options.missing == "refuse"
     if refuses and gaps:
-        raise DataError(
-            f"{name!r} has missing values in the training rows, and its `missing` is 'refuse'",
-            pointer="#/inputs",
+        raise OptionError(
+            f"row {rows[texts.index(None)]}: {name!r} is missing, and its `missing` is 'refuse'",
+            column=name,
+            key="missing",
         )
     most = max(categories, key=counts.__getitem__, default=None)
     return Categories(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from engine.data.dataset import Data
 from engine.data.encoding import Encoding
+from engine.data.labels import distinct_labels
 from engine.data.selection import Selection
 from engine.data.series import Series
 from engine.data.series_splits import resolve_window, split_series
@@ -26,7 +27,7 @@ def divide(
 ) -> tuple[Split, SequenceSpec | None, list[str]]:
     """Divide the rows, or the windows of their series; return the latter's spec and warnings."""
     if selection.sequence is None:
-        by = divider(spec, data.column, _labels(data, selection))
+        by = divider(spec, data.column, _labels(data, selection, used))
         return split(data.rows, spec, by=by), None, []
     series = Series.of(data, selection.sequence, used)
     sequence = resolve_window(selection.sequence, series, used)
@@ -81,9 +82,13 @@ def validation_rows(encoding: Encoding, data: Data) -> npt.NDArray[np.int64]:
     return window_rows(data, encoding.sequence, targets=True)
 
 
-def _labels(data: Data, selection: Selection) -> npt.NDArray[Any] | None:
+def _labels(
+    data: Data, selection: Selection, used: npt.NDArray[np.int64] | None
+) -> npt.NDArray[Any] | None:
     """Return a class for every row, to be spread evenly; None where there is no such thing."""
     if selection.form != "classifier":
         return None
     labels = data.column(selection.targets[0])
+    if labels.dtype.kind == "f":  # numbers that are no labels are refused as such
+        distinct_labels(data, selection.targets[0], used)
     return labels if labels.size == len(labels) else None

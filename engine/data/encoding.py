@@ -266,6 +266,22 @@ class Encoding(Spec):
                 )
         return Inputs(values)
 
+    def check_inputs(self, data: Data, rows: Rows | None) -> None:
+        """Refuse rows of a table whose inputs cannot be read: gaps not taken, texts misspelt.
+
+        Values that are only too far from those of the training rows are not looked for.
+        """
+        strict = tuple(
+            field
+            for field in self.inputs
+            if (isinstance(field, Categories) and field.refuses_missing)
+            or (isinstance(field, Scaled) and (field.reader or not field.takes_missing))
+        )
+        # What an autoencoder reads it must give back, and so has been looked at.
+        if strict and self.kind == "table" and self.form != "autoencoder":
+            alone = Encoding(kind="table", form=self.form, inputs=strict, sequence=self.sequence)
+            alone.encode_inputs(data, rows, unseen="zeros")
+
     def stored_rows(self, data: Data) -> Rows:
         """Return the numbers of all rows of a stored data set that can be predicted for."""
         if self.sequence is None:

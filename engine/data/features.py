@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from engine.data import scaling
+from engine.data import moments, scaling
 from engine.data.arrays import ScaledArray, fit_array
 from engine.data.categories import Categories, fit_categories, read_codes
 from engine.data.category_arrays import CategoryArray, fit_category_array
@@ -68,13 +68,13 @@ def _fit_input(
     one_hot = data.type_of(name) == "text" or options.type == "category"
     if one_hot and data.arrays is not None and data.arrays[name].ndim == 2:
         return fit_category_array(data, name, rows)
-    is_text = data.type_of(name) == "text" and options.type != "number"
+    is_text = data.type_of(name) == "text" and options.type is None
     if fill and (is_text or options.type == "category"):
         return fit_categories(data, name, rows, options)
     if data.arrays is not None and data.arrays[name].ndim > 2:
         return fit_array(data, name, rows, "inputs")
     gaps = fill and data.kind == "table"
-    return scaling.fit(data, name, rows, "inputs", gaps=gaps, options=options)
+    return moments.fit(data, name, rows, "inputs", gaps=gaps, options=options)
 
 
 def encode_rows(

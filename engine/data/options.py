@@ -6,13 +6,42 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from engine.data.schema import Array, Schema
-from engine.errors import PatternError, SpecError
+from engine.data.spelling import seconds_in, writes_dates
+from engine.errors import DataError, PatternError, SpecError
 from engine.spec import ColumnSpec, Form, TrainSpec
 
-__all__ = ["column_options"]
+__all__ = ["OptionError", "column_options", "option_pointer"]
 
 _LISTED = 50
 _CATEGORIES = ("text", "integer", "number", "boolean")
+
+
+class OptionError(SpecError):
+    """What a column holds in the training rows does not go with what is asked of it.
+
+    `option_pointer` tells which of the globs asked.
+    """
+
+    def __init__(self, detail: str, *, column: str, key: str) -> None:
+        super().__init__(detail, pointer="#/columns")
+        self.column = column
+        self.key = key
+
+
+def option_pointer(spec: TrainSpec, error: OptionError) -> str:
+    """Return the pointer to the option of a request that an error is about."""
+    for pattern, given in reversed(spec.columns.items()):
+        if _matches(error.column, pattern) and getattr(given, error.key) is not None:
+            return f"{_pointer(pattern)}/{error.key}"
+    return error.pointer
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _pointer(pattern: str) -> str:
+    return "#/columns/" + pattern.replace("~", "~0").replace("/", "~1")
 
 
 def column_options(
@@ -27,8 +56,8 @@ def column_options(
     arrays = {array.name: array for array in schema.arrays}
     merged: dict[str, ColumnSpec] = {}
     for pattern, given in spec.columns.items():
-        pointer = "#/columns/" + pattern.replace("~", "~0").replace("/", "~1")
-        matched = [name for name in inputs if name == pattern or fnmatchcase(name, pattern)]
+        pointer = _pointer(pattern)
+        matched = [name for name in inputs if _matches(name, pattern)]
         if not matched:
             raise PatternError(
                 pattern, kind="input column", exist=inputs[:_LISTED], pointer=pointer
@@ -67,6 +96,12 @@ def _merged(before: ColumnSpec | None, given: ColumnSpec) -> ColumnSpec:
     keys = {**before.model_dump(exclude_none=True), **given.model_dump(exclude_none=True)}
     if given.missing not in (None, "constant"):
         keys.pop("fill", None)
+    if given.missing == "refuse" and given.indicator is None:
+        keys.pop("indicator", None)
+    if given.indicator is not None and keys.get("missing") == "refuse":
+        keys.pop("missing")
+    if given.type not in (None, "datetime"):
+        keys.pop("format", None)
     return ColumnSpec.model_validate(keys)
 
 
@@ -91,6 +126,15 @@ def _check(name: str, kind: str, options: ColumnSpec, form: Form, pointer: str) 
         )
     if as_category:
         _check_category(name, options, pointer)
+        return
+    if options.unknown is not None:
+        raise SpecError(
+            f"{name!r} is not read as categories, and has no unknown ones; give it the type "
+            "'category', or leave `unknown` out",
+            pointer=f"{pointer}/unknown",
+        )
+    if options.type == "datetime" or kind == "datetime":
+        _check_time(name, kind, options, pointer)
     else:
         _check_number(name, kind, options, pointer)
 
@@ -108,18 +152,44 @@ def _check_category(name: str, options: ColumnSpec, pointer: str) -> None:
         )
 
 
-def _check_number(name: str, kind: str, options: ColumnSpec, pointer: str) -> None:
-    if options.unknown is not None:
+def _check_time(name: str, kind: str, options: ColumnSpec, pointer: str) -> None:
+    if kind not in ("text", "datetime"):
         raise SpecError(
-            f"{name!r} is read as numbers, of which none is unknown; give it the type 'category', "
-            "or leave `unknown` out",
-            pointer=f"{pointer}/unknown",
+            f"{name!r} holds {kind}; times are texts, or are stored as times",
+            pointer=f"{pointer}/type",
         )
-    if options.fill is not None and isinstance(options.fill, str):
+    if options.format is not None and kind == "datetime":
+        raise SpecError(
+            f"{name!r} is stored as times already; leave `format` out", pointer=f"{pointer}/format"
+        )
+    if options.format is not None and not writes_dates(options.format):
+        raise SpecError(
+            f"{options.format!r} is no format of dates with year, month and day, as "
+            "'%d.%m.%Y' or '%m/%d/%Y %H:%M' are",
+            pointer=f"{pointer}/format",
+        )
+    if options.fill is None:
+        return
+    try:
+        if not isinstance(options.fill, str):
+            raise DataError("a time is given as a text")
+        seconds_in(options.fill, options.format)
+    except DataError as error:
+        raise SpecError(f"`fill` of {name!r}: {error.detail}", pointer=f"{pointer}/fill") from error
+
+
+def _check_number(name: str, kind: str, options: ColumnSpec, pointer: str) -> None:
+    fill = options.fill
+    if isinstance(fill, str):
         raise SpecError(
             f"{name!r} is read as numbers; `fill` is one, not a text", pointer=f"{pointer}/fill"
         )
-    if isinstance(options.fill, bool) and kind != "boolean":
+    if isinstance(fill, bool) and kind != "boolean":
         raise SpecError(
             f"{name!r} is read as numbers; `fill` is one, not a boolean", pointer=f"{pointer}/fill"
+        )
+    if kind == "boolean" and fill is not None and not 0 <= fill <= 1:
+        raise SpecError(
+            f"{name!r} holds booleans; `fill` is true, false, or a number from 0 to 1",
+            pointer=f"{pointer}/fill",
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -17,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.categories import Categories, spelled
-from engine.data.scaling import Scaled, number_in
+from engine.data.scaling import Scaled
+from engine.data.spelling import expected_time, number_in, seconds_in
 from engine.errors import DataError
 
 __all__ = ["FieldShape", "kind_of", "pointer_token", "read_records"]
 
 _SHOWN = 20
-_LONGEST_TIME = 40  # characters
-_EPOCH = datetime(1970, 1, 1)
 Matrix = npt.NDArray[np.float64]
 Pointer = Callable[[int], str]
 
@@ -36,7 +34,7 @@ class FieldShape:
         self.name = field.name
         self.size = field.size
         self.boolean = field.type == "boolean"
-        self.plain = field.type not in ("text", "datetime", "numeral")
+        self.plain = field.type not in ("text", "datetime", "numeral", "date")
         """Whether its values are numbers (or booleans) as they are."""
         self._field = field
 
@@ -60,19 +58,11 @@ class FieldShape:
             return code
         if self._field.type == "numeral" and isinstance(value, str):
             return number_in(value)
-        return self._seconds(value) if self._field.type == "datetime" else self._number(value)
-
-    def _seconds(self, value: Any) -> float:
+        if self._field.type not in ("datetime", "date"):
+            return self._number(value)
         if not isinstance(value, str):
             raise self._mistaken(value)
-        try:
-            time = datetime.fromisoformat(value[:_LONGEST_TIME])
-            if time.tzinfo is not None:
-                time = time.astimezone(UTC).replace(tzinfo=None)
-        except (ValueError, OverflowError):
-            raise DataError(f"expected {self._expected}, got {value[:_LONGEST_TIME]!r}") from None
-        # As many microseconds as the stored column counts, so that both give the same float.
-        return ((time - _EPOCH) // timedelta(microseconds=1)) / 1e6
+        return seconds_in(value, self._field.format)
 
     def _number(self, value: Any) -> float:
         if isinstance(value, bool) and self.boolean:
@@ -99,8 +89,8 @@ class FieldShape:
         if isinstance(self._field, Categories):
             what = {"text": "a text", "boolean": "a boolean"}.get(self._field.of, "a number")
             return f"a category of {self.name!r} ({what})"
-        if self._field.type == "datetime":
-            return "a date or time as ISO 8601 has it (2021-05-17, 2021-05-17T08:30:00Z)"
+        if self._field.type in ("datetime", "date"):
+            return expected_time(self._field.format)
         return (
             "a number, or a text that spells one" if self._field.type == "numeral" else "a number"
         )

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import SpecError
+from engine.data.spelling import read_texts, seconds_in
+from engine.errors import DataError, SpecError
 from engine.spec import TrainSpec, ValidationSpec
 
 __all__ = ["Divider", "Split", "checked_rows", "divider", "random_order", "split", "used_rows"]
@@ -169,7 +170,7 @@ def _chosen(
     values = by.values[candidates]
     _refuse_missing(values, by)
     if by.way == "time":
-        return _last(values, wanted, by)
+        return _last(_times(values, candidates, by), wanted, by)
     _, codes = np.unique(values, return_inverse=True)
     if by.way == "group":
         return _groups(codes, order, wanted, by)
@@ -181,6 +182,18 @@ def _chosen(
             pointer=pointer,
         )
     return chosen
+
+
+def _times(values: npt.NDArray[Any], rows: Rows, by: Divider) -> npt.NDArray[Any]:
+    """Return values in whose order time goes by; texts are put in none but that of their times."""
+    if values.dtype.kind in "iufMb":
+        return values
+    try:
+        return read_texts(values.astype(str), seconds_in, "time", rows, by.pointer)
+    except DataError as error:
+        raise SpecError(
+            f"rows are ordered by numbers or times: {error.detail}", pointer=by.pointer
+        ) from error
 
 
 def _refuse_missing(values: npt.NDArray[Any], by: Divider) -> None:

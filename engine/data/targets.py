@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engine.data import scaling
+from engine.data import moments, scaling
 from engine.data.arrays import ScaledArray, encode_array, fit_array, read_array
 from engine.data.dataset import Data
 from engine.data.scaling import Scaled
@@ -34,7 +34,7 @@ def fit_target(data: Data, name: str, rows: Rows) -> Scaled | ScaledArray:
     """Learn how a regressor's target is scaled."""
     if data.arrays is not None and data.arrays[name].ndim > 2:
         return fit_array(data, name, rows, "targets")
-    return scaling.fit(data, name, rows, "targets")
+    return moments.fit(data, name, rows, "targets")
 
 
 def fit_targets(

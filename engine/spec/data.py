@@ -25,14 +25,18 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 class ColumnSpec(SparseSpec):
     """How an input column of a table is read where the usual way will not do."""
 
-    type: Literal["number", "category"] | None = None
+    type: Literal["number", "category", "datetime"] | None = None
     """`category`: one input for each value of the training rows, of integers, numbers and booleans
-    as of texts; `number`: of texts, the numbers that they spell."""
+    as of texts; `number`: of texts, the numbers that they spell; `datetime`: of texts, the
+    times."""
+    format: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """For `datetime`: how the texts are written, as `strptime` has it, ``%d.%m.%Y``; ISO 8601 by
+    default."""
     missing: Literal["median", "mean", "mode", "constant", "refuse"] | None = None
     """What is read in place of a missing value: the median (of categories and booleans the mode) of
-    the training rows by default; `refuse` takes none."""
+    the training rows by default; `refuse` takes none, in training, validation or prediction."""
     fill: Annotated[bool, Strict()] | Real | Annotated[str, Field(max_length=256)] | None = None
-    """For `constant`: the value."""
+    """For `constant`: the value; of times a text, written as they are."""
     indicator: Annotated[bool, Strict()] | None = None
     """Whether one more input, `NAME is missing`, tells of missing values; by default where the
     training rows have some."""
@@ -43,9 +47,13 @@ class ColumnSpec(SparseSpec):
     """Of numbers: (value - mean) / standard deviation by default, or as they are."""
 
     @model_validator(mode="after")
-    def _fill_is_a_constant(self) -> ColumnSpec:
+    def _keys_go_together(self) -> ColumnSpec:
         if (self.fill is None) == (self.missing == "constant"):
             raise ValueError('`fill` goes with `"missing": "constant"`, and that with `fill`')
+        if self.missing == "refuse" and self.indicator is not None:
+            raise ValueError("`indicator` tells of nothing where missing values are refused")
+        if self.format is not None and self.type != "datetime":
+            raise ValueError('`format` goes with `"type": "datetime"`')
         return self
 
 

@@ -122,11 +122,60 @@ def test_learnt_noise_is_told_in_original_units(api: Api, dataset: str) -> None:
     np.testing.assert_allclose(spread, 3.29 * total, rtol=0.15)
 
 
+def test_a_table_is_read_as_its_country_writes_it(api: Api) -> None:
+    rng = np.random.default_rng(1)
+    lines = ['\ufeff"Tag";"Preis";"Ort; Land";"aktiv"']
+    for row in range(80):
+        price = f"{100 + row + rng.normal():.2f}".replace(".", ",")
+        gap = "" if row % 9 == 4 else f"{row % 28 + 1:02}.{row // 28 + 1:02}.2021"
+        lines.append(f'"{gap}";"{price}";"{"Basel; CH" if row % 2 else "Köln; DE"}";true')
+    answer = api.post(
+        "/datasets?decimal=,",
+        content="\r\n".join(lines).encode(),
+        headers={"Content-Type": "text/csv"},
+    )
+    assert answer.status_code == 201, answer.text
+    types = {column["name"]: column["type"] for column in answer.json()["columns"]}
+    assert types == {"Tag": "text", "Preis": "number", "Ort; Land": "text", "aktiv": "boolean"}
+    job = trained(
+        api,
+        answer.json()["id"],
+        targets=["Preis"],
+        columns={"Tag": {"type": "datetime", "format": "%d.%m.%Y"}},
+        optimizer={"form": "adam", "learning_rate": 0.02},
+    )
+    model = api.get(f"/models/{job['model']}").json()
+    day = next(field for field in model["encoding"]["inputs"] if field["name"] == "Tag")
+    assert (day["type"], day["format"], day["indicator"]) == ("date", "%d.%m.%Y", True)
+    record = {"Tag": "15.02.2021", "Ort; Land": "Köln; DE", "aktiv": True}
+    body = {"model": job["model"], "inputs": [record, {**record, "Tag": None}]}
+    predicted = api.post("/predict", json=body).json()["outputs"]["prediction"]
+    assert predicted[0][0] == pytest.approx(142, abs=25)  # of 100 to 180, in its own units
+    body["inputs"] = [{**record, "Tag": "2021-02-15"}]
+    problem = assert_problem(api.post("/predict", json=body), 422, "#/inputs/0/Tag")
+    assert "'%d.%m.%Y', got '2021-02-15'" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("spec", "pointer"),
     [
         ({"columns": {"kind": {"missing": "mean"}}}, "#/columns/kind/missing"),
         ({"columns": {"none": {}}}, "#/columns/none"),
+        ({"columns": {"k*": {"type": "number"}}}, "#/columns/k*/type"),
+        ({"columns": {"*": {"missing": "refuse"}}}, "#/columns/*/missing"),
+        ({"columns": {"size": {"missing": "refuse", "indicator": True}}}, "#/columns/size"),
+        ({"columns": {"kind": {"type": "datetime", "format": "%d"}}}, "#/columns/kind/format"),
+        ({"columns": {"kind": {"format": "%d.%m.%Y"}}}, "#/columns/kind"),
+        ({"validation": {"fraction": 0.1, "time": "kind"}}, "#/validation/time"),
+        ({"targets": ["size"], "network": {"layers": [None, 3, None]}}, "#/targets"),
+        (
+            {
+                "rows": [0, 1, 2, 4, 5],
+                "targets": ["size"],
+                "network": {"layers": [None, 3, None], "form": "classifier"},
+            },
+            "#/targets",
+        ),
         ({"validation": {"fraction": 0.1, "group": "none"}}, "#/validation/group"),
         ({"network": {"layers": [None, 3, None], "loss": "kl"}}, "#/network/loss"),
     ],

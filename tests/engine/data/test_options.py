@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,78 @@ def test_texts_may_spell_numbers(parsed: Parse) -> None:
         assert only(encoding.encode_records([{**record, "code": code}]))[0, at] == value
     with pytest.raises(DataError, match="spells one, got 'x'"):
         encoding.encode_records([{**record, "code": "x"}])
-    with pytest.raises(DataError, match=r"row 1 of 'label': expected a number.*'x'"):
-        fitted(parsed, {"label": {"type": "number"}}, b"label,y\n1 ,1\nx,2\n3,4\n")
+    with pytest.raises(SpecError, match=r"row 1 of 'label': expected a number.*'x'") as caught:
+        fitted(parsed, {"la*": {"type": "number"}, "*": {}}, b"label,y\n1 ,1\nx,2\n3,4\n")
+    assert caught.value.pointer == "#/columns/la*/type"
+
+
+def test_texts_may_spell_times(parsed: Parse) -> None:
+    written = {"type": "datetime", "format": "%d.%m.%Y %H:%M", "scale": "none"}
+    content = b"day,iso,y\n01.03.2021 10:00,2021-03-01,1\n,2021-03-01T10:00+02:00,2\n"
+    content += b"03.03.1950 10:30, ,3\n"
+    filled = {**written, "missing": "constant", "fill": "02.01.1970 00:00"}
+    encoding, data = fitted(
+        parsed, {"day": filled, "iso": {"type": "datetime", "scale": "none"}}, content
+    )
+    assert data.type_of("day") == data.type_of("iso") == "text"
+
+    def seconds(moment: str) -> float:
+        return float(np.float32(datetime.fromisoformat(f"{moment}+00:00").timestamp()))
+
+    first, morning = seconds("2021-03-01T00:00"), seconds("2021-03-01T10:00")
+    assert column(encoding, data, "day") == [morning, 86400, seconds("1950-03-03T10:30")]
+    assert column(encoding, data, "iso")[:2] == [first, seconds("2021-03-01T08:00")]
+    assert column(encoding, data, "iso is missing") == [0, 0, 1]
+    records = [{"day": "01.03.2021 10:00", "iso": "2021-03-01"}, {"day": None, "iso": None}]
+    rows = only(encoding.encode_records(records))
+    assert rows[:, encoding.input_names.index("day")].tolist() == [morning, 86400]
+    for day in ("2021-03-01", "31.02.2021 10:00", "", 5, "1" * 99):
+        with pytest.raises(DataError, match=r"%d.%m.%Y"):
+            encoding.encode_records([{"day": day, "iso": None}])
+    with pytest.raises(SpecError, match=r"row 0 of 'day'.*ISO 8601.*'01\.03") as caught:
+        fitted(parsed, {"day": {"type": "datetime"}}, content)
+    assert caught.value.pointer == "#/columns/day/type"
+
+
+@pytest.mark.parametrize(
+    "written", ["%d", "%d.%m", "%q", "%d%d%m%Y", "x", "%", "%H:%M", "%Y-%m", "%Y%m%d\0"]
+)
+def test_a_format_tells_year_month_and_day(parsed: Parse, written: str) -> None:
+    with pytest.raises(SpecError, match="is no format of dates") as caught:
+        fitted(parsed, {"name": {"type": "datetime", "format": written}})
+    assert caught.value.pointer == "#/columns/name/format"
+
+
+def test_a_boolean_is_filled_by_what_the_caller_says(parsed: Parse) -> None:
+    for options, fill in (
+        ({"missing": "mean"}, 0.6),
+        ({"missing": "constant", "fill": 0.5}, 0.5),
+        ({"missing": "constant", "fill": False}, 0.0),
+        ({"missing": "mode"}, 1.0),
+    ):
+        content = b"f,y\n" + b"true,1\n" * 3 + b"false,2\n" * 2 + b",4\n"
+        encoding, data = fitted(parsed, {"f": {**options, "scale": "none"}}, content)
+        assert column(encoding, data, "f")[-1] == fill
+
+
+def test_rows_that_only_validate_are_looked_at_too(parsed: Parse) -> None:
+    for content, options in (
+        (b"a,y\n1,1\n2,2\n,3\n", {"missing": "refuse"}),
+        (b"a,y\np,1\nq,2\n,3\n", {"missing": "refuse"}),
+        (b"a,y\n1 ,1\n2 ,2\nx,3\n", {"type": "number"}),
+        (b"a,y\n2021-03-01,1\n2021-03-02,2\nx,3\n", {"type": "datetime"}),
+    ):
+        spec = {"network": {"layers": [None, 2, None]}, "columns": {"a": options}}
+        data = parsed(content)
+        within = TrainSpec.model_validate({**spec, "validation": {"rows": [2]}})
+        with pytest.raises(DataError, match=r"the validation rows do not fit.*(2|row 2)"):
+            plan_training(within, data)
+        other = TrainSpec.model_validate(
+            {**spec, "rows": [0, 1], "validation": {"dataset": "ds_x"}}
+        )
+        with pytest.raises(DataError, match="validation data set does not fit") as caught:
+            plan_training(other, data, data)
+        assert caught.value.pointer == "#/validation/dataset"
 
 
 @pytest.mark.parametrize(
@@ -125,10 +196,14 @@ def test_missing_values_may_be_refused(parsed: Parse) -> None:
         with pytest.raises(DataError, match="takes no missing values"):
             encoding.encode_records([record])
     for gaps in (b"a,b,y\n,p,1\n2,q,2\n", b"a,b,y\n1,,1\n2,q,2\n"):
-        with pytest.raises(DataError, match="missing"):
+        with pytest.raises(DataError, match=r"missing.*row 0|row 0.*missing"):
             encoding.encode_inputs(parsed(gaps))
-        with pytest.raises(DataError, match="missing"):
-            fitted(parsed, {"*": {"missing": "refuse"}}, gaps)
+        with pytest.raises(SpecError, match=r"row 0: '[ab]' is missing") as caught:
+            fitted(parsed, {"*": {"missing": "refuse"}, "a": {"scale": "none"}}, gaps)
+        assert caught.value.pointer == "#/columns/*/missing"
+    times, _ = fitted(parsed, {"t": {"missing": "refuse"}}, b"t,y\n2021-01-01,1\n2022-01-01,2\n")
+    with pytest.raises(DataError, match="takes no missing values"):
+        times.encode_records([{"t": None}])
 
 
 def test_of_several_globs_the_later_ones_keys_come_first(parsed: Parse) -> None:
@@ -150,6 +225,14 @@ def test_of_several_globs_the_later_ones_keys_come_first(parsed: Parse) -> None:
         ({"name": {"missing": "median"}}, "#/columns/name/missing"),
         ({"zone": {"missing": "constant", "fill": "x"}}, "#/columns/zone/fill"),
         ({"zone": {"missing": "constant", "fill": True}}, "#/columns/zone/fill"),
+        ({"flag": {"missing": "constant", "fill": 7}}, "#/columns/flag/fill"),
+        ({"si*": {"missing": "constant", "fill": 1e300}, "size": {}}, "#/columns/si*/fill"),
+        ({"zone": {"type": "datetime"}}, "#/columns/zone/type"),
+        ({"name": {"type": "datetime", "unknown": "column"}}, "#/columns/name/unknown"),
+        (
+            {"name": {"type": "datetime", "missing": "constant", "fill": "x"}},
+            "#/columns/name/fill",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(

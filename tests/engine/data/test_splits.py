@@ -185,7 +185,7 @@ def test_many_small_groups_come_close_to_the_share() -> None:
         ([1, 1, 2, 2, 2], 0.2, [2, 3, 4]),
         ([1, 2, 2, 2, 2], 0.9, [1, 2, 3, 4]),
         (np.array(["2021-03-01", "2020-01-01", "2022-01-01"], "M8[us]"), 0.34, [2]),
-        (["b", "a", "c"], 0.5, [0, 2]),
+        (["2021-03-01T00:30+02:00", "2021-02-28T23:00Z", "2021-03-01"], 0.5, [1, 2]),
     ],
 )
 def test_the_last_rows_are_kept_out_with_all_of_their_time(
@@ -215,6 +215,7 @@ def test_any_column_may_be_spread_evenly_or_none() -> None:
         ("group", [1, 1, 1], "one group"),
         ("time", [1.0, 1.0, 1.0], "one time"),
         ("time", [1.0, np.nan, 2.0], "1 rows have no value"),
+        ("time", ["31.12.2020", "01.02.2021", "02.02.2021"], "row 0 of 'time'.*ISO 8601"),
         ("group", np.array(["a", None, None], object), "2 rows have no value"),
     ],
 )
