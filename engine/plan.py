@@ -31,7 +31,7 @@ from engine.loss_checks import (
 )
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
-from engine.pretraining import Stage, plan_stages, sampled_layers
+from engine.pretraining import Stage, plan_stages
 from engine.regularizers import (
     BernoulliDropout,
     ContractivePenalty,
@@ -39,6 +39,7 @@ from engine.regularizers import (
     resolve,
     unread_warnings,
 )
+from engine.sampled_weights import sampled_layers
 from engine.spec import SequenceSpec, TrainSpec
 
 __all__ = ["TrainingPlan", "plan_training"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.data.inputs import Inputs
+from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums, add
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
@@ -81,57 +82,6 @@ class TrainingData:
     def targets(self) -> tuple[Any, ...]:
         """The job's targets, and then those of losses that have their own."""
         return (self.y, *self.auxiliary)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockEnd:
-    """Some steps of an epoch are done."""
-
-    epoch: int
-    rows_done: int
-    """Rows of this epoch trained on so far."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochEnd:
-    """An epoch is done and measured."""
-
-    epoch: int
-    train: dict[str, float]
-    """`loss`: the mean over the epoch's rows, with dropout and regularizer terms."""
-    valid: dict[str, float]
-    """Metrics of the deterministic pass over the validation rows; empty without any."""
-    regularizers: list[dict[str, Any]]
-    """For each regularizer its `index`, the mean weighted `loss` it added, and `rates` dropped."""
-    is_best: bool
-    """Whether the parameters of this epoch are the best so far, and kept."""
-
-
-@dataclass
-class _Sums:
-    """What accumulates within an epoch."""
-
-    rows: int = 0
-    loss: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-    shares: dict[str, float] = field(default_factory=dict)
-
-
-def _add(totals: dict[str, float], key: str, value: float) -> None:
-    totals[key] = totals.get(key, 0.0) + value
-
-
-@dataclass
-class _Best:
-    """Early stopping's memory."""
-
-    epoch: int = 0
-    loss: float = math.inf
-    reference: float = math.inf
-    """The loss that the next one must undercut by `min_improvement` to count as better."""
-    waited: int = 0
-    record: dict[str, Any] = field(default_factory=dict)
 
 
 class Training:
@@ -196,8 +146,8 @@ class Training:
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
-        self._sums = _Sums()
-        self._best = _Best()
+        self._sums = EpochSums()
+        self._best = Best()
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -269,15 +219,15 @@ class Training:
         terms = self._terms.values(outputs, data.targets, data.weights)
         if len(terms) > 1:
             for label, own in zip(self._terms.labels, terms, strict=True):
-                _add(self._sums.shares, label, own.item() * len(x))
+                add(self._sums.shares, label, own.item() * len(x))
         loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
         for index, penalty in self._penalties:
             term = penalty.loss(self._parameters.views, outputs, x.values)
-            _add(self._sums.terms, str(index), term.item() * len(x))
+            add(self._sums.terms, str(index), term.item() * len(x))
             loss = loss + term
         for index, concrete in self._concrete.items():
             term = concrete.loss(index, self._parameters.views)
-            _add(self._sums.terms, str(index), term.item() * len(x))
+            add(self._sums.terms, str(index), term.item() * len(x))
             loss = loss + term
         value = loss.item()
         if not math.isfinite(value):
@@ -289,11 +239,11 @@ class Training:
         for monitor in self._monitors:
             source = self._parameters.views if monitor.is_parameter else outputs
             for label, share in monitor.shares(source[monitor.name]):
-                _add(self._sums.shares, label, share * len(x))
+                add(self._sums.shares, label, share * len(x))
         self._optimizer.differentiate(loss)
         if self.spec.monitor_gradients:
             for label, size in gradient_sizes(self._parameters.views).items():
-                _add(self._sums.shares, label, size * len(x))
+                add(self._sums.shares, label, size * len(x))
         if self.spec.gradient_clip is not None:
             norm = torch.linalg.vector_norm(self._parameters.gradient)
             limit = self.spec.gradient_clip
@@ -309,7 +259,7 @@ class Training:
         regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
         self.epoch = epoch
         self._row = 0
-        self._sums = _Sums()
+        self._sums = EpochSums()
         is_best = self._keep_if_best(epoch, train, valid)
         return EpochEnd(
             epoch=epoch, train=train, valid=valid, regularizers=regularizers, is_best=is_best
@@ -458,5 +408,5 @@ class Training:
         self.epoch = progress["epoch"]
         self._row = progress["row"]
         tally = Tally(**progress["sums"].pop("tally"))
-        self._sums = _Sums(**progress["sums"], tally=tally)
-        self._best = _Best(**progress["best"])
+        self._sums = EpochSums(**progress["sums"], tally=tally)
+        self._best = Best(**progress["best"])

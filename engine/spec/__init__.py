@@ -7,6 +7,7 @@ alternatives); what needs the data set or the whole network is checked by `engin
 from __future__ import annotations
 
 from engine.spec.data import ColumnSpec, SequenceSpec, ValidationSpec
+from engine.spec.losses import LOSSES, LossName, LossSpec
 from engine.spec.network import (
     ACTIVATIONS,
     LAYER_FORMS,
@@ -14,8 +15,6 @@ from engine.spec.network import (
     InitialSpec,
     LayerForm,
     LayerSpec,
-    LossName,
-    LossSpec,
     NetworkSpec,
 )
 from engine.spec.optimizers import (
@@ -49,6 +48,7 @@ from engine.spec.values import MAX_SEED, MAX_SIZE, Count, Form, Nothing, Size, S
 __all__ = [
     "ACTIVATIONS",
     "LAYER_FORMS",
+    "LOSSES",
     "MAX_SEED",
     "MAX_SIZE",
     "OPTIMIZERS",

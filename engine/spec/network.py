@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.spec.losses import LossForm, LossSpec
 from engine.spec.values import (
     MAX_ENTRIES,
     MAX_LAYERS,
@@ -20,8 +21,8 @@ from engine.spec.values import (
     Form,
     LayerName,
     NonNegative,
+    OutputName,
     Pattern,
-    Positive,
     Real,
     Size,
     SparseSpec,
@@ -70,9 +71,6 @@ _SPELLINGS = {
     "flat": "flatten",
     "average_exc_pad": "mean",
     "average_inc_pad": "mean",
-    "cross_entropy": "xe",
-    "cross-entropy": "xe",
-    "kld": "kl",
 }
 
 ACTIVATIONS: tuple[str, ...] = (
@@ -113,7 +111,6 @@ def _known_activation(value: str) -> str:
 
 
 Activation = Annotated[str, Field(max_length=200), AfterValidator(_known_activation)]
-LossName = Literal["mse", "mae", "xe", "hinge", "kl", "mmd", "gll"]
 
 LAYER_FORMS: tuple[str, ...] = LayerForm.__args__  # type: ignore[attr-defined]
 
@@ -134,7 +131,6 @@ LayerInputs = Annotated[
 ]
 
 
-OutputName = Annotated[str, Field(min_length=1, max_length=128)]
 LayerColumns = Annotated[
     tuple[Pattern, ...],
     Field(min_length=1, max_length=MAX_ENTRIES),
@@ -325,47 +321,6 @@ def _layer_from_list(elements: list[Any]) -> dict[str, Any]:
     return layer
 
 
-class LossSpec(SparseSpec):
-    """One of several terms of a network's loss, or one with options."""
-
-    form: Annotated[LossName, BeforeValidator(_spelling)]
-    """`mse`, `mae`: mean squared or absolute difference; `xe`: cross-entropy, `hinge`: how far the
-    likeliest class is before the true one; `kl`: divergence of distributions; `mmd`: maximum mean
-    discrepancy between the outputs and targets of a batch; `gll`: negative log-likelihood of a
-    normal distribution whose mean and diagonal covariance are outputs."""
-    weight: Positive = 1.0
-    """Factor of the term."""
-    output_name: OutputName | None = None
-    """The output (`hid2:out`), or the layer, that is compared; by default the last layer's."""
-    targets: (
-        Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
-        | None
-    ) = None
-    """Globs over columns (arrays) to compare with; the job's targets by default."""
-    kernel: Positive | None = None
-    """For `mmd`: the width s of its kernel exp(-||x - y||^2 / s); 1 by default."""
-    mean_name: OutputName | None = None
-    """For `gll`: the output that is the mean, instead of `output_name`."""
-    covar_name: OutputName | None = None
-    """For `gll`: the output whose size is the covariance's diagonal; layer `covar` by default."""
-    covar_eps: Positive | None = None
-    """For `gll`: what is added to every variance; 1e-3 by default."""
-
-    @model_validator(mode="after")
-    def _options_are_of_their_forms(self) -> LossSpec:
-        for key, form in (
-            ("kernel", "mmd"),
-            ("mean_name", "gll"),
-            ("covar_name", "gll"),
-            ("covar_eps", "gll"),
-        ):
-            if getattr(self, key) is not None and self.form != form:
-                raise ValueError(f"`{key}` is for `{form}`")
-        if self.mean_name is not None and self.output_name is not None:
-            raise ValueError("`mean_name` and `output_name` say the same; give one")
-        return self
-
-
 class NetworkSpec(Spec):
     """A network: its form, its layers from input to output, and the loss it is trained with."""
 
@@ -374,7 +329,7 @@ class NetworkSpec(Spec):
     layers: Annotated[
         tuple[LayerSpec, ...], Field(min_length=2, max_length=MAX_LAYERS), at_most(MAX_LAYERS)
     ]
-    loss: Annotated[LossName, BeforeValidator(_spelling)] | None = None
+    loss: LossForm | None = None
     """`xe` for classifiers, else `mse`, unless given."""
     losses: Annotated[tuple[LossSpec, ...], Field(min_length=1, max_length=64)] | None = None
     """Instead of `loss`: terms that are added."""

@@ -44,6 +44,8 @@ Size = Annotated[int, Strict(), Field(ge=1, le=MAX_SIZE)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 #: A shell-style glob, as `fnmatch.fnmatchcase` reads it.
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+#: The name of an output, `hid1:out`, or of a layer for its `out`.
+OutputName = Annotated[str, Field(min_length=1, max_length=128)]
 DropoutMap = Annotated[dict[Pattern, Rate], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)]
 NoiseMap = Annotated[
     dict[Pattern, NonNegative], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)

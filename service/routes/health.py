@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import engine
 from engine.data import formats
 from engine.plan import MAX_PARAMETERS
-from engine.spec import ACTIVATIONS, LAYER_FORMS, OPTIMIZERS, REGULARIZERS
+from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS
 from engine.streams import STREAM_VERSION
 from engine.summary import statistics_of
 from service import predictor
@@ -83,7 +83,7 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "networks": ["regressor", "classifier", "autoencoder"],
             "layers": list(LAYER_FORMS),
             "activations": list(ACTIVATIONS),
-            "losses": ["mse", "mae", "xe"],
+            "losses": list(LOSSES),
             "optimizers": list(OPTIMIZERS),
             "regularizers": list(REGULARIZERS),
         },

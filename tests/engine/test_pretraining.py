@@ -12,8 +12,9 @@ import torch
 from engine.errors import SpecError
 from engine.graph import Graph, build_graph
 from engine.initializers import initial_parameters
-from engine.pretraining import StagedTraining, StageEvent, plan_stages, sampled_parameters
+from engine.pretraining import StagedTraining, StageEvent, plan_stages
 from engine.regularizers import resolve
+from engine.sampled_weights import sampled_parameters
 from engine.spec import TrainSpec
 from engine.training import EpochEnd, TrainingData
 from tests.engine.networks import only, rows_of
