@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.deps import State
 from service.settings import Settings
+from service.tasks import TASKS
+from service.worker import Worker
 
 
 class _AppTransport(httpx.BaseTransport):
@@ -57,6 +59,18 @@ class Api(httpx.Client):
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
         return job
+
+    def work(self) -> None:
+        """Run the jobs that wait, in this thread, as a worker would."""
+        worker = Worker(
+            "tests",
+            jobs=self.state["jobs"],
+            datasets=self.state["datasets"],
+            blobs=self.state["blobs"],
+            tasks=TASKS,
+        )
+        while worker.work_once():
+            pass
 
     def import_model(self, **headers: str) -> httpx.Response:
         """Import a 2-1 linear network that adds its inputs."""

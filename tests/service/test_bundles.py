@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api, Serve, assert_problem
 
 ZIP = {"Content-Type": "application/zip"}
@@ -27,15 +25,7 @@ def trained(api: Api) -> str:
     job = api.train(
         dataset, network={"layers": [None, 8, None]}, epochs=2, hidden_dropout=0.2, input_noise=0.1
     )
-    worker = Worker(
-        "bundles",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     return str(api.get(f"/jobs/{job['id']}").json()["model"])
 
 

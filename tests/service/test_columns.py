@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api, assert_problem
 
 
@@ -26,15 +24,7 @@ def dataset(api: Api) -> str:
 
 def trained(api: Api, dataset: str, **spec: Any) -> dict[str, Any]:
     job = api.train(dataset, epochs=30, **spec)
-    worker = Worker(
-        "columns",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     ended: dict[str, Any] = api.get(f"/jobs/{job['id']}").json()
     assert ended["status"] == "succeeded", ended["error"]
     return ended

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api
 
 
@@ -31,15 +29,7 @@ def test_labels_come_back_in_their_own_type(
         optimizer={"form": "adam", "learning_rate": 0.05},
         epochs=20,
     )
-    worker = Worker(
-        "labels",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     model = api.get(f"/jobs/{job['id']}").json()["model"]
     answer = api.post("/predict", json={"model": model, "inputs": [[0.2], [5.8]]})
     assert answer.status_code == 200, answer.text

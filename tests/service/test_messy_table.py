@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api, assert_problem
 
 SOURCE = (
@@ -62,15 +60,7 @@ def trained(api: Api, dataset: str, **spec: Any) -> dict[str, Any]:
         network={"layers": [None, 32, None], **spec.pop("network", {})},
         **spec,
     )
-    worker = Worker(
-        "messy",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     ended: dict[str, Any] = api.get(f"/jobs/{job['id']}").json()
     assert ended["status"] == "succeeded", ended["error"]
     return ended

@@ -11,8 +11,6 @@ import pytest
 import safetensors.numpy
 
 from engine.spec import REGULARIZERS
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api
 
 Doubles = npt.NDArray[np.float64]
@@ -96,15 +94,7 @@ def test_every_term_is_that_of_its_formula(api: Api) -> None:
         batch_size=64,
         validation=None,
     )
-    worker = Worker(
-        "log",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     model = api.get(f"/jobs/{job['id']}").json()["model"]
     stored = safetensors.numpy.load(api.get(f"/models/{model}/weights").content)
     w = {name: value.astype(np.float64) for name, value in stored.items()}

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.engine.data.conftest import npz
 from tests.service.conftest import Api, assert_problem
 
@@ -21,16 +19,7 @@ def trained(api: Api, dataset: str, layers: list[Any], **spec: Any) -> dict[str,
     spec = {"epochs": 2, **spec}
     network = {"layers": layers, **spec.pop("network", {})}
     job = api.train(dataset, network=network, **spec)
-    state = api.state
-    worker = Worker(
-        "sequences",
-        jobs=state["jobs"],
-        datasets=state["datasets"],
-        blobs=state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     ended: dict[str, Any] = api.get(f"/jobs/{job['id']}").json()
     assert ended["status"] == "succeeded", ended["error"]
     return ended

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api, assert_problem
 
 
@@ -25,15 +23,7 @@ def model(api: Api) -> str:
             {"form": "drop_connect", "pattern": "out.w", "weight": 0.25},
         ],
     )
-    worker = Worker(
-        "forms",
-        jobs=api.state["jobs"],
-        datasets=api.state["datasets"],
-        blobs=api.state["blobs"],
-        tasks=TASKS,
-    )
-    while worker.work_once():
-        pass
+    api.work()
     ended = api.get(f"/jobs/{job['id']}").json()
     assert ended["status"] == "succeeded", ended["error"]
     log = api.get(f"/jobs/{job['id']}/regularizers").json()["data"]

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-from service.tasks import TASKS
-from service.worker import Worker
 from tests.service.conftest import Api, apps
 from tests.theanets.datasets import BASES
 from tests.theanets.inventory import Ask
@@ -19,13 +17,6 @@ class Lab:
         self.api = api
         self._datasets: dict[str, str] = {}
         self._jobs: dict[str, dict[str, Any]] = {}
-        self._worker = Worker(
-            "theanets",
-            jobs=api.state["jobs"],
-            datasets=api.state["datasets"],
-            blobs=api.state["blobs"],
-            tasks=TASKS,
-        )
 
     def dataset(self, base: str) -> str:
         """Return the id of a base's data set, uploaded once."""
@@ -45,8 +36,7 @@ class Lab:
 
     def work(self) -> None:
         """Run the jobs that wait."""
-        while self._worker.work_once():
-            pass
+        self.api.work()
 
     def once(self, base: str, layers: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return the job that trained these layers on a base's data set, once."""
