@@ -127,11 +127,27 @@ def build_graph(
         request.check_keys(FORMS[request.form].takes)
         layer = FORMS[request.form].build(request)
         request.check_initial(layer)
+        _check_parameter_names(layer, layers, index)
         _check_extent(layer, index)
         layers.append(layer)
     _check_last(layers[-1], len(layers) - 1, output_shape)
     losses = resolve_losses(spec, form, layers, auxiliary_shapes)
     return Graph(form=form, losses=losses, layers=tuple(layers))
+
+
+def _check_parameter_names(layer: Layer, earlier: Sequence[Layer], index: int) -> None:
+    """Refuse a layer that would share a parameter by its name.
+
+    The workers' parameters of a bidirectional layer are named as those of `NAME_fw`, `NAME_bw`.
+    """
+    for other in earlier:
+        shared = [name for name in layer.parameters if name in other.parameters]
+        if shared:
+            raise SpecError(
+                f"layer {layer.name!r} would have the parameter {shared[0]!r}, but it is one of "
+                f"layer {other.name!r} of form {other.form!r}; give another name",
+                pointer=layer_pointer(index, "name"),
+            )
 
 
 def _check_extent(layer: Layer, index: int) -> None:

@@ -400,6 +400,27 @@ def test_what_a_form_cannot_do_is_refused(layer: dict[str, Any], key: str, words
     assert caught.value.pointer == f"#/network/layers/1/{key}"
 
 
+@pytest.mark.parametrize(
+    ("worker", "later"),
+    [
+        ("gru", {"form": "gru", "size": 2, "name": "hid1_fw"}),
+        ("gru", {"size": 3, "name": "hid1_bw"}),
+        ("rnn", {"form": "rnn", "size": 3, "name": "hid1_fw", "inputs": "in"}),
+        ("lstm", {"form": "layer_norm", "name": "hid1_bw"}),
+    ],
+    ids=str,
+)
+def test_no_later_layer_shares_a_workers_parameters_by_its_name(
+    worker: str, later: dict[str, Any]
+) -> None:
+    both = {"form": "bidirectional", "worker": worker, "size": SIZE}
+    with pytest.raises(SpecError, match="give another name") as caught:
+        graph_of([{"form": "input", "shape": [STEPS, NIN]}, both, later, 1])
+    assert caught.value.pointer == "#/network/layers/2/name"
+    graph = graph_of([{"form": "input", "shape": [STEPS, NIN]}, both, {**later, "name": "h"}, 1])
+    assert len(graph.parameters) == sum(len(layer.own_parameters) for layer in graph.layers)
+
+
 def test_a_recurrent_layer_reads_sequences_alone() -> None:
     with pytest.raises(SpecError, match="a sequence"):
         graph_of([4, {"form": "lstm", "size": 3}, 1])
