@@ -359,6 +359,15 @@ class Multiplicative(Recurrent):
             **self.activates.parameters,
         }
 
+    def check(self, request: LayerRequest) -> None:
+        for key in ("diagonal", "radius"):
+            if getattr(request.spec, key) is not None:
+                raise request.error(
+                    f"`{key}` is for square weights between states, which form 'mrnn' has not; "
+                    "say it of single parameters in `initial`",
+                    key,
+                )
+
     def square_blocks(self, _local: str) -> int:
         return 0
 

@@ -392,6 +392,9 @@ def test_parameters_begin_as_they_are_said_to() -> None:
         ({"form": "rnn", "h_0": "nothing"}, "h_0", "in:out"),
         ({"form": "rnn", "h_0": "in"}, "h_0", "numbers for each row"),
         ({"form": "scrn", "rate": "matrix"}, "rate", "vector"),
+        ({"form": "mrnn", "radius": 0.9}, "radius", "square"),
+        ({"form": "mrnn", "diagonal": 1.0}, "diagonal", "square"),
+        ({"form": "bidirectional", "worker": "mrnn", "radius": 0.9}, "radius", "square"),
     ],
 )
 def test_what_a_form_cannot_do_is_refused(layer: dict[str, Any], key: str, words: str) -> None:
