@@ -58,13 +58,17 @@ def generator(*address: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=stream_key(*address)))
 
 
-def row_states(key: int, passes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Words:
+def row_states(
+    key: int | Words, passes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> Words:
     """Return where the stream of each (pass, row) pair starts.
 
-    `passes` and `rows` have equal shapes, or shapes that broadcast; so has the result.
+    `passes`, `rows` and keys, where there are many, have shapes that broadcast; so has the result.
     """
     with np.errstate(over="ignore"):
-        by_pass = _mix((passes.astype(np.uint64) + np.uint64(1)) * _GAMMA + np.uint64(key))
+        by_pass = _mix(
+            (passes.astype(np.uint64) + np.uint64(1)) * _GAMMA + np.asarray(key, np.uint64)
+        )
         by_row = _mix((rows.astype(np.uint64) + np.uint64(1)) * _ROW)
         return _mix(by_pass + by_row)
 
