@@ -14,6 +14,7 @@ from engine.calibration import fit_noise_precision, mixture_log_likelihood
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.losses import PROBABILITY_FLOOR
+from engine.names import array_of
 from engine.network import Network
 from engine.regularizers import Regularizer, is_stochastic
 from engine.sampling import Sampler
@@ -21,7 +22,7 @@ from engine.spec import TrainSpec
 from engine.statistics import pass_mean
 from engine.summary import noise_variance, renormalised
 
-__all__ = ["Evaluation", "array_of", "evaluate_on_validation", "given_precision"]
+__all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
 
 NUM_SAMPLES = 100
 _MAX_SAMPLES = 5_000_000
@@ -143,8 +144,3 @@ def given_precision(given: str | float | Mapping[str, float], name: str) -> floa
     if not isinstance(given, Mapping):
         return float(given)
     return float(given[name] if name in given else given[array_of(name)])
-
-
-def array_of(target: str) -> str:
-    """Return the name of the array that a target such as `y[0]` is a column of."""
-    return target.rpartition("[")[0] or target

@@ -10,7 +10,15 @@ from fnmatch import fnmatchcase
 
 from engine.errors import PatternError
 
-__all__ = ["PREDROP", "PRENOISE", "match", "output_name", "parameter_name", "plain_name"]
+__all__ = [
+    "PREDROP",
+    "PRENOISE",
+    "array_of",
+    "match",
+    "output_name",
+    "parameter_name",
+    "plain_name",
+]
 
 PREDROP = "-predrop"
 """Suffix under which a dropped output's value before its first mask is readable."""
@@ -41,3 +49,8 @@ def match(pattern: str, names: Iterable[str], *, kind: str, pointer: str) -> tup
     if not matched:
         raise PatternError(pattern, kind=kind, exist=names, pointer=pointer)
     return matched
+
+
+def array_of(target: str) -> str:
+    """Return the name of the array that a target such as `y[0]` is a column of."""
+    return target.rpartition("[")[0] or target

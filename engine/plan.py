@@ -19,7 +19,6 @@ from engine.data.schema import Schema
 from engine.data.selection import Selection, select, uncategorised
 from engine.data.splits import Split, used_rows
 from engine.errors import DataError, SpecError
-from engine.evaluation import array_of
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import Shape
 from engine.loss_checks import (
@@ -30,6 +29,7 @@ from engine.loss_checks import (
     noise_warnings,
 )
 from engine.monitors import resolve_monitors
+from engine.names import array_of
 from engine.optimizers import check_optimizer, passes_per_step
 from engine.pretraining import Stage, plan_stages
 from engine.regularizers import (

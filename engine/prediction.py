@@ -3,52 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.artifact import Model, trained_perturbations
+from engine.artifact import Model
 from engine.data.inputs import Inputs
-from engine.errors import PatternError, SpecError
-from engine.graph import Graph
-from engine.names import match, output_name, plain_name
-from engine.network import needed_layers
+from engine.estimation import NOISE, OWN, Drawing, Estimate, Reading, never
+from engine.names import match
+from engine.prediction_checks import (
+    acting_regularizers,
+    asked_statistics,
+    given_start,
+    noise_outputs,
+    noise_warnings,
+    sample_warnings,
+)
 from engine.regularizers import (
     BernoulliDropout,
     DropConnect,
     GaussianNoise,
     Regularizer,
-    is_given,
     is_stochastic,
-    resolve,
     unread_warnings,
 )
 from engine.sampling import Sampler, readable_outputs
 from engine.spec import (
-    BernoulliDropoutSpec,
-    ConcreteDropoutSpec,
-    DropConnectSpec,
-    GaussianNoiseSpec,
     PredictSpec,
-    RegularizationSpec,
 )
-from engine.statistics import quantile_key
 from engine.summary import (
     Summary,
     Tree,
-    default_statistics,
     noise_variance,
     renormalised,
-    statistics_of,
 )
+from engine.tolerances import check_ends, tolerance_of
 
-__all__ = ["PredictionPlan", "plan_prediction"]
-
-
-_OF_NOISE = ("variance", "predictive_quantiles")
+__all__ = ["Estimate", "PredictionPlan", "never", "plan_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +57,7 @@ class PredictionPlan:
     extra: tuple[str, ...]
     """Other named outputs to return."""
     statistics: tuple[str, ...]
+    summary: Summary
     start: str | None = None
     """The output whose values are given instead of rows."""
     warnings: list[str] = field(default_factory=list)
@@ -75,15 +71,20 @@ class PredictionPlan:
         """How many passes the network runs for each row, at most."""
         return self.spec.num_samples or 1
 
-    def cost(self, rows: int) -> tuple[float, int]:
-        """Return about how many floating-point operations and how many samples `rows` rows take."""
+    @cached_property
+    def flops_per_draw(self) -> float:
+        """About how many floating-point operations one pass of one row takes."""
         graph = self.model.graph
-        draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
         per_draw = graph.flops_per_row + 40 * graph.numbers_per_row
         dropped = {n for r in self.regularizers if isinstance(r, DropConnect) for n in r.matched}
         per_draw += 40 * sum(math.prod(graph.parameters[name]) for name in dropped)
-        held = sum(graph.size_of(name) for name in (graph.last.out, *self._noise, *self.extra))
-        return float(draws) * per_draw, rows * self.passes * held
+        return float(per_draw)
+
+    def cost(self, rows: int) -> tuple[float, int]:
+        """Return about how many floating-point operations and how many samples `rows` rows take."""
+        draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
+        held = sum(self.model.graph.size_of(name) for name in self._wanted)
+        return draws * self.flops_per_draw, rows * self.passes * held
 
     def answer_size(self, rows: int) -> int:
         """Return about how many numbers the answer holds."""
@@ -135,63 +136,110 @@ class PredictionPlan:
             if isinstance(regularizer, GaussianNoise)
         ]
 
+    # -- the answer --------------------------------------------------------------------------------
+
     def run(
-        self,
-        x: Inputs,
-        row_ids: npt.NDArray[np.int64],
-        *,
-        stop: Callable[[], bool] = lambda: False,
+        self, x: Inputs, row_ids: npt.NDArray[np.int64], *, stop: Callable[[], bool] = never
     ) -> Tree:
         """Return the answer's `outputs` for encoded rows, or for values of `start`.
 
         `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
         says so, StoppedError ends the work.
         """
-        wanted = tuple(dict.fromkeys((self.model.graph.last.out, *self._noise, *self.extra)))
-        sampler = Sampler(
+        return self.answer(x, row_ids, stop=stop).outputs
+
+    def answer(
+        self,
+        x: Inputs,
+        row_ids: npt.NDArray[np.int64],
+        *,
+        stop: Callable[[], bool] = never,
+        late: Callable[[], bool] = never,
+    ) -> Estimate:
+        """Return the last estimate, at less cost than by the ones before it; see `estimates`."""
+        if self.num_samples is None or (self.summary.tolerance is None and late is never):
+            outputs = self._outputs(x, row_ids, stop)
+            return Estimate(num_samples=self.passes, stopped_by="num_samples", outputs=outputs)
+        *_, last = self._drawing(x, row_ids, stop).estimates(
+            late, running=False, flops_per_draw=self.flops_per_draw
+        )
+        return last
+
+    def estimates(
+        self,
+        x: Inputs,
+        row_ids: npt.NDArray[np.int64],
+        *,
+        stop: Callable[[], bool] = never,
+        late: Callable[[], bool] = never,
+    ) -> Iterator[Estimate]:
+        """Return what is known after 64, 128, 256, … passes, and last when they are enough.
+
+        That is when there are `num_samples`, when no standard error is above the tolerance, or when
+        `late`, which is asked every few milliseconds, says so; one block of 64 passes is always
+        drawn. The last estimate alone has a `stopped_by`. Passes over the same rows give the same
+        bits in each of them as in a run of so many passes.
+        """
+        if self.num_samples is None:
+            yield self.answer(x, row_ids, stop=stop)
+            return
+        yield from self._drawing(x, row_ids, stop).estimates(
+            late, running=True, flops_per_draw=self.flops_per_draw
+        )
+
+    def _outputs(self, x: Inputs, ids: npt.NDArray[np.int64], stop: Callable[[], bool]) -> Tree:
+        if self.num_samples is not None:
+            return self._drawing(x, ids, stop).whole()
+        sampler = self._sampler(stop)
+        rows = sampler.prepare(x, ids + self.spec.row_offset)
+        drawn = dict(rows.deterministic)
+        if sampler.stochastic:
+            drawn |= {name: value[0] for name, value in rows.draw(0, 1).items()}
+        own = self.readings[OWN]
+        one = self.summary.of_one(own.of(drawn[own.output]))
+        return one | {name: drawn[name] for name in self.extra}
+
+    def _drawing(self, x: Inputs, ids: npt.NDArray[np.int64], stop: Callable[[], bool]) -> Drawing:
+        return Drawing(
+            summary=self.summary,
+            readings=self.readings,
+            sampler=self._sampler(stop),
+            x=x,
+            row_ids=ids + self.spec.row_offset,
+        )
+
+    def _sampler(self, stop: Callable[[], bool]) -> Sampler:
+        return Sampler(
             self.model.network,
             self.regularizers,
-            wanted=wanted,
+            wanted=self._wanted,
             seed=self.seed,
             masks=self.spec.masks,
             stop=stop,
         )
-        ids = row_ids + self.spec.row_offset
-        pieces = [
-            self._piece(sampler, x[rows], ids[rows]) for rows in sampler.chunks(len(x), self.passes)
-        ]
-        return _joined(pieces)
 
-    @property
-    def _noise(self) -> tuple[str, ...]:
-        """The output that says the noise, where there is one and statistics ask for it."""
-        return _noise_outputs(self.model.graph, self.spec, self.statistics)
+    @cached_property
+    def _wanted(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(reading.output for reading in self.readings.values()))
 
-    # -- one piece of the rows ---------------------------------------------------------------------
-
-    def _piece(self, sampler: Sampler, x: Inputs, ids: npt.NDArray[np.int64]) -> Tree:
-        drawn = {name: value[None] for name, value in sampler.deterministic(x).items()}
-        if sampler.stochastic:
-            drawn |= sampler.samples(x, ids, np.arange(self.passes, dtype=np.int64))
-        last = self.model.graph.last.out
-        own = drawn[last]
-        if self.model.graph.form == "classifier":
-            own = renormalised(own)
-        graph, encoding = self.model.graph, self.model.encoding
-        noise = [noise_variance(graph, encoding, drawn[name]) for name in self._noise]
-        summary = Summary(
-            model=self.model,
-            spec=self.spec,
-            asked=self.statistics,
-            noise=noise[0] if noise else None,
-        )
-        if self.num_samples is None:
-            return summary.of_one(own[0]) | {name: drawn[name][0] for name in self.extra}
-        if self.model.graph.form == "classifier":
-            answer = summary.of_classes(own)
-        else:
-            answer = summary.of_numbers(own, x)
-        return answer | {name: summary.of_other(drawn[name]) for name in self.extra}
+    @cached_property
+    def readings(self) -> dict[str, Reading]:
+        """What is read of the network: the prediction, the noise that it learnt, other outputs."""
+        graph, encoding, summary = self.model.graph, self.model.encoding, self.summary
+        is_classifier = graph.form == "classifier"
+        readings = {
+            OWN: Reading(
+                output=graph.last.out,
+                kept=summary.kept,
+                adapt=renormalised if is_classifier else None,
+            )
+        }
+        for name in noise_outputs(graph, self.spec, self.statistics):
+            variance = partial(noise_variance, graph, encoding)
+            readings[NOISE] = Reading(output=name, kept=summary.kept_of_noise, adapt=variance)
+        for name in self.extra:
+            readings[name] = Reading(output=name, kept=summary.kept_of_other)
+        return readings
 
 
 def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> PredictionPlan:
@@ -201,7 +249,8 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
     the model has none, or for a statistic that it does not have; PatternError for a pattern that
     matches nothing.
     """
-    regularizers = _acting(model, spec)
+    check_ends(spec)
+    regularizers = acting_regularizers(model, spec)
     warnings = unread_warnings(regularizers, model.graph)
     readable = readable_outputs(model.graph, regularizers)
     extra: dict[str, None] = {}
@@ -209,8 +258,8 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
         matched = match(pattern, readable, kind="output", pointer=f"#/outputs/{index}")
         extra |= dict.fromkeys(matched)
     warnings = [text for text in warnings if not any(repr(name) in text for name in extra)]
-    statistics = _statistics(model, spec)
-    start = _start(model.graph, spec, tuple(extra), statistics)
+    statistics = asked_statistics(model, spec)
+    start = given_start(model.graph, spec, tuple(extra), statistics)
     if start is not None and spec.statistics is None:
         statistics = tuple(name for name in statistics if name != "reconstruction_error")
     if spec.num_samples is not None:
@@ -219,8 +268,8 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
                 "nothing is dropped and no noise is added, so all passes are the same; leave out "
                 "the dropout and noise keys for the rates of training"
             )
-        warnings += _noise_warnings(model, statistics)
-        warnings += _sample_warnings(spec, statistics)
+        warnings += noise_warnings(model, statistics)
+        warnings += sample_warnings(spec, statistics)
     return PredictionPlan(
         model=model,
         spec=spec,
@@ -228,151 +277,12 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
         regularizers=regularizers,
         extra=tuple(extra),
         statistics=statistics,
+        summary=Summary(
+            model=model,
+            spec=spec,
+            asked=statistics,
+            tolerance=tolerance_of(model.encoding, spec),
+        ),
         start=start,
         warnings=warnings,
     )
-
-
-def _noise_outputs(graph: Graph, spec: PredictSpec, statistics: Sequence[str]) -> tuple[str, ...]:
-    """Return the output that says the noise, where there is one and statistics ask for it."""
-    is_asked = spec.num_samples is not None and any(name in _OF_NOISE for name in statistics)
-    return (graph.noise_output,) if is_asked and graph.noise_output is not None else ()
-
-
-def _start(
-    graph: Graph, spec: PredictSpec, extra: tuple[str, ...], statistics: Sequence[str]
-) -> str | None:
-    """Return the output that is given; raise SpecError where it does not do for what is asked."""
-    if spec.start is None:
-        return None
-    name = spec.start if ":" in spec.start else output_name(spec.start, "out")
-    layer = next((layer for layer in graph.layers if layer.out == name), None)
-    if layer is None:
-        raise PatternError(
-            spec.start,
-            kind="layer's out",
-            exist=[layer.out for layer in graph.layers],
-            pointer="#/start",
-        )
-    noise = _noise_outputs(graph, spec, statistics)
-    visited = needed_layers(graph, (graph.last.out, *noise, *extra), {name})
-    before = [other.name for other in visited if other.form == "input" and other is not layer]
-    own = [wanted for wanted in (*noise, *extra) if plain_name(wanted) in layer.outputs]
-    if before or any(plain_name(wanted) != name for wanted in own):
-        missing = ", ".join(before) or f"the other outputs of {layer.name!r}"
-        raise SpecError(
-            f"what is asked for cannot be computed from {name!r} alone: it takes {missing}; start "
-            "at an earlier layer, or ask for fewer `outputs`"
-            + (" and for `statistics` without the noise, which is learnt" if noise else ""),
-            pointer="#/start",
-        )
-    if spec.statistics is not None and "reconstruction_error" in spec.statistics:
-        raise SpecError(
-            "a prediction that starts behind the inputs has none to reconstruct; leave "
-            "`reconstruction_error` out",
-            pointer=f"#/statistics/{spec.statistics.index('reconstruction_error')}",
-        )
-    return name
-
-
-def _acting(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:
-    asks_for_trained = spec.dropout == "trained"
-    if asks_for_trained:
-        _refuse_beside_trained(spec)
-    if not asks_for_trained and is_given(spec):
-        for index, given in enumerate(spec.regularizers or ()):
-            if isinstance(given, ConcreteDropoutSpec):
-                raise SpecError(
-                    "the rates of 'concrete_dropout' are learnt in training; a model that was "
-                    "trained with it predicts with them when no rates are given",
-                    pointer=f"#/regularizers/{index}",
-                )
-            if not isinstance(given, BernoulliDropoutSpec | GaussianNoiseSpec | DropConnectSpec):
-                raise SpecError(
-                    f"{given.form!r} is a term of the training loss and changes no prediction; "
-                    "leave it out",
-                    pointer=f"#/regularizers/{index}",
-                )
-        return resolve(spec, model.graph)
-    if not asks_for_trained and spec.num_samples is None:
-        return ()
-    trained = trained_perturbations(model)
-    if not is_stochastic(trained):
-        raise SpecError(
-            "the model was trained without dropout and noise, so all passes would be the same; "
-            "give `input_dropout`, `hidden_dropout`, `output_dropout` or `dropout` with rates, or "
-            "leave out `num_samples`",
-            pointer="#/dropout" if asks_for_trained else "#/num_samples",
-        )
-    return trained
-
-
-def _refuse_beside_trained(spec: PredictSpec) -> None:
-    for key in sorted(set(RegularizationSpec.model_fields) - {"dropout"}):
-        if getattr(spec, key) is not None:
-            raise SpecError(
-                f"`dropout` is 'trained', which stands for all rates; leave out `{key}`, or give "
-                "`dropout` as a map of patterns",
-                pointer=f"#/{key}",
-            )
-
-
-def _statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
-    form = model.graph.form
-    defaults = default_statistics(form)
-    if spec.statistics is None:
-        return defaults
-    if spec.num_samples is None:
-        raise SpecError(
-            "`statistics` are of several passes; give `num_samples`", pointer="#/statistics"
-        )
-    has = statistics_of(form)
-    for index, name in enumerate(spec.statistics):
-        if name not in has:
-            raise SpecError(
-                f"a {form} has no {name!r}; it has {', '.join(has)}",
-                pointer=f"#/statistics/{index}",
-            )
-        if name == "interval":
-            raise SpecError(
-                "the model is not calibrated, so it has no `interval`; `predictive_quantiles` give "
-                "one from the fitted noise",
-                pointer=f"#/statistics/{index}",
-            )
-    return tuple(dict.fromkeys(spec.statistics))
-
-
-def _noise_warnings(model: Model, statistics: Sequence[str]) -> list[str]:
-    needs = [name for name in _OF_NOISE if name in statistics]
-    if not needs or model.noise_precision is not None or model.graph.noise_output is not None:
-        return []
-    return [
-        "the model has no noise precision (it was trained without validation rows, or imported): "
-        "aleatoric and total variance and predictive quantiles are null"
-    ]
-
-
-def _sample_warnings(spec: PredictSpec, statistics: Sequence[str]) -> list[str]:
-    assert spec.num_samples is not None
-    few = [
-        quantile_key(quantile)
-        for quantile in spec.quantiles
-        if 0 < min(quantile, 1 - quantile) < 1 / spec.num_samples
-    ]
-    if "quantiles" not in statistics or not few:
-        return []
-    return [
-        f"{spec.num_samples} passes say little about the quantiles {', '.join(few)}: "
-        "none or one lies beyond; ask for more passes"
-    ]
-
-
-def _joined(pieces: Sequence[Tree]) -> Tree:
-    """Concatenate the rows of pieces; `samples` have theirs on the second axis."""
-
-    def join(key: str, values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: join(name, [value[name] for value in values]) for name in values[0]}
-        return np.concatenate(values, axis=1 if key == "samples" else 0)
-
-    return {key: join(key, [piece[key] for piece in pieces]) for key in pieces[0]}

@@ -1,39 +1,193 @@
-"""Statistics over Monte-Carlo passes.
+"""Statistics over Monte-Carlo passes, in one pass over blocks of them.
 
-Every function takes samples with the passes first and works on each element of the rest alone, in
-one fixed order of operations, so that a row's statistics have the same bits in any company.
+Samples have the passes first. Each element of the rest is worked on alone, in one fixed order of
+operations: passes are cut into blocks of 64 by their number, each block is summed by halving, and
+blocks are merged in their order. So a row's statistics have the same bits in any company, and
+however its passes were cut into pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 __all__ = [
+    "BLOCK",
+    "Blocks",
+    "Moments",
+    "count_votes",
     "entropy",
     "mean_and_variance",
-    "mixture_quantiles",
     "pass_mean",
-    "pass_quantiles",
-    "quantile_key",
+    "reduce_blocks",
     "variation_ratio",
 ]
 
-Samples = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.floating[Any]]
 Values = npt.NDArray[np.float64]
 
-_BLOCK = 256  # passes
+BLOCK = 64
+"""Passes of a block; only the last one of all may have fewer."""
+_TILE = 1024
+"""Columns worked on at once, each of a block of one number: half a MiB stays in the cache."""
 
 
-def pass_mean(samples: npt.NDArray[np.floating]) -> Values:
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Consecutive passes, each block by itself."""
+
+    passes: int
+    means: Values
+    """(blocks, …)"""
+    squares: Values | None
+    """Sums of squared deviations from the block's mean, (blocks, …)."""
+
+
+def reduce_blocks(samples: Samples, *, spread: bool = True) -> Blocks:
+    """Reduce passes (T, …), of which the first begins a block; without `spread` to means alone."""
+    passes, shape = len(samples), samples.shape[1:]
+    flat = samples.reshape(passes, -1)
+    count, width = -(-passes // BLOCK), flat.shape[1]
+    if count * width <= _TILE:
+        means, squares = _reduce_tile(flat, spread)
+    else:
+        means = np.empty((count, width))
+        squares = np.empty((count, width)) if spread else None
+        group = max(1, _TILE // max(1, width))
+        for first in range(0, count, group):
+            for column in range(0, width, _TILE):
+                at = np.s_[first : first + group, column : column + _TILE]
+                part = flat[first * BLOCK : (first + group) * BLOCK, at[1]]
+                means[at], of_tile = _reduce_tile(part, spread)
+                if squares is not None:
+                    squares[at] = of_tile
+    return Blocks(
+        passes=passes,
+        means=means.reshape(count, *shape),
+        squares=None if squares is None else squares.reshape(count, *shape),
+    )
+
+
+def _reduce_tile(part: Samples, spread: bool) -> tuple[Values, Values | None]:
+    """Return means and squares, (blocks, width), of passes (T, width)."""
+    full, rest = divmod(len(part), BLOCK)
+    width = part.shape[1]
+    count = full + (rest > 0)
+    # The passes of a block first, so that every sum runs along all blocks and columns at once.
+    values = np.zeros((BLOCK, count, width)) if rest else np.empty((BLOCK, count, width))
+    if full:
+        values[:, :full] = part[: full * BLOCK].reshape(full, BLOCK, width).swapaxes(0, 1)
+    if rest:
+        values[:rest, full] = part[full * BLOCK :]
+    means = _halved(values)
+    means[:full] *= 1 / BLOCK
+    if rest:
+        means[full] /= rest
+    if not spread:
+        return means, None
+    values -= means
+    if rest:
+        values[rest:, full] = 0
+    np.square(values, out=values)
+    return means, _halved(values)
+
+
+def _halved(values: Values) -> Values:
+    """Sum over the first axis, of length `BLOCK`, by halving.
+
+    `np.sum` would choose its order by the array's shape.
+    """
+    half = BLOCK // 2
+    folded: Values = values[:half] + values[half:]
+    while half > 1:
+        half //= 2
+        folded[:half] += folded[half : 2 * half]
+    total: Values = folded[0]
+    return total
+
+
+class Moments:
+    """Mean and sample variance of passes that come in pieces, each of whole blocks but the last.
+
+    Blocks are merged by the formula of Chan, Golub & LeVeque (1979), in float64; the running mean
+    is kept as its difference from the first block's, so that a large mean costs no digits.
+    """
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self._first: Values = np.zeros(())
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, blocks: Blocks) -> None:
+        """Merge the passes that follow."""
+        if self.passes % BLOCK:
+            raise ValueError("passes follow a block that is not full")
+        count = len(blocks.means)
+        if self.passes == 0:
+            self._first = blocks.means[0]
+            self._squares = 0.0 if blocks.squares is None else blocks.squares[0]
+            self.passes = min(BLOCK, blocks.passes)
+            if count > 1:
+                self._merge(blocks, 1)
+        else:
+            self._merge(blocks, 0)
+
+    def _merge(self, blocks: Blocks, skipped: int) -> None:
+        """Merge all blocks but those skipped."""
+        means = blocks.means[skipped:]
+        sizes = np.full(len(means), float(BLOCK))
+        sizes[-1] = (blocks.passes - 1) % BLOCK + 1
+        before = self.passes + BLOCK * np.arange(len(means), dtype=np.float64)
+        along = (-1,) + (1,) * (means.ndim - 1)
+        deviations = means - self._first
+        # accumulate adds one after another, so that pieces may begin anywhere.
+        sums = _accumulated(self._sum, deviations * sizes.reshape(along))
+        if blocks.squares is not None:
+            deviations -= sums[:-1] / before.reshape(along)
+            np.square(deviations, out=deviations)
+            deviations *= (before * sizes / (before + sizes)).reshape(along)
+            deviations += blocks.squares[skipped:]
+            self._squares = _accumulated(self._squares, deviations)[-1]
+        self._sum = sums[-1]
+        self.passes += int(sizes.sum())
+
+    @property
+    def mean(self) -> Values:
+        mean: Values = self._first + self._sum / self.passes
+        return mean
+
+    @property
+    def variance(self) -> Values | None:
+        """With divisor T - 1; None for one pass. Exactly 0 where all passes agree."""
+        if self.passes < 2:
+            return None
+        variance: Values = self._squares / (self.passes - 1)
+        return variance
+
+    @property
+    def first(self) -> Values:
+        """The mean of the first block."""
+        return self._first
+
+
+def _accumulated(start: Any, terms: Values) -> Values:
+    """Return the running sums of `terms` along the first axis, from `start` on."""
+    sums = np.empty((len(terms) + 1, *terms.shape[1:]))
+    sums[0] = start
+    sums[1:] = terms
+    running: Values = np.add.accumulate(sums, axis=0, out=sums)
+    return running
+
+
+def pass_mean(samples: Samples) -> Values:
     """Return the mean over the passes, (passes, …) -> (…), in float64."""
-    total: Values = np.zeros(samples.shape[1:])
-    for start in range(0, len(samples), _BLOCK):
-        total += _pass_sum(samples[start : start + _BLOCK].astype(np.float64))
-    return total / len(samples)
+    moments = Moments()
+    moments.add(reduce_blocks(samples, spread=False))
+    return moments.mean
 
 
 def mean_and_variance(samples: Samples) -> tuple[Values, Values | None]:
@@ -41,106 +195,33 @@ def mean_and_variance(samples: Samples) -> tuple[Values, Values | None]:
 
     The variance of one pass does not exist: None. It is exactly 0 where all passes agree.
     """
-    mean = pass_mean(samples)
-    if len(samples) < 2:
-        return mean, None
-    squares: Values = np.zeros(samples.shape[1:])
-    for start in range(0, len(samples), _BLOCK):
-        squares += _pass_sum((samples[start : start + _BLOCK] - mean) ** 2)
-    return mean, squares / (len(samples) - 1)
+    moments = Moments()
+    moments.add(reduce_blocks(samples))
+    return moments.mean, moments.variance
 
 
-def _pass_sum(block: Values) -> Values:
-    """Sum over the first axis by halving, the same for any number of other elements.
-
-    `np.sum` would choose its order by the array's shape.
-    """
-    while len(block) > 1:
-        half = len(block) // 2
-        folded = block[:half] + block[half : 2 * half]
-        if len(block) % 2:
-            folded[0] += block[-1]
-        block = folded
-    total: Values = block[0]
-    return total
+def entropy(probabilities: Samples) -> Values:
+    """Return the entropy over the last axis, in nats; 0 log 0 is 0, and nothing is clipped."""
+    p = np.ascontiguousarray(probabilities, dtype=np.float64)
+    # No float32 but 0 is below the smallest normal float64, and p log p is 0 there.
+    logs = np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    logs *= p
+    # Not the negative of the sum: certainty has 0, not -0.
+    entropies: Values = np.subtract(0.0, logs.sum(axis=-1))
+    return entropies
 
 
-def pass_quantiles(samples: Samples, quantiles: Sequence[float]) -> list[Values]:
-    """Return quantiles of the passes, linear between order statistics (Hyndman & Fan 1996, 7)."""
-    ordered = np.sort(samples, axis=0)
-    results = []
-    for quantile in quantiles:
-        position = quantile * (len(ordered) - 1)
-        below = int(position)
-        above = min(below + 1, len(ordered) - 1)
-        low = ordered[below].astype(np.float64)
-        results.append(low + (position - below) * (ordered[above] - low))
-    return results
+def count_votes(samples: Samples) -> npt.NDArray[np.int64]:
+    """Return how many passes (T, …, classes) find each class the likeliest, (…, classes)."""
+    classes = samples.shape[-1]
+    chosen = samples.argmax(axis=-1).reshape(len(samples), -1)
+    cells = chosen.shape[1] * classes
+    chosen += np.arange(0, cells, classes)
+    counted: npt.NDArray[np.int64] = np.bincount(chosen.ravel(), minlength=cells)
+    return counted.reshape(samples.shape[1:])
 
 
-def mixture_quantiles(
-    samples: Values, precision: Values, quantiles: Sequence[float]
-) -> list[Values]:
-    """Return quantiles of the predictive distribution: passes plus Gaussian noise.
-
-    `samples` are (passes, rows, *shape), `precision` in units^-2 broadcasts against a row, or is of
-    the samples' own shape. The distribution is the mixture of T normals around the samples; its
-    quantile is found by Newton's method, kept inside a shrinking bracket. Quantiles 0 and 1 are
-    infinite.
-    """
-    deviation = 1 / np.sqrt(precision)
-    return [_mixture_quantile(samples, deviation, quantile) for quantile in quantiles]
-
-
-def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Values:
-    if quantile in (0.0, 1.0):
-        return np.full(samples.shape[1:], np.inf if quantile else -np.inf)
-    ends = samples + special.ndtri(quantile) * deviation
-    low, high = ends.min(axis=0), ends.max(axis=0)
-    x: Values = (low + high) / 2
-    settled = low >= high
-    of_passes = deviation.ndim == samples.ndim
-    tolerance = 1e-9 * (deviation.min(axis=0) if of_passes else deviation)
-    for _ in range(60):
-        z = (x - samples) / deviation
-        excess = pass_mean(special.ndtr(z)) - quantile
-        density = pass_mean(np.exp(-0.5 * z * z) / deviation) / np.sqrt(2 * np.pi)
-        low = np.where(excess < 0, x, low)
-        high = np.where(excess < 0, high, x)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            step = x - excess / density
-        # A Newton step out of the bracket, or through a gap without density, is a bisection.
-        inside = (step > low) & (step < high)
-        following = np.where(inside, step, (low + high) / 2)
-        # Elements settle one by one: how long the others take does not change them.
-        following = np.where(settled, x, following)
-        settled = settled | (np.abs(following - x) <= tolerance)
-        x = following
-        if settled.all():
-            break
-    return x
-
-
-def entropy(probabilities: npt.NDArray[np.floating]) -> Values:
-    """Return the entropy over the last axis, in nats; 0 log 0 is 0."""
-    p = probabilities.astype(np.float64)
-    values: Values = special.entr(p).sum(axis=-1)
-    return values
-
-
-def variation_ratio(samples: Samples) -> Values:
-    """Return the share of passes whose class is not the most frequent one, (rows, …).
-
-    `samples` are (passes, rows, …, classes).
-    """
-    passes, classes = len(samples), samples.shape[-1]
-    chosen = samples.argmax(axis=-1).reshape(passes, -1)
-    votes = np.zeros((chosen.shape[1], classes), dtype=np.int64)
-    np.add.at(votes, (np.broadcast_to(np.arange(len(votes)), chosen.shape), chosen), 1)
-    share: Values = 1.0 - votes.max(axis=1) / passes
-    return share.reshape(samples.shape[1:-1])
-
-
-def quantile_key(quantile: float) -> str:
-    """Return the quantile in its shortest decimal: ``0.05``."""
-    return np.format_float_positional(quantile, trim="-")
+def variation_ratio(counted: npt.NDArray[np.int64]) -> Values:
+    """Return the share of votes (…, classes) that are not for the most frequent class, (…)."""
+    share: Values = 1.0 - counted.max(axis=-1) / counted.sum(axis=-1)
+    return share

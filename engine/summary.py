@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,10 @@ from engine.artifact import Model
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.graph import Graph
+from engine.quantiles import mixture_quantiles, pass_quantiles, quantile_key
 from engine.spec import PredictSpec
-from engine.statistics import (
-    entropy,
-    mean_and_variance,
-    mixture_quantiles,
-    pass_mean,
-    pass_quantiles,
-    quantile_key,
-    variation_ratio,
-)
+from engine.statistics import entropy, variation_ratio
+from engine.tallies import Kept, Tally
 
 __all__ = [
     "Summary",
@@ -49,6 +45,7 @@ _CLASSIFICATION = (
     "variation_ratio",
 )
 _HIDDEN = ("mean", "std", "quantiles", "standard_error")
+_OF_SPREAD = frozenset({"std", "standard_error", "variance"})
 _ON_REQUEST = {
     "regressor": ("predictive_quantiles", "interval", "samples"),
     "autoencoder": ("predictive_quantiles", "interval", "samples"),
@@ -70,21 +67,46 @@ def statistics_of(form: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The statistics that one request asks for.
-
-    Samples come as (passes, rows, *shape). A single one may stand for all passes where no mask
-    reaches the output.
-    """
+    """The statistics that one request asks for, of any rows."""
 
     model: Model
     spec: PredictSpec
     asked: tuple[str, ...]
-    noise: Array | None = None
-    """Variance of the noise of each sample, in original units^2, where the network learnt it."""
+    tolerance: Array | None = None
+    """Largest standard errors that end the drawing of passes; broadcasts against outputs."""
 
-    @property
-    def passes(self) -> int:
-        return self.spec.num_samples or 1
+    # -- what to keep of the passes ----------------------------------------------------------------
+
+    @cached_property
+    def kept(self) -> Kept:
+        """What is kept of the prediction's passes."""
+        asked = set(self.asked)
+        return Kept(
+            spread=self.tolerance is not None or bool(asked & _OF_SPREAD),
+            samples=bool(asked & {"samples", "quantiles", "predictive_quantiles"}),
+            entropies=bool(asked & {"expected_entropy", "mutual_information"}),
+            votes="variation_ratio" in asked,
+        )
+
+    @cached_property
+    def kept_of_noise(self) -> Kept:
+        """What is kept of the variance of the noise that a network learnt."""
+        return Kept(samples="predictive_quantiles" in self.asked)
+
+    @cached_property
+    def kept_of_other(self) -> Kept:
+        """What is kept of other named outputs."""
+        asked = set(self._asked_of_other)
+        return Kept(spread=bool(asked & _OF_SPREAD), samples=bool(asked & {"samples", "quantiles"}))
+
+    @cached_property
+    def _asked_of_other(self) -> tuple[str, ...]:
+        if self.spec.statistics is None:
+            return _HIDDEN
+        asked = tuple(name for name in (*_HIDDEN, "samples") if name in self.asked)
+        return asked or ("mean", "std")
+
+    # -- answers -----------------------------------------------------------------------------------
 
     def of_one(self, value: Samples) -> Tree:
         """Return a single pass: `prediction`, and a classifier's `label` and `probabilities`."""
@@ -96,99 +118,114 @@ class Summary:
             }
         return {"prediction": self.model.encoding.decode(value)}
 
-    def of_numbers(self, samples: Samples, x: Inputs) -> Tree:
-        """Summarise a regressor's passes in original units; `x` are the encoded inputs."""
-        encoding = self.model.encoding
-        scale = encoding.target_scale
-        mean, variance = self._moments(samples)
-        answer: Tree = {"mean": encoding.decode(mean)}
-        answer |= self._spread(variance, mean, scale)
-        if "quantiles" in self.asked:
-            values = pass_quantiles(samples, self.spec.quantiles)
+    def of_passes(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
+        """Summarise the passes of the prediction; `x` are the encoded inputs.
+
+        `noise` has the variances in original units^2 that the network learnt, where it did.
+        """
+        if self.model.graph.form == "classifier":
+            return self._of_classes(own, passes)
+        return self._of_numbers(own, noise, x, passes)
+
+    def of_other(self, tally: Tally, passes: int) -> Tree:
+        """Statistics of another named output, in the network's own units."""
+        asked = self._asked_of_other
+        answer = self._spread(tally, asked, passes, 1.0)
+        if "mean" in asked:
+            answer["mean"] = tally.mean
+        if "quantiles" in asked:
+            values = pass_quantiles(tally.samples, self.spec.quantiles)
+            answer["quantiles"] = self._by_quantile(values)
+        if "samples" in asked:
+            answer["samples"] = _all_passes(tally, passes)
+        return {name: answer[name] for name in asked}
+
+    def meets_tolerance(self, own: Tally, passes: int) -> bool:
+        """Say whether no standard error of the prediction is above the tolerance."""
+        variance = own.variance(passes)
+        if self.tolerance is None or variance is None:
+            return False
+        errors = np.sqrt(variance / passes) * self.model.encoding.target_scale
+        return bool((errors <= self.tolerance).all())
+
+    def _of_numbers(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
+        """Summarise a regressor's passes in original units."""
+        encoding, asked = self.model.encoding, self.asked
+        answer = self._spread(own, asked, passes, encoding.target_scale)
+        answer["mean"] = encoding.decode(own.mean)
+        if "quantiles" in asked:
+            values = pass_quantiles(own.samples, self.spec.quantiles)
             answer["quantiles"] = self._by_quantile([encoding.decode(value) for value in values])
-        if "variance" in self.asked:
-            answer["variance"] = self._variances(answer["std"])
-        if "predictive_quantiles" in self.asked:
-            answer["predictive_quantiles"] = self._predictive_quantiles(samples)
-        if "reconstruction_error" in self.asked:
+        if "variance" in asked:
+            answer["variance"] = self._variances(answer["std"], noise)
+        if "predictive_quantiles" in asked:
+            answer["predictive_quantiles"] = self._predictive_quantiles(own, noise)
+        if "reconstruction_error" in asked:
             (given,) = x.values.values()
             errors = (encoding.decode(given) - answer["mean"]) ** 2
             answer["reconstruction_error"] = errors.reshape(len(errors), -1).mean(axis=1)
-        if "samples" in self.asked:
-            answer["samples"] = encoding.decode(self._all_passes(samples))
-        return {name: answer[name] for name in self.asked}
-
-    def of_classes(self, samples: Samples) -> Tree:
-        """Summarise a classifier's passes; `samples` are probabilities that add up to one."""
-        mean, variance = self._moments(samples)
-        answer: Tree = {"label": self._labels(mean.argmax(axis=-1)), "probabilities": mean}
-        answer |= self._spread(variance, mean, 1.0)
-        answer["entropy"] = entropy(mean)
-        answer["expected_entropy"] = pass_mean(entropy(samples))
-        # The mean's entropy is no less than the mean entropy (Jensen); rounding may say otherwise.
-        answer["mutual_information"] = np.maximum(
-            answer["entropy"] - answer["expected_entropy"], 0.0
-        )
-        answer["variation_ratio"] = variation_ratio(samples)
-        if "samples" in self.asked:
-            answer["samples"] = self._all_passes(samples)
-        return {name: answer[name] for name in self.asked}
-
-    def of_other(self, samples: Samples) -> Tree:
-        """Statistics of another named output, in the network's own units."""
-        asked = [name for name in (*_HIDDEN, "samples") if name in self.asked]
-        asked = asked or ["mean", "std"]
-        if self.spec.statistics is None:
-            asked = list(_HIDDEN)
-        mean, variance = self._moments(samples)
-        answer: Tree = {"mean": mean} | self._spread(variance, mean, 1.0)
-        if "quantiles" in asked:
-            answer["quantiles"] = self._by_quantile(pass_quantiles(samples, self.spec.quantiles))
         if "samples" in asked:
-            answer["samples"] = self._all_passes(samples)
+            answer["samples"] = encoding.decode(_all_passes(own, passes))
+        return {name: answer[name] for name in asked}
+
+    def _of_classes(self, own: Tally, passes: int) -> Tree:
+        """Summarise a classifier's passes, whose probabilities add up to one."""
+        asked, mean = self.asked, own.mean
+        answer = self._spread(own, asked, passes, 1.0)
+        answer |= {"label": self._labels(mean.argmax(axis=-1)), "probabilities": mean}
+        if "entropy" in asked or "mutual_information" in asked:
+            answer["entropy"] = entropy(mean)
+        if self.kept.entropies:
+            answer["expected_entropy"] = own.expected_entropy
+        if "mutual_information" in asked:
+            # The mean's entropy is no less than the mean entropy (Jensen); rounding may say so.
+            excess = answer["entropy"] - answer["expected_entropy"]
+            answer["mutual_information"] = np.maximum(excess, 0.0)
+        if "variation_ratio" in asked:
+            answer["variation_ratio"] = variation_ratio(own.votes)
+        if "samples" in asked:
+            answer["samples"] = _all_passes(own, passes)
         return {name: answer[name] for name in asked}
 
     def _labels(self, classes: npt.NDArray[np.intp]) -> Array:
         labels = np.array(self.model.encoding.classes, dtype=object)
         return labels[classes]
 
-    def _moments(self, samples: Samples) -> tuple[Array, Array | None]:
-        """Mean and variance; of one sample that stands for all passes, the variance is zero."""
-        mean, variance = mean_and_variance(samples)
-        if len(samples) == 1 and self.passes > 1:
-            variance = np.zeros_like(mean)
-        return mean, variance
-
     def _spread(
-        self, variance: Array | None, like: Array, scale: Array | float
-    ) -> dict[str, Array]:
-        """Return `std` and `standard_error`, which do not exist for one pass."""
+        self, tally: Tally, asked: Collection[str], passes: int, scale: Array | float
+    ) -> Tree:
+        """Return `std` and `standard_error`, which do not exist for one pass, if need be."""
+        if _OF_SPREAD.isdisjoint(asked):
+            return {}
+        variance = tally.variance(passes)
         if variance is None:
-            missing = np.full(like.shape, np.nan)
+            missing = np.full(tally.mean.shape, np.nan)
             return {"std": missing, "standard_error": missing}
         std = np.sqrt(variance) * scale
-        return {"std": std, "standard_error": std / np.sqrt(self.passes)}
+        if "standard_error" not in asked:
+            return {"std": std}
+        return {"std": std, "standard_error": std / math.sqrt(passes)}
 
-    def _variances(self, std: Array) -> Tree:
+    def _variances(self, std: Array, noise: Tally | None) -> Tree:
         epistemic = std**2
         precision = self.model.noise_precision
-        if self.noise is not None:
-            aleatoric = pass_mean(self.noise)
+        if noise is not None:
+            aleatoric = noise.mean
         elif precision is not None:
             aleatoric = np.broadcast_to(1 / precision, std.shape)
         else:
             aleatoric = np.full(std.shape, np.nan)
         return {"epistemic": epistemic, "aleatoric": aleatoric, "total": epistemic + aleatoric}
 
-    def _predictive_quantiles(self, samples: Samples) -> Tree:
-        precision = self.model.noise_precision
-        if self.noise is not None:
-            precision = 1 / self.noise
+    def _predictive_quantiles(self, own: Tally, noise: Tally | None) -> Tree:
+        samples, precision = own.samples, self.model.noise_precision
+        if noise is not None:
+            precision = 1 / noise.samples
         if precision is None:
             missing = np.full(samples.shape[1:], np.nan)
             return self._by_quantile([missing for _ in self.spec.quantiles])
         decoded = self.model.encoding.decode(samples)
-        if self.noise is not None:
+        if noise is not None:
             decoded, precision = np.broadcast_arrays(decoded, precision)
         return self._by_quantile(mixture_quantiles(decoded, precision, self.spec.quantiles))
 
@@ -196,8 +233,9 @@ class Summary:
         keys = [quantile_key(quantile) for quantile in self.spec.quantiles]
         return dict(zip(keys, values, strict=True))
 
-    def _all_passes(self, samples: Samples) -> Samples:
-        return np.broadcast_to(samples, (self.passes, *samples.shape[1:]))
+
+def _all_passes(tally: Tally, passes: int) -> Array:
+    return np.broadcast_to(tally.samples, (passes, *tally.samples.shape[1:]))
 
 
 def noise_variance(graph: Graph, encoding: Encoding, values: Samples) -> Array:

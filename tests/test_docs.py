@@ -12,10 +12,11 @@ import pytest
 from engine.calibration import mixture_log_likelihood
 from engine.errors import PatternError
 from engine.names import match
+from engine.quantiles import mixture_quantiles
 from engine.regularizers import resolve, sites_of
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
-from engine.statistics import entropy, mean_and_variance, mixture_quantiles, pass_mean
+from engine.statistics import entropy, mean_and_variance, pass_mean
 from service.app import create_app
 from service.settings import Settings
 from service.store.jobs import OWN_EVENTS

@@ -17,8 +17,19 @@ from engine.spec.values import (
     Index,
     NonNegative,
     Pattern,
+    Positive,
     Seed,
     Spec,
+    at_most,
+)
+
+Tolerance = (
+    Positive
+    | Annotated[
+        dict[Annotated[str, Field(max_length=256)], Positive],
+        Field(min_length=1, max_length=MAX_ENTRIES),
+        at_most(MAX_ENTRIES),
+    ]
 )
 
 
@@ -79,6 +90,14 @@ class PredictSpec(PassesSpec):
     ] = (0.05, 0.5, 0.95)
     outputs: Annotated[tuple[Pattern, ...], Field(max_length=MAX_ENTRIES, fail_fast=True)] = ()
     """Patterns of other named outputs to return, ``-predrop`` ones included."""
+    tolerance: Tolerance | None = None
+    """Draw passes until the largest `standard_error` of the prediction is at most this, looked at
+    after 64, 128, 256, … passes; at most `num_samples` passes. In the targets' own units, one
+    number for all or an object by target (a target that it does not name may have any error); of a
+    classifier one number, for the standard errors of its probabilities."""
+    budget_ms: Positive | None = None
+    """Draw passes for so many milliseconds, but 64 at the least and `num_samples` at the most, and
+    answer with what they say."""
     start: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """A layer (`hid2`), or its `out` (`hid2:out`), whose values the `inputs` are, as lists of rows
     in the network's own units: the layers before it are passed over, and an autoencoder's code is

@@ -18,9 +18,9 @@ from engine.graph import Graph, build_graph, resolved_network
 from engine.losses import LossTerms
 from engine.network import Network
 from engine.plan import TrainingPlan, plan_training
+from engine.quantiles import mixture_quantiles
 from engine.sampling import Sampler
 from engine.spec import NetworkSpec, TrainSpec
-from engine.statistics import mixture_quantiles
 from engine.summary import noise_variance
 from engine.training import EpochEnd, Training, TrainingData
 from tests.engine.networks import graph_of, rows_of

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+from fractions import Fraction
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize, stats
 
+from engine.quantiles import mixture_quantiles, pass_quantiles, quantile_key
 from engine.statistics import (
+    BLOCK,
+    Moments,
+    count_votes,
     entropy,
     mean_and_variance,
-    mixture_quantiles,
-    pass_quantiles,
-    quantile_key,
+    reduce_blocks,
     variation_ratio,
 )
 
@@ -42,6 +48,43 @@ def test_moments_and_quantiles_are_numpys(samples: np.ndarray) -> None:
     ):
         expected = np.quantile(exact, quantile, axis=0)
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-9 * scale)
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples_of, st.data())
+def test_moments_have_the_same_bits_however_their_passes_are_cut(
+    samples: np.ndarray, data: st.DataObject
+) -> None:
+    moments = Moments()
+    blocks = -(-len(samples) // BLOCK)
+    cuts = data.draw(st.sets(st.integers(1, blocks), max_size=5))
+    for first, end in pairwise(sorted({0, blocks, *cuts})):
+        moments.add(reduce_blocks(samples[first * BLOCK : end * BLOCK]))
+    mean, variance = mean_and_variance(samples)
+    assert np.array_equal(moments.mean, mean)
+    assert moments.variance is not None
+    assert variance is not None
+    assert np.array_equal(moments.variance, variance)
+
+
+def test_passes_cannot_follow_a_block_that_is_not_full() -> None:
+    moments = Moments()
+    moments.add(reduce_blocks(np.zeros((3, 1), dtype=np.float32)))
+    with pytest.raises(ValueError, match="not full"):
+        moments.add(reduce_blocks(np.zeros((64, 1), dtype=np.float32)))
+
+
+@pytest.mark.parametrize("offset", [1e6, -3e9, 1e12])
+def test_moments_at_a_large_mean_are_those_of_two_passes(offset: float) -> None:
+    values = offset + np.random.default_rng(4).standard_normal((5000, 3))
+    mean, variance = mean_and_variance(values)
+    assert variance is not None
+    exact = [statistics.variance(map(Fraction, column)) for column in values.T.tolist()]
+    # Each value carries its own rounding; what is computed adds about as much.
+    bound = 8 * np.spacing(abs(offset)) * np.sqrt(1 / 5000) + 1e-13
+    np.testing.assert_allclose(variance, [float(v) for v in exact], rtol=bound)
+    means = [float(statistics.mean(map(Fraction, column))) for column in values.T.tolist()]
+    np.testing.assert_allclose(mean, means, rtol=4e-16)
 
 
 def test_moments_survive_a_large_offset() -> None:
@@ -114,10 +157,25 @@ def test_entropies_are_exact_at_certainty_and_uniform() -> None:
     assert entropy(p)[0] == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 9), st.integers(2, 6)),
+        elements=st.just(0.0) | st.just(1.0) | st.floats(2.0**-149, 1.0),
+    )
+)
+def test_entropies_are_scipys_in_nats(weights: np.ndarray) -> None:
+    sums = weights.sum(axis=1, keepdims=True)
+    p = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), 1 / weights.shape[1])
+    np.testing.assert_allclose(entropy(p), stats.entropy(p, axis=1), rtol=1e-13, atol=1e-15)
+    assert (entropy(p) >= 0).all()
+
+
 def test_variation_ratio_is_the_share_of_dissenting_passes() -> None:
     votes = np.array([0, 0, 1, 2, 0, 1, 0, 0])
     samples = np.eye(3, dtype=np.float32)[votes][:, None]
-    assert variation_ratio(samples).tolist() == [1 - 5 / 8]
+    assert variation_ratio(count_votes(samples)).tolist() == [1 - 5 / 8]
 
 
 @pytest.mark.parametrize(

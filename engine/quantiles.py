@@ -1,0 +1,80 @@
+"""Quantiles over Monte-Carlo passes: of the passes themselves, and of passes with noise added.
+
+Samples have the passes first; each element of the rest is worked on alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from engine.statistics import pass_mean
+
+__all__ = ["mixture_quantiles", "pass_quantiles", "quantile_key"]
+
+Samples = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+
+
+def pass_quantiles(samples: Samples, quantiles: Sequence[float]) -> list[Values]:
+    """Return quantiles of the passes, linear between order statistics (Hyndman & Fan 1996, 7)."""
+    ordered = np.sort(samples, axis=0)
+    results = []
+    for quantile in quantiles:
+        position = quantile * (len(ordered) - 1)
+        below = int(position)
+        above = min(below + 1, len(ordered) - 1)
+        low = ordered[below].astype(np.float64)
+        results.append(low + (position - below) * (ordered[above] - low))
+    return results
+
+
+def mixture_quantiles(
+    samples: Values, precision: Values, quantiles: Sequence[float]
+) -> list[Values]:
+    """Return quantiles of the predictive distribution: passes plus Gaussian noise.
+
+    `samples` are (passes, rows, *shape), `precision` in units^-2 broadcasts against a row, or is of
+    the samples' own shape. The distribution is the mixture of T normals around the samples; its
+    quantile is found by Newton's method, kept inside a shrinking bracket. Quantiles 0 and 1 are
+    infinite.
+    """
+    deviation = 1 / np.sqrt(precision)
+    return [_mixture_quantile(samples, deviation, quantile) for quantile in quantiles]
+
+
+def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Values:
+    if quantile in (0.0, 1.0):
+        return np.full(samples.shape[1:], np.inf if quantile else -np.inf)
+    ends = samples + special.ndtri(quantile) * deviation
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    x: Values = (low + high) / 2
+    settled = low >= high
+    of_passes = deviation.ndim == samples.ndim
+    tolerance = 1e-9 * (deviation.min(axis=0) if of_passes else deviation)
+    for _ in range(60):
+        z = (x - samples) / deviation
+        excess = pass_mean(special.ndtr(z)) - quantile
+        density = pass_mean(np.exp(-0.5 * z * z) / deviation) / np.sqrt(2 * np.pi)
+        low = np.where(excess < 0, x, low)
+        high = np.where(excess < 0, high, x)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = x - excess / density
+        # A Newton step out of the bracket, or through a gap without density, is a bisection.
+        inside = (step > low) & (step < high)
+        following = np.where(inside, step, (low + high) / 2)
+        # Elements settle one by one: how long the others take does not change them.
+        following = np.where(settled, x, following)
+        settled = settled | (np.abs(following - x) <= tolerance)
+        x = following
+        if settled.all():
+            break
+    return x
+
+
+def quantile_key(quantile: float) -> str:
+    """Return the quantile in its shortest decimal: ``0.05``."""
+    return np.format_float_positional(quantile, trim="-")

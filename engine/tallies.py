@@ -1,0 +1,97 @@
+"""Tallies: what is kept of an output's passes while they are drawn, piece after piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.statistics import Blocks, Moments, count_votes, entropy, reduce_blocks
+
+__all__ = ["Kept", "Piece", "Tally"]
+
+Samples = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is kept of an output's passes; their mean always is."""
+
+    spread: bool = False
+    samples: bool = False
+    entropies: bool = False
+    """Of class probabilities, the mean of each pass's entropy."""
+    votes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some passes, reduced to what is kept of them."""
+
+    blocks: Blocks
+    entropies: Blocks | None
+    votes: npt.NDArray[np.int64] | None
+    samples: Samples | None
+
+
+class Tally:
+    """What is known of an output after some passes, (rows, *shape)."""
+
+    def __init__(self, kept: Kept, *, constant: bool = False) -> None:
+        """Of a `constant` output one sample is added, which stands for all passes."""
+        self._kept = kept
+        self.constant = constant
+        self._moments = Moments()
+        self._entropies = Moments()
+        self._votes: npt.NDArray[np.int64] | None = None
+        self._samples: list[Samples] = []
+
+    def reduce(self, samples: Samples) -> Piece:
+        """Reduce the passes that follow, (passes, rows, *shape), without adding them."""
+        kept = self._kept
+        spread = kept.spread and not self.constant
+        entropies = reduce_blocks(entropy(samples), spread=False) if kept.entropies else None
+        return Piece(
+            blocks=reduce_blocks(samples, spread=spread),
+            entropies=entropies,
+            votes=count_votes(samples) if kept.votes else None,
+            samples=samples if kept.samples else None,
+        )
+
+    def add(self, piece: Piece) -> None:
+        """Add the passes that follow."""
+        self._moments.add(piece.blocks)
+        if piece.entropies is not None:
+            self._entropies.add(piece.entropies)
+        if piece.votes is not None:
+            self._votes = piece.votes if self._votes is None else self._votes + piece.votes
+        if piece.samples is not None:
+            self._samples.append(piece.samples)
+
+    @property
+    def mean(self) -> Values:
+        return self._moments.mean
+
+    def variance(self, passes: int) -> Values | None:
+        """Return the sample variance, which of one pass does not exist; needs `spread`."""
+        if self.constant:
+            return np.zeros(self.mean.shape) if passes > 1 else None
+        return self._moments.variance
+
+    @property
+    def expected_entropy(self) -> Values:
+        return self._entropies.mean
+
+    @property
+    def votes(self) -> npt.NDArray[np.int64]:
+        assert self._votes is not None
+        return self._votes
+
+    @property
+    def samples(self) -> Samples:
+        """The passes so far, (passes, rows, *shape); of a constant output a single one."""
+        if len(self._samples) > 1:
+            self._samples = [np.concatenate(self._samples)]
+        return self._samples[0]
