@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -158,9 +158,9 @@ class PredictionPlan:
     ) -> Estimate:
         """Return the last estimate, at less cost than by the ones before it; see `estimates`."""
         if self.num_samples is None or (self.summary.tolerance is None and late is never):
-            outputs = self._outputs(x, row_ids, stop)
+            outputs = self.outputs(x, row_ids + self.spec.row_offset, stop=stop)
             return Estimate(num_samples=self.passes, stopped_by="num_samples", outputs=outputs)
-        *_, last = self._drawing(x, row_ids, stop).estimates(
+        *_, last = self._drawing(x, row_ids + self.spec.row_offset, stop).estimates(
             late, running=False, flops_per_draw=self.flops_per_draw
         )
         return last
@@ -183,15 +183,51 @@ class PredictionPlan:
         if self.num_samples is None:
             yield self.answer(x, row_ids, stop=stop)
             return
-        yield from self._drawing(x, row_ids, stop).estimates(
+        yield from self._drawing(x, row_ids + self.spec.row_offset, stop).estimates(
             late, running=True, flops_per_draw=self.flops_per_draw
         )
 
-    def _outputs(self, x: Inputs, ids: npt.NDArray[np.int64], stop: Callable[[], bool]) -> Tree:
+    @cached_property
+    def batch_key(self) -> Hashable:
+        """What plans have in common that may run together; see `engine.batching`.
+
+        Model and rates, passes and masks, and what is asked for; seed and `row_offset` may differ.
+        It holds while the plans live. A plan that ends by tolerance or time has a key of its own.
+        """
+        spec, model = self.spec, self.model
+        ends = (spec.tolerance, spec.budget_ms, spec.generate)
+        if any(end is not None for end in ends):
+            return object()
+        return (
+            model.network,
+            id(model.encoding),
+            id(model.noise_precision),
+            self.regularizers,
+            self.extra,
+            self.start,
+            (self.statistics, spec.statistics is None),
+            spec.quantiles,
+            spec.num_samples,
+            spec.masks,
+        )
+
+    def outputs(
+        self,
+        x: Inputs,
+        row_ids: npt.NDArray[np.int64],
+        *,
+        seeds: Sequence[int] | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> Tree:
+        """Return the outputs of `num_samples` passes, whatever the tolerance.
+
+        `row_ids` are the rows' positions in the random streams, `row_offset` included; `seeds` has
+        one for each row, instead of the plan's.
+        """
         if self.num_samples is not None:
-            return self._drawing(x, ids, stop).whole()
+            return self._drawing(x, row_ids, stop, seeds).whole()
         sampler = self._sampler(stop)
-        rows = sampler.prepare(x, ids + self.spec.row_offset)
+        rows = sampler.prepare(x, row_ids, seeds)
         drawn = dict(rows.deterministic)
         if sampler.stochastic:
             drawn |= {name: value[0] for name, value in rows.draw(0, 1).items()}
@@ -199,13 +235,20 @@ class PredictionPlan:
         one = self.summary.of_one(own.of(drawn[own.output]))
         return one | {name: drawn[name] for name in self.extra}
 
-    def _drawing(self, x: Inputs, ids: npt.NDArray[np.int64], stop: Callable[[], bool]) -> Drawing:
+    def _drawing(
+        self,
+        x: Inputs,
+        row_ids: npt.NDArray[np.int64],
+        stop: Callable[[], bool],
+        seeds: Sequence[int] | None = None,
+    ) -> Drawing:
         return Drawing(
             summary=self.summary,
             readings=self.readings,
             sampler=self._sampler(stop),
             x=x,
-            row_ids=ids + self.spec.row_offset,
+            row_ids=row_ids,
+            seeds=seeds,
         )
 
     def _sampler(self, stop: Callable[[], bool]) -> Sampler:
