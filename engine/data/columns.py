@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from engine.data.dataset import BOOLEAN, DATETIME, INTEGER, NUMBER, TEXT, Data, Limits
 from engine.errors import DataError
 
-__all__ = ["check_names", "make_table"]
+__all__ = ["check_names", "is_column_name", "make_table"]
 
 _MAX_NAME = 256
 _LONGEST_LIST = 10
@@ -37,7 +37,7 @@ def check_names(names: Sequence[str], limits: Limits) -> None:
                 f"the name of column {position} has {len(name)} characters; "
                 f"at most {_MAX_NAME} are taken"
             )
-        if any(unicodedata.category(c) in ("Cc", "Cs", "Cn") for c in name):
+        if not _is_printable(name):
             raise DataError(f"the name of column {position} has a character that cannot be printed")
         if name in seen:
             twice[name] = None
@@ -45,6 +45,15 @@ def check_names(names: Sequence[str], limits: Limits) -> None:
     if twice:
         some = ", ".join(repr(name) for name in list(twice)[:_LONGEST_LIST])
         raise DataError(f"column names must be unique; these occur more than once: {some}")
+
+
+def is_column_name(name: str) -> bool:
+    """Say whether a column may be called so."""
+    return 0 < len(name) <= _MAX_NAME and _is_printable(name)
+
+
+def _is_printable(name: str) -> bool:
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in name)
 
 
 def make_table(names: Sequence[str], columns: Sequence[pa.ChunkedArray], limits: Limits) -> Data:
