@@ -13,9 +13,9 @@ from engine.data.inputs import Inputs
 from engine.sampling import PreparedRows, Sampler
 from engine.statistics import BLOCK
 from engine.summary import Summary, Tree
-from engine.tallies import Kept, Piece, Tally
+from engine.tallies import EXACT_PASSES, Kept, Piece, Tally
 
-__all__ = ["NOISE", "OWN", "Drawing", "Estimate", "Reading", "StoppedBy", "never"]
+__all__ = ["NOISE", "OWN", "Drawing", "Estimate", "Reading", "StoppedBy", "kept_passes", "never"]
 
 StoppedBy = Literal["num_samples", "tolerance", "budget_ms"]
 Samples = npt.NDArray[np.float32]
@@ -140,13 +140,13 @@ class Drawing:
         self._passes = summary.spec.num_samples or 1
         size_of = sampler.network.graph.size_of
         self._width = sum(size_of(name) for name in sampler.stochastic) or 1
-        self._keeps = any(reading.kept.samples for reading in readings.values())
+        self._kept = kept_passes(readings, self._passes)
 
     def whole(self) -> Tree:
         """Return the outputs of all passes, drawn for one part of the rows after the other."""
         size = self._rows_of_part
-        if self._keeps:
-            size = max(1, min(size, _KEPT // (self._passes * self._width)))
+        if self._kept:
+            size = max(1, min(size, _KEPT // (self._kept * self._width)))
         return _joined([self._whole_part(part) for part in self._parts(size)])
 
     def _whole_part(self, part: _Part) -> Tree:
@@ -226,6 +226,14 @@ class Drawing:
             if name not in (OWN, NOISE):
                 answer[name] = summary.of_other(tally, passes)
         return answer
+
+
+def kept_passes(readings: Mapping[str, Reading], passes: int) -> int:
+    """Return how many passes are held at once, of what is held at all."""
+    kept = [reading.kept for reading in readings.values()]
+    if any(each.samples for each in kept):
+        return passes
+    return min(passes, EXACT_PASSES) if any(each.quantiles for each in kept) else 0
 
 
 def _joined(pieces: Sequence[Tree]) -> Tree:

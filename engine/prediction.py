@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engine.artifact import Model
 from engine.data.inputs import Inputs
-from engine.estimation import NOISE, OWN, Drawing, Estimate, Reading, never
+from engine.estimation import NOISE, OWN, Drawing, Estimate, Reading, kept_passes, never
 from engine.names import match
 from engine.prediction_checks import (
     acting_regularizers,
@@ -81,10 +81,11 @@ class PredictionPlan:
         return float(per_draw)
 
     def cost(self, rows: int) -> tuple[float, int]:
-        """Return about how many floating-point operations and how many samples `rows` rows take."""
+        """Return about how many floating-point operations `rows` rows take, and numbers held."""
         draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
         held = sum(self.model.graph.size_of(name) for name in self._wanted)
-        return draws * self.flops_per_draw, rows * self.passes * held
+        kept = max(1, kept_passes(self.readings, self.passes))
+        return draws * self.flops_per_draw, rows * kept * held
 
     def answer_size(self, rows: int) -> int:
         """Return about how many numbers the answer holds."""

@@ -21,14 +21,17 @@ Values = npt.NDArray[np.float64]
 
 def pass_quantiles(samples: Samples, quantiles: Sequence[float]) -> list[Values]:
     """Return quantiles of the passes, linear between order statistics (Hyndman & Fan 1996, 7)."""
-    ordered = np.sort(samples, axis=0)
+    # Numbers that are sorted together lie together.
+    ordered = np.array(np.moveaxis(samples, 0, -1), order="C")
+    ordered.sort(axis=-1)
+    ordered = np.moveaxis(ordered, -1, 0)
     results = []
     for quantile in quantiles:
-        position = quantile * (len(ordered) - 1)
-        below = int(position)
-        above = min(below + 1, len(ordered) - 1)
-        low = ordered[below].astype(np.float64)
-        results.append(low + (position - below) * (ordered[above] - low))
+        below, share = divmod(quantile * (len(ordered) - 1), 1)
+        value = ordered[int(below)].astype(np.float64)
+        if share:
+            value += share * (ordered[int(below) + 1] - value)
+        results.append(value)
     return results
 
 

@@ -15,7 +15,7 @@ from engine.artifact import Model
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.graph import Graph
-from engine.quantiles import mixture_quantiles, pass_quantiles, quantile_key
+from engine.quantiles import mixture_quantiles, quantile_key
 from engine.spec import PredictSpec
 from engine.statistics import entropy, variation_ratio
 from engine.tallies import Kept, Tally
@@ -83,7 +83,8 @@ class Summary:
         asked = set(self.asked)
         return Kept(
             spread=self.tolerance is not None or bool(asked & _OF_SPREAD),
-            samples=bool(asked & {"samples", "quantiles", "predictive_quantiles"}),
+            quantiles="quantiles" in asked,
+            samples=bool(asked & {"samples", "predictive_quantiles"}),
             entropies=bool(asked & {"expected_entropy", "mutual_information"}),
             votes="variation_ratio" in asked,
         )
@@ -97,7 +98,11 @@ class Summary:
     def kept_of_other(self) -> Kept:
         """What is kept of other named outputs."""
         asked = set(self._asked_of_other)
-        return Kept(spread=bool(asked & _OF_SPREAD), samples=bool(asked & {"samples", "quantiles"}))
+        return Kept(
+            spread=bool(asked & _OF_SPREAD),
+            quantiles="quantiles" in asked,
+            samples="samples" in asked,
+        )
 
     @cached_property
     def _asked_of_other(self) -> tuple[str, ...]:
@@ -134,7 +139,7 @@ class Summary:
         if "mean" in asked:
             answer["mean"] = tally.mean
         if "quantiles" in asked:
-            values = pass_quantiles(tally.samples, self.spec.quantiles)
+            values = tally.quantiles(self.spec.quantiles)
             answer["quantiles"] = self._by_quantile(values)
         if "samples" in asked:
             answer["samples"] = _all_passes(tally, passes)
@@ -154,7 +159,7 @@ class Summary:
         answer = self._spread(own, asked, passes, encoding.target_scale)
         answer["mean"] = encoding.decode(own.mean)
         if "quantiles" in asked:
-            values = pass_quantiles(own.samples, self.spec.quantiles)
+            values = own.quantiles(self.spec.quantiles)
             answer["quantiles"] = self._by_quantile([encoding.decode(value) for value in values])
         if "variance" in asked:
             answer["variance"] = self._variances(answer["std"], noise)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.quantiles import pass_quantiles
+from engine.sketches import Sketch
 from engine.statistics import Blocks, Moments, count_votes, entropy, reduce_blocks
 
-__all__ = ["Kept", "Piece", "Tally"]
+__all__ = ["EXACT_NUMBERS", "EXACT_PASSES", "Kept", "Piece", "Tally", "exact_passes"]
 
 Samples = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
+
+EXACT_PASSES = 65_536
+"""Quantiles of up to so many passes are exact; those of more come from a sketch."""
+EXACT_NUMBERS = 1 << 24
+"""The same for passes x numbers of an output for one row."""
+
+
+def exact_passes(numbers: int) -> int:
+    """Return up to how many passes of an output of so many numbers have exact quantiles."""
+    return max(1, min(EXACT_PASSES, EXACT_NUMBERS // numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +34,10 @@ class Kept:
     """What is kept of an output's passes; their mean always is."""
 
     spread: bool = False
+    quantiles: bool = False
+    """The passes themselves as long as they are few, then a sketch of them."""
     samples: bool = False
+    """All passes, however many."""
     entropies: bool = False
     """Of class probabilities, the mean of each pass's entropy."""
     votes: bool = False
@@ -47,6 +64,7 @@ class Tally:
         self._entropies = Moments()
         self._votes: npt.NDArray[np.int64] | None = None
         self._samples: list[Samples] = []
+        self._sketch: Sketch | None = None
 
     def reduce(self, samples: Samples) -> Piece:
         """Reduce the passes that follow, (passes, rows, *shape), without adding them."""
@@ -57,7 +75,7 @@ class Tally:
             blocks=reduce_blocks(samples, spread=spread),
             entropies=entropies,
             votes=count_votes(samples) if kept.votes else None,
-            samples=samples if kept.samples else None,
+            samples=samples if kept.samples or kept.quantiles else None,
         )
 
     def add(self, piece: Piece) -> None:
@@ -68,7 +86,20 @@ class Tally:
         if piece.votes is not None:
             self._votes = piece.votes if self._votes is None else self._votes + piece.votes
         if piece.samples is not None:
-            self._samples.append(piece.samples)
+            self._keep(piece.samples)
+
+    def _keep(self, samples: Samples) -> None:
+        kept = self._kept
+        if kept.quantiles and self._moments.passes > exact_passes(math.prod(samples.shape[2:])):
+            if self._sketch is None:
+                self._sketch = Sketch(self._moments.first.reshape(-1))
+                for earlier in self._samples:
+                    self._sketch.add(earlier.reshape(len(earlier), -1))
+            self._sketch.add(samples.reshape(len(samples), -1))
+            if not kept.samples:
+                self._samples = []
+                return
+        self._samples.append(samples)
 
     @property
     def mean(self) -> Values:
@@ -95,3 +126,14 @@ class Tally:
         if len(self._samples) > 1:
             self._samples = [np.concatenate(self._samples)]
         return self._samples[0]
+
+    def quantiles(self, quantiles: Sequence[float]) -> list[Values]:
+        """Return quantiles of the passes; needs `quantiles` to be kept.
+
+        Of few passes they are exact, of more they lie within 0.001 of their distance from the mean
+        of the first block.
+        """
+        if self._sketch is None:
+            return pass_quantiles(self.samples, quantiles)
+        shape = self._moments.first.shape
+        return [values.reshape(shape) for values in self._sketch.quantiles(quantiles)]

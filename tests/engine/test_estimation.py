@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import estimation
+from engine import estimation, tallies
 from engine.errors import SpecError, StoppedError
 from engine.prediction import Estimate, PredictionPlan, plan_prediction
 from engine.spec import PredictSpec
@@ -126,6 +126,26 @@ def test_no_bit_depends_on_how_rows_and_passes_are_cut(monkeypatch: pytest.Monke
             {"num_samples": last.num_samples, "statistics": EVERYTHING, "outputs": ["hid1:*"]}
         )
         assert same(last.outputs, alone.run(rows_of(ROWS), IDS))
+
+
+def test_quantiles_of_many_passes_come_from_a_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = {"num_samples": 700, "statistics": ["quantiles", "samples"], "outputs": ["hid1:out"]}
+    exact = planned(request).run(rows_of(ROWS), IDS)
+    monkeypatch.setattr(tallies, "EXACT_PASSES", 300)
+    sketched = planned(request).run(rows_of(ROWS), IDS)
+    assert np.array_equal(sketched["samples"], exact["samples"])
+    assert not same(exact["hid1:out"], sketched["hid1:out"])
+    for key, values in exact["quantiles"].items():
+        away = np.abs(values - exact["samples"][:64].mean(axis=0))
+        spacing = np.diff(np.sort(exact["samples"], axis=0), axis=0).max(axis=0)
+        assert (np.abs(sketched["quantiles"][key] - values) <= 0.001 * (away + spacing)).all()
+        assert not np.array_equal(sketched["quantiles"][key], values)
+    told = estimates(planned(request))
+    assert same(told[-1].outputs, sketched)
+    fewer = planned({**request, "num_samples": 256})  # still exact
+    assert same(told[2].outputs, fewer.run(rows_of(ROWS), IDS))
+    without = planned({**request, "statistics": ["quantiles"]}).run(rows_of(ROWS), IDS)
+    assert same(without["quantiles"], sketched["quantiles"])
 
 
 def test_whoever_stops_gets_no_estimate() -> None:
