@@ -5,6 +5,12 @@
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PATH=/opt/bernoulli/bin:$PATH
+# Compiles engine/kernels. Debian offers one version of a package at a time, so that a pinned one is
+# gone with its next fix; the base image's tag says which release it is from.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # From the largest and steadiest layer to the smallest: PyTorch, the other libraries, our code.
 RUN python -m venv /opt/bernoulli \
     && pip install --index-url "$TORCH_INDEX" torch==2.13.0

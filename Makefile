@@ -18,6 +18,16 @@ TORCH_CPU := torch==$(TORCH)$(if $(filter Linux,$(shell uname -s)),+cpu)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# What compiles engine/kernels: what `make setup CC=clang` names, the first of these that has the
+# headers of the C library, or Zig, which comes as a wheel. A build that pip isolates must not hide
+# the wheel (-I), and left to itself Zig compiles for the processor at hand alone (-mcpu=baseline).
+KERNELS := $(wildcard engine/kernels/*.c)
+COMPILERS := cc gcc clang
+COMPILER = $(if $(filter default,$(origin CC)),$(shell for compiler in $(COMPILERS); do \
+	"$$compiler" -E -x c -include math.h -include pthread.h /dev/null >/dev/null 2>&1 && \
+	echo "$$compiler" && break; done),$(CC))
+ZIG := $(BIN)/python -I -m ziglang cc -mcpu=baseline
+
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -60,12 +70,12 @@ serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)
 
 clean: ## Remove the environment and all that was made; data/ stays
-	rm -rf $(VENV) *.egg-info build dist demo .coverage .hypothesis
+	rm -rf $(VENV) *.egg-info build dist demo .coverage .hypothesis engine/kernels/*.so
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An install that was interrupted leaves its mark, and the next one starts from nothing.
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(KERNELS)
 	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer with venv was found;' \
 	'install one, or name it: make setup PYTHON=/path/to/python' >&2; exit 1; }
 	@if test -e $(UNFINISHED); then rm -rf $(VENV); fi
@@ -74,6 +84,9 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install '$(TORCH_CPU)' || $(PIP) install --extra-index-url $(TORCH_INDEX) '$(TORCH_CPU)'
-	$(PIP) install --editable . --group dev
+	$(if $(COMPILER),,$(PIP) install 'ziglang>=0.16,<1' || \
+	echo 'make: there is no C compiler and none to be had; predictions will be right, but slower' >&2)
+	CC='$(or $(COMPILER),$(ZIG))' LDSHARED='$(or $(COMPILER),$(ZIG)) -shared' \
+	ZIG_GLOBAL_CACHE_DIR='$(CURDIR)/build/zig' $(PIP) install --editable . --group dev
 	@rm -f $(UNFINISHED)
 	@touch $@

@@ -165,6 +165,11 @@ class Activation:
         return {name: part.shape for part in self._parts for name in part.names}
 
     @property
+    def functions(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The name of each function, from left to right, and of what it learns in the layer."""
+        return tuple((part.name, part.names) for part in self._parts)
+
+    @property
     def numbers_per_unit(self) -> int:
         """How many numbers it holds at once for each unit."""
         return max(math.prod(part.shape[1:]) for part in self._parts)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +28,8 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 #: output of that shape: (rows, …), broadcast against it.
 Draw = Callable[[Site, Shape], Tensor]
 _PADDING = 16  # columns
+_MOST_KEPT = 64  # compiled programs
+Made = TypeVar("Made")
 
 
 class Network:
@@ -36,17 +42,42 @@ class Network:
         *,
         device: torch.device | None = None,
     ) -> None:
+        """`values` are the parameters by name, kept and never changed."""
         self.graph = graph
         self.device = device or torch.device("cpu")
-        self.weights = _padded_weights(graph, values, device=self.device)
-        self.bytes = sum(
-            tensor.nbytes for weights in self.weights.values() for tensor in weights.values()
-        )
+        self.values = {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
+        self.arranged: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+        """Parameters as compiled programs read them: what these keep for one another."""
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    @cached_property
+    def weights(self) -> Weights:
+        """What each layer computes with on the general path."""
+        with torch.inference_mode(False):  # whoever asks first
+            return _padded_weights(self.graph, self.values, device=self.device)
+
+    @property
+    def bytes(self) -> int:
+        """Memory for its parameters: as they are, and arranged for one of the two paths."""
+        return 2 * sum(value.nbytes for value in self.values.values())
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what `make` made of this network for that key; the latest are kept."""
+        try:
+            made: Made = self._kept[key]
+            self._kept.move_to_end(key)
+        except KeyError:  # also where another thread has just let go of it
+            made = self._kept[key] = make()
+        with contextlib.suppress(KeyError):
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return made
 
     def of_graph(self, graph: Graph) -> Network:
         """Return a network of the same weights, shared, whose outputs have other shapes."""
         other = copy.copy(self)
         other.graph = graph
+        other._kept = OrderedDict()
         return other
 
 

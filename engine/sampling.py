@@ -1,46 +1,37 @@
 """Monte-Carlo passes: masks drawn, layers evaluated, every sample a function of its address.
 
-What no mask reaches is computed once, whatever the number of passes; the rest in tiles of (pass,
-row) pairs. A tile always has the same number of rows, padded where need be, so that a product takes
-the same path through the BLAS and gives a row the same bits alone, among others or in pieces.
+What no mask reaches is computed once, whatever the number of passes; the rest for (pass, row) pairs
+by a compiled program of the block kernels where there is one, else in tiles on the general path.
+Either gives a pair the same bits alone, among others or in pieces.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from engine.blocks import Way, way_through
 from engine.data.inputs import Inputs
 from engine.errors import StoppedError
 from engine.graph import Graph
 from engine.layers import Layer, Shape
 from engine.names import plain_name
-from engine.network import Network, evaluate, needed_layers
+from engine.network import Network, needed_layers
 from engine.regularizers import Regularizer, Site, sites_of
-from engine.streams import row_states, stream_key
+from engine.streams import stream_key
+from engine.tiles import Tiles
 
 __all__ = ["PreparedRows", "Sampler", "readable_outputs"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-Keys = Mapping[Site, npt.NDArray[np.uint64]]
-"""The key of each row's stream, by site."""
 
-_TILES = ((512, 128), (128, 512), (64, 4096))
-"""Rows of a tile for a network whose widest output has at most so many numbers; else 32.
-
-Elementwise functions take 32 numbers at once and compute what is left of a tile in another way, so
-nothing may be left: tiles have a multiple of 32 rows.
-"""
-_TILE_WEIGHTS = 1 << 24
-_TILE_NUMBERS = 1 << 22  # of the widest output
 _CHUNK_BYTES = 32 << 20
 """Samples held at once: all passes of as many rows as fit."""
+_ROWS = 4096  # evaluated at a time, by programs
 
 
 def readable_outputs(graph: Graph, regularizers: Sequence[Regularizer]) -> dict[str, Shape]:
@@ -67,23 +58,24 @@ class Sampler:
         tile: int | None = None,
         threads: int = 1,
     ) -> None:
-        """`stop` is asked before every tile; where it says so, StoppedError ends the work.
+        """`stop` is asked every few hundredths of a second; where it says so, StoppedError ends it.
 
-        `tile` is for few rows: how many to compute at a time, a multiple of 32; bits depend on it.
-        They do not depend on `threads`, of which the compiled kernels use so many at most.
+        `tile` is for few rows on the general path: how many to compute at a time, a multiple of 32;
+        bits depend on it. They do not depend on `threads`, of which the compiled kernels use so
+        many at most.
         """
         self.network = network
         self.threads = threads
         self.wanted = tuple(wanted)
         self._stop = stop
-        self._shares_masks = masks == "shared"
+        self.shares_masks = masks == "shared"
         self._sites = sites_of(regularizers)
         self._seed = seed
         self._purpose = f"predict {masks}"
         self._random = _random_outputs(network.graph, self._sites)
         self.stochastic = tuple(name for name in self.wanted if name in self._random)
         """The wanted outputs that some mask reaches."""
-        self.tile = tile or _tile_rows(network.graph, self._sites)
+        self.tiles = Tiles(network, self._sites, shared=self.shares_masks, rows=tile)
 
     def deterministic(self, x: Inputs) -> dict[str, Array]:
         """Return the wanted outputs that no mask reaches, each (rows, *shape)."""
@@ -114,14 +106,22 @@ class Sampler:
         """
         return PreparedRows(self, x, row_ids, seeds)
 
-    def keys(self, rows: int, seeds: Sequence[int] | None) -> Keys:
-        """Return the key of each row's stream, by site."""
-        given = [self._seed] * rows if seeds is None else seeds
-        keys: dict[Site, npt.NDArray[np.uint64]] = {}
-        for site in (site for sites in self._sites.values() for site in sites):
-            of_seed = {s: stream_key(s, self._purpose, *site.address) for s in set(given)}
-            keys[site] = np.array([of_seed[s] for s in given], dtype=np.uint64)
+    def keys(
+        self, sites: Sequence[Site], rows: int, seeds: Sequence[int] | None
+    ) -> npt.NDArray[np.uint64]:
+        """Return the key of each row's stream at each site, (sites, rows)."""
+        keys = np.empty((len(sites), rows), dtype=np.uint64)
+        for index, site in enumerate(sites):
+            if seeds is None:
+                keys[index] = stream_key(self._seed, self._purpose, *site.address)
+                continue
+            of_seed = {s: stream_key(s, self._purpose, *site.address) for s in set(seeds)}
+            keys[index] = [of_seed[s] for s in seeds]
         return keys
+
+    def all_sites(self) -> tuple[Site, ...]:
+        """Return every site at which something may be drawn."""
+        return tuple(site for sites in self._sites.values() for site in sites)
 
     # -- the plan ----------------------------------------------------------------------------------
 
@@ -141,80 +141,68 @@ class Sampler:
         return [name for layer in visited for name in fixed.get(layer.out, ())]
 
     def evaluate_rows(self, x: Inputs, wanted: Sequence[str]) -> dict[str, Array]:
-        """Evaluate outputs for every row, in tiles, as their layers compute them."""
+        """Evaluate outputs for every row, as their layers compute them."""
         plain = {name: plain_name(name) for name in wanted}
+        needed = tuple(dict.fromkeys(plain.values()))
+        if not needed:
+            return {}
+        way = self.way(tuple(x.values), needed, with_sites=False)
+        size = self.tiles.rows if way is None else _ROWS
         results: dict[str, Array] = {}
-        if not plain:
-            return results
-        for start in range(0, len(x), self.tile):
-            self._go_on()
-            rows = x[start : start + self.tile]
-            known = {name: self._to_tile(value) for name, value in rows.values.items()}
-            with torch.inference_mode():
-                values = evaluate(
-                    self.network.graph,
-                    self.network.weights,
-                    known,
-                    wanted=tuple(dict.fromkeys(plain.values())),
-                )
-            for name, raw in plain.items():
-                value = values[raw][: len(rows)].cpu().numpy()
+        for start in range(0, len(x), size):
+            self.go_on()
+            rows = x[start : start + size].values
+            values = self.tiles.evaluate(rows, needed) if way is None else self._run(way, rows)
+            if len(x) <= size:
+                results = values
+                break
+            for name, value in values.items():
                 if name not in results:
                     results[name] = np.empty((len(x), *value.shape[1:]), dtype=np.float32)
-                results[name][start : start + len(rows)] = value
-        return results
+                results[name][start : start + len(value)] = value
+        return {name: results[raw] for name, raw in plain.items()}
 
-    def _go_on(self) -> None:
+    def way(
+        self, known: tuple[str, ...], wanted: tuple[str, ...], *, with_sites: bool
+    ) -> Way | None:
+        """Return the compiled way from known to wanted outputs; None where there is none."""
+        network = self.network
+        if network.device.type != "cpu":
+            return None
+        sites = self._sites if with_sites else {}
+        return network.kept(
+            (known, wanted, self.all_sites() if with_sites else ()),
+            lambda: way_through(
+                network.graph,
+                network.values,
+                network.arranged,
+                known=known,
+                wanted=wanted,
+                sites=sites,
+            ),
+        )
+
+    def _run(self, way: Way, rows: Mapping[str, Array]) -> dict[str, Array]:
+        """Take a deterministic way."""
+        count = len(next(iter(rows.values())))
+        outs = way.program.run(
+            [rows[name].reshape(count, -1) for name in way.known],
+            np.empty((0, count), dtype=np.uint64),
+            np.zeros(count, dtype=np.int64),
+            first_pass=0,
+            passes=1,
+            threads=self.threads,
+            pause=self.go_on,
+        )
+        return {
+            name: out.reshape(count, *shape)
+            for name, shape, out in zip(way.wanted, way.shapes, outs, strict=True)
+        }
+
+    def go_on(self) -> None:
+        """Raise StoppedError where the work was asked to stop."""
         if self._stop():
             raise StoppedError("the work was asked to stop")
-
-    # -- one tile ----------------------------------------------------------------------------------
-
-    def draw_tile(
-        self, known: Mapping[str, Array], keys: Keys, passes: Indices, rows: Indices
-    ) -> dict[str, Array]:
-        """Return the stochastic outputs of at most a tile of (pass, row) pairs.
-
-        All arguments have one row, key, or number a pair.
-        """
-        self._go_on()
-        tensors = {name: self._to_tile(value) for name, value in known.items()}
-        with torch.inference_mode():
-            values = evaluate(
-                self.network.graph,
-                self.network.weights,
-                tensors,
-                sites=self._sites,
-                draw=lambda site, shape: self._draw(site, keys[site], passes, rows, shape),
-                wanted=self.stochastic,
-            )
-        return {name: value[: len(passes)].cpu().numpy() for name, value in values.items()}
-
-    def _to_tile(self, rows: Array) -> torch.Tensor:
-        tile = np.zeros((self.tile, *rows.shape[1:]), dtype=np.float32)
-        tile[: len(rows)] = rows
-        return torch.from_numpy(tile).to(self.network.device)
-
-    def _draw(
-        self,
-        site: Site,
-        keys: npt.NDArray[np.uint64],
-        passes: Indices,
-        rows: Indices,
-        shape: Shape,
-    ) -> torch.Tensor:
-        """Draw what the site multiplies an output (tile, *shape) by, or adds to it.
-
-        For a weight, each row of the tile has its own.
-        """
-        if self._shares_masks:
-            pairs = np.stack([passes.astype(np.uint64), keys])
-            _, first, inverse = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
-            states = row_states(keys[first], passes[first], np.zeros_like(passes[first]))
-            drawn = site.draw(states, shape)[inverse]
-        else:
-            drawn = site.draw(row_states(keys, passes, rows), shape)
-        return self._to_tile(drawn)
 
 
 class PreparedRows:
@@ -231,8 +219,11 @@ class PreparedRows:
         self._sampler = sampler
         self._rows = len(x)
         self._row_ids = row_ids
-        self._keys = sampler.keys(len(x), seeds)
-        self._known = sampler.evaluate_rows(x, sampler.prefix_from(x))
+        prefix = sampler.prefix_from(x)
+        self._way = sampler.way(tuple(prefix), sampler.stochastic, with_sites=True)
+        self._sites = sampler.all_sites() if self._way is None else self._way.sites
+        self._keys = sampler.keys(self._sites, len(x), seeds)
+        self._known = sampler.evaluate_rows(x, prefix)
         self.deterministic = sampler.deterministic(x)
         """The wanted outputs that no mask reaches, each (rows, *shape)."""
 
@@ -241,21 +232,49 @@ class PreparedRows:
 
         Each is (count, rows, *shape).
         """
-        return self.samples(np.arange(first, first + count, dtype=np.int64))
+        if self._way is None:
+            return self._drawn_in_tiles(np.arange(first, first + count, dtype=np.int64))
+        outs = self._way.program.run(
+            [self._known[name].reshape(self._rows, -1) for name in self._way.known],
+            self._keys,
+            self._row_ids,
+            first_pass=first,
+            passes=count,
+            shared=self._sampler.shares_masks,
+            threads=self._sampler.threads,
+            pause=self._sampler.go_on,
+        )
+        return {
+            name: out.reshape(count, self._rows, *shape)
+            for name, shape, out in zip(self._way.wanted, self._way.shapes, outs, strict=True)
+        }
 
     def samples(self, passes: Indices) -> dict[str, Array]:
         """Return the passes of these numbers, each output (passes, rows, *shape)."""
+        if self._way is None:
+            return self._drawn_in_tiles(passes)
+        if len(passes) and np.array_equal(passes, np.arange(passes[0], passes[0] + len(passes))):
+            return self.draw(int(passes[0]), len(passes))
+        drawn = [self.draw(int(number), 1) for number in passes]
+        return {
+            name: np.concatenate([values[name] for values in drawn])
+            for name in self._sampler.stochastic
+        }
+
+    def _drawn_in_tiles(self, passes: Indices) -> dict[str, Array]:
         sampler = self._sampler
         count = len(passes) * self._rows
         drawn: dict[str, Array] = {}
-        for start in range(0, count, sampler.tile):
-            pairs = np.arange(start, min(start + sampler.tile, count))
+        for start in range(0, count, sampler.tiles.rows):
+            sampler.go_on()
+            pairs = np.arange(start, min(start + sampler.tiles.rows, count))
             which_pass, which_row = np.divmod(pairs, self._rows)
-            values = sampler.draw_tile(
+            values = sampler.tiles.draw(
                 {name: value[which_row] for name, value in self._known.items()},
-                {site: keys[which_row] for site, keys in self._keys.items()},
+                {site: keys[which_row] for site, keys in zip(self._sites, self._keys, strict=True)},
                 passes[which_pass],
                 self._row_ids[which_row],
+                sampler.stochastic,
             )
             for name, value in values.items():
                 if name not in drawn:
@@ -291,15 +310,3 @@ def _is_random(
     """Say whether a layer computes something else in each pass."""
     dropped = (site.acts for name in layer.used_parameters for site in sites.get(name, ()))
     return any(name in random for name in layer.inputs) or any(dropped)
-
-
-def _tile_rows(graph: Graph, sites: Mapping[str, tuple[Site, ...]]) -> int:
-    """Return how many rows a tile has: a function of the network and its sites alone.
-
-    Where weights are dropped, each row of a tile has its own.
-    """
-    width = max(math.prod(shape) for shape in graph.outputs.values())
-    rows = next((rows for rows, widest in _TILES if width <= widest), 32)
-    dropped = max((math.prod(graph.parameters.get(name, ())) for name in sites), default=1)
-    rows = min(rows, _TILE_WEIGHTS // dropped, _TILE_NUMBERS // width)
-    return rows - rows % 32 if rows >= 32 else 1

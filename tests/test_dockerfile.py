@@ -70,6 +70,13 @@ def test_bases_are_pinned_by_tag() -> None:
         assert re.fullmatch(r"python:\d+\.\d+-slim-\w+( AS build)?", base), base
 
 
+def test_the_compiler_stays_in_the_build() -> None:
+    installs = [line for line in LINES if re.search(r"apt-get install .*\bgcc\b", line)]
+    assert len(installs) == 1
+    assert installs[0] not in FINAL_STAGE
+    assert "**/*.so" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
 def test_it_does_not_run_as_root_and_gets_its_signals_itself() -> None:
     (user,) = instructions("USER", FINAL_STAGE)
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)

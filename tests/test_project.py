@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import engine
+from engine.kernels import BUILDS
 from service.cli import app
 from service.settings import Settings
 
@@ -71,6 +72,33 @@ def test_setup_installs_only_the_pinned_cpu_build_of_torch() -> None:
     assert first < second
     if sys.platform == "linux":
         assert f"install 'torch=={version}+cpu'" in script
+
+
+def test_setup_compiles_with_the_compiler_at_hand_or_a_fetched_one() -> None:
+    script = make("--dry-run", "--always-make", "setup", "CC=clang")
+    assert "CC='clang' LDSHARED='clang -shared'" in script
+    assert "ziglang" not in script
+    script = make("--dry-run", "--always-make", "setup", "CC=")
+    assert (
+        script.index("install 'ziglang") < script.index("ziglang cc") < script.index("--editable")
+    )
+
+
+def test_an_edit_of_the_kernels_compiles_them_again() -> None:
+    for source in (ROOT / "engine" / "kernels").glob("*.c"):
+        assert "--editable" in make("--dry-run", f"--what-if={source.relative_to(ROOT)}", "setup")
+
+
+def test_each_build_of_the_kernels_is_declared_and_may_be_left_out() -> None:
+    modules = PYPROJECT["tool"]["setuptools"]["ext-modules"]
+    assert [module["name"] for module in modules] == [f"engine.kernels._{name}" for name in BUILDS]
+    portable = modules[-1]["extra-compile-args"]
+    for module in modules:
+        assert module["optional"]
+        assert all((ROOT / source).exists() for source in module["sources"])
+        arguments = module["extra-compile-args"]
+        assert arguments[: len(portable)] == portable
+        assert all(re.fullmatch("-m[a-z0-9]+", feature) for feature in arguments[len(portable) :])
 
 
 # -- versions, licence, changelog ------------------------------------------------------------------

@@ -14,9 +14,9 @@ from torch.nn import functional
 from engine.layers.layer import Layer, LayerRequest, Shape
 from engine.names import output_name
 
-__all__ = ["LayerNorm"]
+__all__ = ["EPSILON", "LayerNorm"]
 
-_EPSILON = 1e-5  # added to the variance, as is usual; keeps the norm of equal numbers finite
+EPSILON = 1e-5  # added to the variance, as is usual; keeps the norm of equal numbers finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,6 @@ class LayerNorm(Layer):
         gain, bias = weights["g"][: self.size], weights["b"][: self.size]
         is_image = len(self.shape) == 3
         x = inputs[0].movedim(1, -1) if is_image else inputs[0]
-        pre = functional.layer_norm(x, (self.size,), gain, bias, _EPSILON)
+        pre = functional.layer_norm(x, (self.size,), gain, bias, EPSILON)
         pre = pre.movedim(-1, 1).contiguous() if is_image else pre
         return {self.pre: pre, self.out: self.activates(pre, weights)}

@@ -73,6 +73,10 @@ class Site:
             flat = np.where(drop, np.float32(0), np.float32(1.0 / (1.0 - self.level)))
         return flat.reshape(len(states), *drawn_shape)
 
+    def shares_axes(self, shape: tuple[int, ...]) -> bool:
+        """Say whether elements of an output (rows, *shape) share one draw."""
+        return self._drawn_shape(shape) != shape
+
     def _drawn_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.shares_steps and len(shape) == 2:
             return (1, shape[1])

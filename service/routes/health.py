@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import engine
 from engine.data import formats
+from engine.kernels import library_name
 from engine.plan import MAX_PARAMETERS
 from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS
 from engine.streams import STREAM_VERSION
@@ -95,6 +96,7 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "content": {kind: list(types) for kind, types in formats.WRITABLE.items()},
         },
         "devices": ["cpu", *(["cuda"] if torch.cuda.is_available() else [])],
+        "kernels": library_name(),
         "limits": {
             "max_body_bytes": settings.max_body_bytes,
             "max_upload_bytes": settings.max_upload_bytes,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from engine.kernels import library_name
 from service.observe.logs import configure_logs
 from service.problems import problems
 from tests.service.conftest import Api, Serve, assert_problem
@@ -153,4 +154,5 @@ def test_capabilities_name_what_is_served(shared: Api) -> None:
     assert "text/csv" in body["formats"]["datasets"]
     assert "regressor" in body["statistics"]
     assert "cpu" in body["devices"]
+    assert body["kernels"] == library_name()
     assert body["limits"]["max_body_bytes"] > 0
