@@ -141,11 +141,12 @@ class Drawing:
         size_of = sampler.network.graph.size_of
         self._width = sum(size_of(name) for name in sampler.stochastic) or 1
         self._kept = kept_passes(readings, self._passes)
+        self._is_joint = any(reading.kept.covariance for reading in readings.values())
 
     def whole(self) -> Tree:
         """Return the outputs of all passes, drawn for one part of the rows after the other."""
         size = self._rows_of_part
-        if self._kept:
+        if self._kept and not self._is_joint:
             size = max(1, min(size, _KEPT // (self._kept * self._width)))
         return _joined([self._whole_part(part) for part in self._parts(size)])
 
@@ -204,6 +205,8 @@ class Drawing:
 
     @property
     def _rows_of_part(self) -> int:
+        if self._is_joint:
+            return max(1, len(self._x))
         return max(1, _PIECE // (BLOCK * self._width))
 
     def _step(self, rows: int) -> int:

@@ -85,7 +85,8 @@ class PredictionPlan:
         draws = rows * (self.passes if is_stochastic(self.regularizers) else 1)
         held = sum(self.model.graph.size_of(name) for name in self._wanted)
         kept = max(1, kept_passes(self.readings, self.passes))
-        return draws * self.flops_per_draw, rows * kept * held
+        flops = draws * self.flops_per_draw + 2.0 * self.passes * self._pairs(rows)
+        return flops, rows * kept * held + self._pairs(rows)
 
     def answer_size(self, rows: int) -> int:
         """Return about how many numbers the answer holds."""
@@ -94,7 +95,15 @@ class PredictionPlan:
         if self.num_samples is None:
             return rows * width
         each = len(self.statistics) + 2 * len(self.spec.quantiles)
-        return rows * width * (each + (self.num_samples if "samples" in self.statistics else 0))
+        each += self.num_samples if "samples" in self.statistics else 0
+        return rows * width * each + self._pairs(rows)
+
+    def _pairs(self, rows: int) -> int:
+        """Return how many numbers the covariance of so many rows has, where it is asked for."""
+        if "covariance" not in self.statistics:
+            return 0
+        outputs = (self.model.graph.last.out, *self.extra)
+        return rows * rows * sum(self.model.graph.size_of(name) for name in outputs)
 
     def dropout(self) -> list[dict[str, Any]]:
         """Return the rates that act, with the outputs that each pattern matched."""
@@ -193,11 +202,12 @@ class PredictionPlan:
         """What plans have in common that may run together; see `engine.batching`.
 
         Model and rates, passes and masks, and what is asked for; seed and `row_offset` may differ.
-        It holds while the plans live. A plan that ends by tolerance or time has a key of its own.
+        It holds while the plans live. A plan that ends by tolerance or time, or whose rows
+        belong together, has a key of its own.
         """
         spec, model = self.spec, self.model
         ends = (spec.tolerance, spec.budget_ms, spec.generate)
-        if any(end is not None for end in ends):
+        if any(end is not None for end in ends) or "covariance" in self.statistics:
             return object()
         return (
             model.network,

@@ -135,6 +135,12 @@ def asked_statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
                 f"a {form} has no {name!r}; it has {', '.join(has)}",
                 pointer=f"#/statistics/{index}",
             )
+        if name == "covariance" and spec.masks != "shared":
+            raise SpecError(
+                "rows whose masks are independent have no `covariance` over the passes; ask for "
+                "`masks` that are 'shared', or leave it out",
+                pointer=f"#/statistics/{index}",
+            )
         if name == "interval":
             raise SpecError(
                 "the model is not calibrated, so it has no `interval`; `predictive_quantiles` give "

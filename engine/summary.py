@@ -45,11 +45,11 @@ _CLASSIFICATION = (
     "variation_ratio",
 )
 _HIDDEN = ("mean", "std", "quantiles", "standard_error")
-_OF_SPREAD = frozenset({"std", "standard_error", "variance"})
+_OF_SPREAD = frozenset({"std", "standard_error", "variance", "covariance"})
 _ON_REQUEST = {
-    "regressor": ("predictive_quantiles", "interval", "samples"),
-    "autoencoder": ("predictive_quantiles", "interval", "samples"),
-    "classifier": ("samples",),
+    "regressor": ("predictive_quantiles", "interval", "samples", "covariance"),
+    "autoencoder": ("predictive_quantiles", "interval", "samples", "covariance"),
+    "classifier": ("samples", "covariance"),
 }
 
 
@@ -87,6 +87,7 @@ class Summary:
             samples=bool(asked & {"samples", "predictive_quantiles"}),
             entropies=bool(asked & {"expected_entropy", "mutual_information"}),
             votes="variation_ratio" in asked,
+            covariance="covariance" in asked,
         )
 
     @cached_property
@@ -102,13 +103,14 @@ class Summary:
             spread=bool(asked & _OF_SPREAD),
             quantiles="quantiles" in asked,
             samples="samples" in asked,
+            covariance="covariance" in asked,
         )
 
     @cached_property
     def _asked_of_other(self) -> tuple[str, ...]:
         if self.spec.statistics is None:
             return _HIDDEN
-        asked = tuple(name for name in (*_HIDDEN, "samples") if name in self.asked)
+        asked = tuple(name for name in (*_HIDDEN, "samples", "covariance") if name in self.asked)
         return asked or ("mean", "std")
 
     # -- answers -----------------------------------------------------------------------------------
@@ -199,17 +201,19 @@ class Summary:
     def _spread(
         self, tally: Tally, asked: Collection[str], passes: int, scale: Array | float
     ) -> Tree:
-        """Return `std` and `standard_error`, which do not exist for one pass, if need be."""
+        """Return what does not exist for one pass: `std`, `standard_error` and `covariance`."""
         if _OF_SPREAD.isdisjoint(asked):
             return {}
+        joint = {"covariance": tally.covariance(passes) * scale**2} if "covariance" in asked else {}
         variance = tally.variance(passes)
         if variance is None:
             missing = np.full(tally.mean.shape, np.nan)
-            return {"std": missing, "standard_error": missing}
+            return joint | {"std": missing, "standard_error": missing}
         std = np.sqrt(variance) * scale
-        if "standard_error" not in asked:
-            return {"std": std}
-        return {"std": std, "standard_error": std / math.sqrt(passes)}
+        answer = joint | {"std": std}
+        if "standard_error" in asked:
+            answer["standard_error"] = std / math.sqrt(passes)
+        return answer
 
     def _variances(self, std: Array, noise: Tally | None) -> Tree:
         epistemic = std**2

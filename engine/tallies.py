@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engine.covariance import Covariance
 from engine.quantiles import pass_quantiles
 from engine.sketches import Sketch
 from engine.statistics import Blocks, Moments, count_votes, entropy, reduce_blocks
@@ -41,6 +42,13 @@ class Kept:
     entropies: bool = False
     """Of class probabilities, the mean of each pass's entropy."""
     votes: bool = False
+    covariance: bool = False
+    """Of rows, which then are all in one tally; with `spread`."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether single passes are read again when they are added."""
+        return self.samples or self.quantiles or self.covariance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,7 @@ class Tally:
         self._votes: npt.NDArray[np.int64] | None = None
         self._samples: list[Samples] = []
         self._sketch: Sketch | None = None
+        self._covariance = Covariance()
 
     def reduce(self, samples: Samples) -> Piece:
         """Reduce the passes that follow, (passes, rows, *shape), without adding them."""
@@ -75,7 +84,7 @@ class Tally:
             blocks=reduce_blocks(samples, spread=spread),
             entropies=entropies,
             votes=count_votes(samples) if kept.votes else None,
-            samples=samples if kept.samples or kept.quantiles else None,
+            samples=samples if kept.holds else None,
         )
 
     def add(self, piece: Piece) -> None:
@@ -85,7 +94,11 @@ class Tally:
             self._entropies.add(piece.entropies)
         if piece.votes is not None:
             self._votes = piece.votes if self._votes is None else self._votes + piece.votes
-        if piece.samples is not None:
+        if piece.samples is None:
+            return
+        if self._kept.covariance and not self.constant:
+            self._covariance.add(piece.samples, piece.blocks)
+        if self._kept.samples or self._kept.quantiles:
             self._keep(piece.samples)
 
     def _keep(self, samples: Samples) -> None:
@@ -110,6 +123,14 @@ class Tally:
         if self.constant:
             return np.zeros(self.mean.shape) if passes > 1 else None
         return self._moments.variance
+
+    def covariance(self, passes: int) -> Values:
+        """Return the sample covariance between rows, (rows, rows, *shape); NaN for one pass."""
+        variance = self.variance(passes)
+        if not self.constant:
+            return self._covariance.matrix(variance)
+        shape = self.mean.shape
+        return np.full((shape[0], *shape), np.nan if variance is None else 0.0)
 
     @property
     def expected_entropy(self) -> Values:

@@ -57,6 +57,7 @@ Statistic = Literal[
     "predictive_quantiles",
     "interval",
     "samples",
+    "covariance",
     "reconstruction_error",
     "label",
     "probabilities",
