@@ -20,6 +20,7 @@ def run_together(
     row_ids: Sequence[npt.NDArray[np.int64]],
     *,
     stop: Callable[[], bool] = never,
+    threads: int = 1,
 ) -> list[Tree]:
     """Return what each plan's `run` returns for its rows, to the bit, from one run over all rows.
 
@@ -30,7 +31,7 @@ def run_together(
         raise ValueError("plans run together only where their `batch_key` is the same")
     first = plans[0]
     if len(plans) == 1:
-        return [first.run(xs[0], row_ids[0], stop=stop)]
+        return [first.run(xs[0], row_ids[0], stop=stop, threads=threads)]
     rows = [x[:] for x in xs]
     x = Inputs(
         {name: np.concatenate([own.values[name] for own in rows]) for name in rows[0].values}
@@ -38,7 +39,7 @@ def run_together(
     pairs = list(zip(plans, row_ids, strict=True))
     ids = np.concatenate([ids + plan.spec.row_offset for plan, ids in pairs])
     seeds = [plan.seed for plan, ids in pairs for _ in range(len(ids))]
-    outputs = first.outputs(x, ids, seeds=seeds, stop=stop)
+    outputs = first.outputs(x, ids, seeds=seeds, stop=stop, threads=threads)
     return [_rows_of(outputs, part) for part in _slices(rows)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,6 @@ class Generation:
     """How many steps the network reads at most: those of its training."""
     columns: Rows
     """The input that stands for each class."""
-    _samplers: dict[int, Sampler] = field(default_factory=dict)
 
     @property
     def draws(self) -> bool:
@@ -57,7 +57,14 @@ class Generation:
         given = steps_of(self.plan.model.encoding) or 1
         return self.spec.steps * self.plan.cost(tiles)[0] * max(1.0, self.steps / given)
 
-    def run(self, x: Inputs, row_ids: Rows, *, stop: Callable[[], bool] = lambda: False) -> Tree:
+    def run(
+        self,
+        x: Inputs,
+        row_ids: Rows,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        threads: int = 1,
+    ) -> Tree:
         """Return the answer's `outputs`: `generated`, labels (rows, steps), and `text`.
 
         `x` are the sequences to go on with, all of one length. `text` is there where all classes
@@ -67,9 +74,10 @@ class Generation:
         ids = row_ids + self.plan.spec.row_offset
         classes = np.empty((len(seen), self.spec.steps), dtype=np.int64)
         key = stream_key(self.plan.seed, "generate")
+        sampler_of = cache(partial(self._sampler, stop, threads))
         for step in range(self.spec.steps):
             seen = seen[:, -self.steps :]
-            shares = self._next(seen, ids, step, stop)
+            shares = self._next(sampler_of(seen.shape[1]), seen, ids, step)
             states = row_states(key, np.full_like(ids, step), ids)
             classes[:, step] = drawn(shares, uniforms(states, 1)[:, 0], self.spec)
             one_hot = np.zeros((len(seen), 1, seen.shape[2]), dtype=np.float32)
@@ -82,9 +90,8 @@ class Generation:
             answer["text"] = np.array(["".join(row) for row in labels.tolist()], dtype=object)
         return answer
 
-    def _next(self, seen: Floats, ids: Rows, step: int, stop: Callable[[], bool]) -> Doubles:
+    def _next(self, sampler: Sampler, seen: Floats, ids: Rows, step: int) -> Doubles:
         """Return the probabilities (rows, classes) of what follows."""
-        sampler = self._sampler(seen.shape[1], stop)
         last = self.plan.model.graph.last.out
         rows = Inputs({self.input: seen})
         if sampler.stochastic:
@@ -94,19 +101,18 @@ class Generation:
         shares = renormalised(shares)
         return (shares[:, -1] if shares.ndim == 3 else shares).astype(np.float64)
 
-    def _sampler(self, steps: int, stop: Callable[[], bool]) -> Sampler:
-        if steps not in self._samplers:
-            model = self.plan.model.of_steps(steps)
-            self._samplers[steps] = Sampler(
-                model.network,
-                self.plan.regularizers,
-                wanted=(model.graph.last.out,),
-                seed=self.plan.seed,
-                masks=self.plan.spec.masks,
-                stop=stop,
-                tile=_TILE,
-            )
-        return self._samplers[steps]
+    def _sampler(self, stop: Callable[[], bool], threads: int, steps: int) -> Sampler:
+        model = self.plan.model.of_steps(steps)
+        return Sampler(
+            model.network,
+            self.plan.regularizers,
+            wanted=(model.graph.last.out,),
+            seed=self.plan.seed,
+            masks=self.plan.spec.masks,
+            stop=stop,
+            threads=threads,
+            tile=_TILE,
+        )
 
 
 def plan_generation(plan: PredictionPlan, *, trained_steps: int | None) -> Generation:

@@ -149,14 +149,19 @@ class PredictionPlan:
     # -- the answer --------------------------------------------------------------------------------
 
     def run(
-        self, x: Inputs, row_ids: npt.NDArray[np.int64], *, stop: Callable[[], bool] = never
+        self,
+        x: Inputs,
+        row_ids: npt.NDArray[np.int64],
+        *,
+        stop: Callable[[], bool] = never,
+        threads: int = 1,
     ) -> Tree:
         """Return the answer's `outputs` for encoded rows, or for values of `start`.
 
         `row_ids` are the rows' positions in the random streams, without `row_offset`. Where `stop`
-        says so, StoppedError ends the work.
+        says so, StoppedError ends the work. The compiled kernels use so many `threads` at most.
         """
-        return self.answer(x, row_ids, stop=stop).outputs
+        return self.answer(x, row_ids, stop=stop, threads=threads).outputs
 
     def answer(
         self,
@@ -165,12 +170,13 @@ class PredictionPlan:
         *,
         stop: Callable[[], bool] = never,
         late: Callable[[], bool] = never,
+        threads: int = 1,
     ) -> Estimate:
         """Return the last estimate, at less cost than by the ones before it; see `estimates`."""
         if self.num_samples is None or (self.summary.tolerance is None and late is never):
-            outputs = self.outputs(x, row_ids + self.spec.row_offset, stop=stop)
+            outputs = self.outputs(x, row_ids + self.spec.row_offset, stop=stop, threads=threads)
             return Estimate(num_samples=self.passes, stopped_by="num_samples", outputs=outputs)
-        *_, last = self._drawing(x, row_ids + self.spec.row_offset, stop).estimates(
+        *_, last = self._drawing(x, row_ids + self.spec.row_offset, stop, threads).estimates(
             late, running=False, flops_per_draw=self.flops_per_draw
         )
         return last
@@ -182,6 +188,7 @@ class PredictionPlan:
         *,
         stop: Callable[[], bool] = never,
         late: Callable[[], bool] = never,
+        threads: int = 1,
     ) -> Iterator[Estimate]:
         """Return what is known after 64, 128, 256, … passes, and last when they are enough.
 
@@ -191,9 +198,9 @@ class PredictionPlan:
         bits in each of them as in a run of so many passes.
         """
         if self.num_samples is None:
-            yield self.answer(x, row_ids, stop=stop)
+            yield self.answer(x, row_ids, stop=stop, threads=threads)
             return
-        yield from self._drawing(x, row_ids + self.spec.row_offset, stop).estimates(
+        yield from self._drawing(x, row_ids + self.spec.row_offset, stop, threads).estimates(
             late, running=True, flops_per_draw=self.flops_per_draw
         )
 
@@ -229,6 +236,7 @@ class PredictionPlan:
         *,
         seeds: Sequence[int] | None = None,
         stop: Callable[[], bool] = never,
+        threads: int = 1,
     ) -> Tree:
         """Return the outputs of `num_samples` passes, whatever the tolerance.
 
@@ -236,8 +244,8 @@ class PredictionPlan:
         one for each row, instead of the plan's.
         """
         if self.num_samples is not None:
-            return self._drawing(x, row_ids, stop, seeds).whole()
-        sampler = self._sampler(stop)
+            return self._drawing(x, row_ids, stop, threads, seeds).whole()
+        sampler = self._sampler(stop, threads)
         rows = sampler.prepare(x, row_ids, seeds)
         drawn = dict(rows.deterministic)
         if sampler.stochastic:
@@ -251,18 +259,19 @@ class PredictionPlan:
         x: Inputs,
         row_ids: npt.NDArray[np.int64],
         stop: Callable[[], bool],
+        threads: int,
         seeds: Sequence[int] | None = None,
     ) -> Drawing:
         return Drawing(
             summary=self.summary,
             readings=self.readings,
-            sampler=self._sampler(stop),
+            sampler=self._sampler(stop, threads),
             x=x,
             row_ids=row_ids,
             seeds=seeds,
         )
 
-    def _sampler(self, stop: Callable[[], bool]) -> Sampler:
+    def _sampler(self, stop: Callable[[], bool], threads: int) -> Sampler:
         return Sampler(
             self.model.network,
             self.regularizers,
@@ -270,6 +279,7 @@ class PredictionPlan:
             seed=self.seed,
             masks=self.spec.masks,
             stop=stop,
+            threads=threads,
         )
 
     @cached_property
