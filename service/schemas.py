@@ -65,6 +65,8 @@ class DatasetView(View):
     """Size of what was uploaded."""
     sha256: str
     """Hash of what was uploaded."""
+    job: str | None
+    """The job that made it, whose size and hash are those of what is stored; null for an upload."""
     created_at: datetime
 
     @classmethod
@@ -78,6 +80,7 @@ class DatasetView(View):
             arrays=dataset.schema["arrays"],
             bytes=dataset.bytes,
             sha256=dataset.sha256,
+            job=dataset.job,
             created_at=dataset.created_at,
         )
 

@@ -18,12 +18,14 @@ from typing import BinaryIO, TypeVar
 
 from service.errors import NotFound, StorageFull
 
-__all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key"]
+__all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key", "part_key"]
 
 T = TypeVar("T")
 
 # Folder, then at most two names that begin with a letter or digit: no key leaves the root.
-_KEY = re.compile(r"(?:datasets|models|checkpoints)(?:/[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9]+)?){1,2}")
+_KEY = re.compile(
+    r"(?:datasets|models|checkpoints|parts)(?:/[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9]+)?){1,2}"
+)
 
 
 def dataset_key(sha256: str, suffix: str) -> str:
@@ -39,6 +41,11 @@ def model_key(model_id: str) -> str:
 def checkpoint_key(job_id: str, attempt: int) -> str:
     """A fresh key for a checkpoint of one attempt at a job."""
     return f"checkpoints/{job_id}/{attempt}-{secrets.token_hex(8)}"
+
+
+def part_key(job_id: str, attempt: int) -> str:
+    """A fresh key for a part of what a job makes, kept until the job has ended."""
+    return f"parts/{job_id}/{attempt}-{secrets.token_hex(8)}"
 
 
 class Blobs:
@@ -132,6 +139,11 @@ class Blobs:
         if path.parent.parent != self.root:
             with suppress(OSError):  # it is not empty, or gone
                 path.parent.rmdir()  # a model's or job's own folder
+
+    def delete_parts(self, job_id: str) -> None:
+        """Remove all parts of a job that has ended."""
+        for key, _ in list(self.keys(f"parts/{job_id}")):
+            self.delete(key)
 
     def keys(self, folder: str) -> Iterator[tuple[str, float]]:
         """Every key under `folder` with its age in seconds."""

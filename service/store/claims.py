@@ -8,7 +8,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.store import tables
-from service.store.lifecycle import ErrorKind, Job, Status, end, job_error, job_of, requeue, write
+from service.store.lifecycle import (
+    ErrorKind,
+    Job,
+    Status,
+    end,
+    job_error,
+    job_of,
+    place_of,
+    requeue,
+    write,
+)
 
 __all__ = ["is_runnable", "part", "take_back", "take_back_expired", "take_oldest"]
 
@@ -37,9 +47,8 @@ def take_oldest(
     if attempt == 1:
         event: tuple[str, dict[str, Any]] = ("started", {"attempt": 1})
     else:
-        from_epoch = 0 if job.checkpoint is None else job.checkpoint.epoch
-        data = {"attempt": attempt, "reason": job.retry_reason, "from_epoch": from_epoch}
-        event = ("retried", data)
+        from_ = place_of(job.kind, 0 if job.checkpoint is None else job.checkpoint.epoch, "from_")
+        event = ("retried", {"attempt": attempt, "reason": job.retry_reason, **from_})
     return write(
         connection,
         job,

@@ -9,16 +9,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.errors import Conflict, NotFound
+from service.errors import NotFound
 from service.store import tables
 from service.store.blobs import Blobs
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
+from service.store.needs import refuse_needed
 
-__all__ = ["Dataset", "Datasets", "NewDataset", "drop_unused"]
+__all__ = ["Dataset", "Datasets", "NewDataset", "StagedDataset", "drop_unused"]
 
 DATASETS = tables.datasets
-NEEDS = tables.job_datasets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,36 @@ class Dataset(NewDataset):
 
     id: str
     created_at: datetime
+    job: str | None = None
+    """The job that made it; None for an upload."""
+
+
+class StagedDataset:
+    """A data set whose content is a flushed file of `Blobs.temporary`, about to be published."""
+
+    def __init__(self, database: Database, blobs: Blobs, new: NewDataset, content: Path) -> None:
+        self.id = new_id("ds")
+        self._database = database
+        self._blobs = blobs
+        self._new = new
+        self._content = content
+
+    def publish(self, connection: sa.Connection, now: datetime, *, job: str | None) -> Dataset:
+        """Store row and content within the caller's transaction; the file is gone afterwards."""
+        dataset = Dataset(id=self.id, created_at=now, job=job, **vars(self._new))
+        self._database.lock(connection, dataset.blob)
+        row = {**vars(dataset), "job_id": job}
+        del row["job"]
+        connection.execute(sa.insert(DATASETS).values(row))
+        if self._blobs.exists(dataset.blob):
+            self._content.unlink()
+        else:
+            self._blobs.adopt(self._content, dataset.blob)
+        return dataset
+
+    def discard(self) -> None:
+        """Remove the file, where it has not been published."""
+        self._content.unlink(missing_ok=True)
 
 
 class Datasets:
@@ -51,7 +81,7 @@ class Datasets:
     Data sets of equal content share one blob. Whether it is still needed is decided, and acted
     upon, only under the lock that every upload of that content takes as well:
 
-    - `create` publishes the file inside the transaction that adds the row, so no deletion can see
+    - The file is published inside the transaction that adds the row, so no deletion can see
       the file without the row. A crash in between leaves a file without a row, which `sweep` finds.
     - `delete` commits the row's end first (a row without a file would be a lie), then, in a second
       transaction, looks for other rows and removes the file if there are none.
@@ -69,20 +99,19 @@ class Datasets:
 
         The file is gone afterwards: published, or dropped where the same bytes are stored already.
         """
-        plain_text(new.name, pointer="#/name")
-        self._blobs.flush(content)  # before the lock is taken: the file may be large
+        staged = self.stage(new, content)
         now = self._clock()
-        dataset = Dataset(id=new_id("ds"), created_at=now, **vars(new))
         with self._database.write() as connection:
-            self._database.lock(connection, new.blob)
-            connection.execute(sa.insert(DATASETS).values(vars(dataset)))
+            dataset = staged.publish(connection, now, job=None)
             if remember is not None:
                 remember.store(connection, dataset, now)
-            if self._blobs.exists(new.blob):
-                content.unlink()
-            else:
-                self._blobs.adopt(content, new.blob)
         return dataset
+
+    def stage(self, new: NewDataset, content: Path) -> StagedDataset:
+        """Get a data set ready to be stored in a transaction with something else; see `create`."""
+        plain_text(new.name, pointer="#/name")
+        self._blobs.flush(content)  # before the lock is taken: the file may be large
+        return StagedDataset(self._database, self._blobs, new, content)
 
     def get(self, dataset_id: str, *, pointer: str = "#") -> Dataset:
         with self._database.read() as connection:
@@ -90,7 +119,7 @@ class Datasets:
             row = connection.execute(query).one_or_none() if is_id(dataset_id, "ds") else None
         if row is None:
             raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
-        return Dataset(**row._mapping)
+        return _dataset_of(row)
 
     def list(self, *, limit: int = 100, after: str | None = None) -> Page[Dataset]:
         """Newest first."""
@@ -99,7 +128,7 @@ class Datasets:
             page = newest_first(
                 connection, query, DATASETS.c.id, limit=limit, after=after, prefix="ds"
             )
-        return Page([Dataset(**row._mapping) for row in page.data], page.has_more)
+        return Page([_dataset_of(row) for row in page.data], page.has_more)
 
     def delete(self, dataset_id: str) -> None:
         """Remove a data set, and its content if no other has the same.
@@ -111,19 +140,14 @@ class Datasets:
             blob = connection.scalar(query.with_for_update()) if is_id(dataset_id, "ds") else None
             if blob is None:
                 raise NotFound(f"no data set has the id {dataset_id[:80]!r}")
-            users = connection.scalars(
-                sa.select(NEEDS.c.job_id)
-                .where(NEEDS.c.dataset_id == dataset_id)
-                .order_by(NEEDS.c.job_id)
-                .limit(5)
-            ).all()
-            if users:
-                raise Conflict(
-                    f"data set {dataset_id} is needed by {', '.join(users)}; "
-                    "wait for the job to end or cancel it"
-                )
+            refuse_needed(connection, tables.job_datasets.c.dataset_id, dataset_id, "data set")
             connection.execute(sa.delete(DATASETS).where(DATASETS.c.id == dataset_id))
         drop_unused(self._database, self._blobs, blob)
+
+
+def _dataset_of(row: sa.Row[Any]) -> Dataset:
+    fields = dict(row._mapping)
+    return Dataset(job=fields.pop("job_id"), **fields)
 
 
 def drop_unused(database: Database, blobs: Blobs, blob: str) -> bool:

@@ -12,10 +12,21 @@ import sqlalchemy as sa
 from service.errors import Conflict, NotFound, QueueFull, QuotaExceeded
 from service.store import claims, lifecycle, tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
+from service.store.datasets import StagedDataset
 from service.store.events import read_epochs, read_events
 from service.store.idempotency import Remember
-from service.store.lifecycle import Checkpoint, ErrorKind, Event, Job, Status, job_error, job_of
+from service.store.lifecycle import (
+    Checkpoint,
+    ErrorKind,
+    Event,
+    Job,
+    Status,
+    job_error,
+    job_of,
+    place_of,
+)
 from service.store.models import NewModelRow, insert_model
+from service.store.needs import need_datasets, need_models
 
 __all__ = [
     "Checkpoint",
@@ -30,7 +41,6 @@ __all__ = [
 ]
 
 JOBS = tables.jobs
-NEEDS = tables.job_datasets
 
 #: Events that only the store itself adds.
 OWN_EVENTS = frozenset({"queued", "started", "retried", "checkpoint", "cancelling", "finished"})
@@ -44,6 +54,8 @@ class NewJob:
     spec: dict[str, Any]
     datasets: Mapping[str, str] = field(default_factory=dict)
     """Ids of the data sets that the job needs, each with the JSON pointer to where it is asked."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Ids of the models that it needs, in the same way."""
     name: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     owner: str | None = None
@@ -86,10 +98,11 @@ class Jobs:
     # What callers ask
 
     def create(self, new: NewJob, *, remember: Remember[Job] | None = None) -> Job:
-        """Queue a job. NotFound for a data set that is not there; QueueFull, QuotaExceeded."""
+        """Queue a job. NotFound for a data set or model not there; QueueFull, QuotaExceeded."""
         plain_text(new.name, pointer="#/name")
         now = self._clock()
-        fields = {key: value for key, value in vars(new).items() if key != "datasets"}
+        needs = ("datasets", "models")
+        fields = {key: value for key, value in vars(new).items() if key not in needs}
         row = {
             **fields,
             "id": new_id("job"),
@@ -104,7 +117,8 @@ class Jobs:
         with self._database.write() as connection:
             self._check_room(connection, new.owner)
             inserted = connection.execute(sa.insert(JOBS).values(row).returning(JOBS)).one()
-            _need(connection, inserted.id, new.datasets)
+            need_datasets(connection, inserted.id, new.datasets)
+            need_models(connection, inserted.id, new.models)
             job = lifecycle.write(connection, job_of(inserted), now, [("queued", {})])
             if remember is not None:
                 remember.store(connection, job, now)
@@ -245,7 +259,7 @@ class Jobs:
         if metrics is not None:
             values["metrics"] = metrics
         if checkpoint is not None:
-            events = [*events, ("checkpoint", {"epoch": checkpoint.epoch})]
+            events = [*events, ("checkpoint", place_of(job.kind, checkpoint.epoch))]
             values["checkpoint_key"] = checkpoint.key
             values["checkpoint_epoch"] = checkpoint.epoch
             values["checkpoint_attempt"] = job.attempts
@@ -271,16 +285,17 @@ class Jobs:
         error: Mapping[str, Any] | None = None,
         result: Mapping[str, Any] | None = None,
         model: NewModelRow | None = None,
+        dataset: StagedDataset | None = None,
     ) -> Job:
-        """End an attempt and its job: last events, model and final event, or, with LeaseLost, none.
+        """End an attempt and its job: events, result and final event, or, with LeaseLost, none.
 
-        `error` (see `job_error`) goes with `failed` and only with it; a model goes with
+        `error` (see `job_error`) goes with `failed` and only with it; a model or data set goes with
         `succeeded`, or with `cancelled` where it is to be kept, and is then the result.
         """
         _refuse_own(events)
         if (status is Status.FAILED) != (error is not None) or not status.terminal:
             raise ValueError(f"a job cannot end as {status} with error={error!r}")
-        if status is Status.FAILED and (model is not None or result is not None):
+        if status is Status.FAILED and (model or dataset or result is not None):
             raise ValueError("a failed job has no result")
         now = self._clock()
         values: dict[str, Any] = {"result": result}
@@ -290,6 +305,8 @@ class Jobs:
             values["metrics"] = metrics
         if model is not None:
             values |= {"model": model.id, "result": result or {"model": model.id}}
+        if dataset is not None:
+            values["result"] = result or {"dataset": dataset.id}
         with self._database.write() as connection:
             held = lifecycle.held_job(connection, job)
             if status is Status.CANCELLED and held.status is not Status.CANCELLING:
@@ -298,10 +315,12 @@ class Jobs:
                 # Its caller was told that it is being cancelled; the worker had not heard of it.
                 status = Status.CANCELLED
                 if not held.cancel_keep:
-                    model = None
+                    model = dataset = None
                     values = {k: v for k, v in values.items() if k not in ("model", "result")}
             if model is not None:
                 insert_model(connection, model, job_id=job.id, now=now)
+            if dataset is not None:
+                dataset.publish(connection, now, job=job.id)
             return lifecycle.end(
                 connection, held, status, now, events=events, error=error, **values
             )
@@ -364,17 +383,6 @@ class Jobs:
         return claims.part(
             connection, worker, now, kind=kind, detail=detail, max_failures=self._max_failures
         )
-
-
-def _need(connection: sa.Connection, job_id: str, datasets: Mapping[str, str]) -> None:
-    """Have the data sets stay until the job has ended."""
-    for dataset_id, pointer in datasets.items():
-        # On PostgreSQL the lock makes a deletion wait, and then see the job.
-        query = sa.select(tables.datasets.c.id).where(tables.datasets.c.id == dataset_id)
-        lock = query.with_for_update(read=True, key_share=True)
-        if not is_id(dataset_id, "ds") or connection.scalar(lock) is None:
-            raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
-        connection.execute(sa.insert(NEEDS).values(job_id=job_id, dataset_id=dataset_id))
 
 
 def _require(connection: sa.Connection, job_id: str) -> None:

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from service.errors import LeaseLost, NotFound
 from service.store import tables
 from service.store.database import is_id
+from service.store.needs import drop_needs
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +36,7 @@ __all__ = [
     "job_error",
     "job_of",
     "locked_job",
+    "place_of",
     "requeue",
     "write",
 ]
@@ -63,7 +65,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A blob from which a job can go on after `epoch` whole epochs."""
+    """A blob from which a job can go on after `epoch` whole epochs, or rows of a prediction."""
 
     key: str
     epoch: int
@@ -115,6 +117,11 @@ class Job:
     @property
     def terminal(self) -> bool:
         return self.status.terminal
+
+
+def place_of(kind: str, number: int, prefix: str = "") -> dict[str, int]:
+    """Say in an event how far a job of this kind has come: in epochs, or rows of a prediction."""
+    return {f"{prefix}{'row' if kind == 'predict' else 'epoch'}": number}
 
 
 def job_of(row: sa.Row[Any]) -> Job:
@@ -190,8 +197,13 @@ def end(
     **values: Any,
 ) -> Job:
     """Any state but the terminal ones -> a terminal one, with the final event."""
-    last = {"status": status, "model": values.get("model"), "error": error}
-    connection.execute(sa.delete(tables.job_datasets).where(tables.job_datasets.c.job_id == job.id))
+    last = {
+        "status": status,
+        "model": values.get("model"),
+        "result": values.get("result"),
+        "error": error,
+    }
+    drop_needs(connection, job.id)
     return write(
         connection,
         job,

@@ -14,6 +14,7 @@ from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.store import tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
+from service.store.needs import refuse_needed
 
 __all__ = ["Alias", "AliasMove", "Aliases", "Model", "Models", "NewModelRow", "insert_model"]
 
@@ -112,7 +113,7 @@ class Models:
     def delete(self, model_id: str) -> Model:
         """Remove the row and return what it was: its weights' blob is then nobody's.
 
-        Conflict while an alias points at it.
+        Conflict while an alias points at it, or a job that has not ended needs it.
         """
         with self._database.write() as connection:
             model = _model(connection, model_id, lock=True)
@@ -124,6 +125,7 @@ class Models:
                     f"model {model_id} is what the alias {', '.join(names)} points at; "
                     f"move or delete the alias first"
                 )
+            refuse_needed(connection, tables.job_models.c.model_id, model_id, "model")
             connection.execute(sa.delete(MODELS).where(MODELS.c.id == model_id))
         return model
 

@@ -23,11 +23,14 @@ def sweep(database: Database, blobs: Blobs, *, older_than_s: float = 0.0) -> int
     # or is younger than any work in hand.
     found = [
         key
-        for folder in ("datasets", "models", "checkpoints")
+        for folder in ("datasets", "models", "checkpoints", "parts")
         for key, age_s in blobs.keys(folder)
         if age_s >= older_than_s
     ]
+    working = _working(database)
     for key in sorted(set(found) - _referred(database)):
+        if key.startswith("parts/") and key.split("/")[1] in working:
+            continue  # which of them are of use, the job's checkpoint knows
         if key.startswith("datasets/"):
             swept += drop_unused(database, blobs, key)
         else:
@@ -40,3 +43,10 @@ def _referred(database: Database) -> set[str]:
     columns = (tables.datasets.c.blob, tables.models.c.weights, tables.jobs.c.checkpoint_key)
     with database.read() as connection:
         return {key for column in columns for key in connection.scalars(sa.select(column)) if key}
+
+
+def _working(database: Database) -> set[str]:
+    """Return the jobs that have not ended."""
+    query = sa.select(tables.jobs.c.id).where(tables.jobs.c.finished_at.is_(None))
+    with database.read() as connection:
+        return set(connection.scalars(query))

@@ -20,6 +20,7 @@ __all__ = [
     "events",
     "idempotency_keys",
     "job_datasets",
+    "job_models",
     "jobs",
     "metadata",
     "models",
@@ -76,8 +77,11 @@ datasets = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("blob", sa.String(255), nullable=False),
+    # No foreign key: a data set outlives its job. Unique: a job leaves one data set at most.
+    sa.Column("job_id", Id),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("datasets_by_blob", "blob"),
+    sa.Index("datasets_by_job", "job_id", unique=True),
 )
 
 jobs = sa.Table(
@@ -141,14 +145,22 @@ sa.Index(
     postgresql_where=jobs.c.worker.is_not(None),
 )
 
-# What jobs that have not ended need. Rows go when the job ends, so the foreign key itself refuses
-# to delete a data set that a job still needs.
+# What jobs that have not ended need. Rows go when the job ends, so the foreign keys themselves
+# refuse to delete a data set or model that a job still needs.
 job_datasets = sa.Table(
     "job_datasets",
     metadata,
     sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("dataset_id", Id, sa.ForeignKey("datasets.id"), primary_key=True),
     sa.Index("job_datasets_by_dataset", "dataset_id"),
+)
+
+job_models = sa.Table(
+    "job_models",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model_id", Id, sa.ForeignKey("models.id"), primary_key=True),
+    sa.Index("job_models_by_model", "model_id"),
 )
 
 events = sa.Table(

@@ -204,7 +204,8 @@ def test_finishing_stores_job_model_and_last_event_together(
     assert models.get(model.id).job == job.id
     assert types(jobs, job)[-2:] == ["epoch", "finished"]
     last = jobs.events(job.id).data[-1].data
-    assert last == {"status": "succeeded", "model": model.id, "error": None}
+    result = {"model": model.id}
+    assert last == {"status": "succeeded", "model": model.id, "result": result, "error": None}
     assert_sound(database)
 
 
@@ -214,7 +215,8 @@ def test_a_failure_says_why(jobs: Jobs) -> None:
     job = jobs.finish(claim(jobs), Status.FAILED, error=error)
 
     assert job.error == error
-    assert jobs.events(job.id).data[-1].data == {"status": "failed", "model": None, "error": error}
+    last = {"status": "failed", "model": None, "result": None, "error": error}
+    assert jobs.events(job.id).data[-1].data == last
 
 
 def test_a_result_other_than_a_model_is_kept(jobs: Jobs) -> None:
