@@ -214,6 +214,9 @@ class Drawing:
         return BLOCK * max(1, _PIECE // (BLOCK * self._width * max(1, rows)))
 
     def _parts(self, size: int) -> Iterator[_Part]:
+        if len(self._x) <= size:
+            yield _Part(self._readings, self._sampler, self._x, self._ids, self._seeds)
+            return
         for first in range(0, len(self._x), size):
             rows = slice(first, first + size)
             seeds = None if self._seeds is None else self._seeds[rows]

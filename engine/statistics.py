@@ -9,6 +9,7 @@ however its passes were cut into pieces.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ Values = npt.NDArray[np.float64]
 
 BLOCK = 64
 """Passes of a block; only the last one of all may have fewer."""
-_TILE = 1024
-"""Columns worked on at once, each of a block of one number: half a MiB stays in the cache."""
+_TILE = 512
+"""Columns worked on at once, each a block of one number: 256 KiB stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,36 +77,43 @@ def _reduce_tile(part: Samples, spread: bool) -> tuple[Values, Values | None]:
     full, rest = divmod(len(part), BLOCK)
     width = part.shape[1]
     count = full + (rest > 0)
+    cells = count * width
     # The passes of a block first, so that every sum runs along all blocks and columns at once.
-    values = np.zeros((BLOCK, count, width)) if rest else np.empty((BLOCK, count, width))
+    shape = (BLOCK, cells if cells > 1 else 2)
+    values = np.zeros(shape) if rest or cells == 1 else np.empty(shape)
     if full:
-        values[:, :full] = part[: full * BLOCK].reshape(full, BLOCK, width).swapaxes(0, 1)
+        given = part[: full * BLOCK].reshape(full, BLOCK, width).swapaxes(0, 1)
+        values[:, : full * width].reshape(BLOCK, full, width)[...] = given
     if rest:
-        values[:rest, full] = part[full * BLOCK :]
-    means = _halved(values)
-    means[:full] *= 1 / BLOCK
-    if rest:
-        means[full] /= rest
-    if not spread:
-        return means, None
-    values -= means
-    if rest:
-        values[rest:, full] = 0
-    np.square(values, out=values)
-    return means, _halved(values)
+        values[:rest, full * width : cells] = part[full * BLOCK :]
+    means = _summed(values)
+    means /= _sizes(len(part), width)
+    if spread:
+        values -= means
+        if rest:
+            values[rest:, full * width :] = 0
+        np.multiply(values, values, out=values)
+    squares = _summed(values)[:cells].reshape(count, width) if spread else None
+    return means[:cells].reshape(count, width), squares
 
 
-def _halved(values: Values) -> Values:
-    """Sum over the first axis, of length `BLOCK`, by halving.
+@lru_cache(maxsize=256)
+def _sizes(passes: int, width: int) -> Values:
+    """Return how many passes the block of each column of a tile has."""
+    full, rest = divmod(passes, BLOCK)
+    sizes = np.full(max(2, (full + (rest > 0)) * width), float(BLOCK))
+    if rest:
+        sizes[full * width :] = rest
+    return sizes
 
-    `np.sum` would choose its order by the array's shape.
+
+def _summed(values: Values) -> Values:
+    """Sum over the first axis, one row after another.
+
+    NumPy adds whole rows where there are two columns or more; a single one it would sum in another
+    order.
     """
-    half = BLOCK // 2
-    folded: Values = values[:half] + values[half:]
-    while half > 1:
-        half //= 2
-        folded[:half] += folded[half : 2 * half]
-    total: Values = folded[0]
+    total: Values = np.add.reduce(values, axis=0)
     return total
 
 
@@ -126,34 +134,33 @@ class Moments:
         """Merge the passes that follow."""
         if self.passes % BLOCK:
             raise ValueError("passes follow a block that is not full")
-        count = len(blocks.means)
+        means = blocks.means
         if self.passes == 0:
-            self._first = blocks.means[0]
+            self._first = means[0]
+        if self.passes == 0 and len(means) == 1:
+            self._sum = 0.0
             self._squares = 0.0 if blocks.squares is None else blocks.squares[0]
-            self.passes = min(BLOCK, blocks.passes)
-            if count > 1:
-                self._merge(blocks, 1)
-        else:
-            self._merge(blocks, 0)
-
-    def _merge(self, blocks: Blocks, skipped: int) -> None:
-        """Merge all blocks but those skipped."""
-        means = blocks.means[skipped:]
-        sizes = np.full(len(means), float(BLOCK))
-        sizes[-1] = (blocks.passes - 1) % BLOCK + 1
-        before = self.passes + BLOCK * np.arange(len(means), dtype=np.float64)
-        along = (-1,) + (1,) * (means.ndim - 1)
+            self.passes = blocks.passes
+            return
+        sizes, before, weights = _weights(self.passes, blocks.passes, means.ndim)
         deviations = means - self._first
         # accumulate adds one after another, so that pieces may begin anywhere.
-        sums = _accumulated(self._sum, deviations * sizes.reshape(along))
+        sums = np.empty((len(means) + 1, *self._first.shape))
+        sums[0] = self._sum
+        np.multiply(deviations, sizes, out=sums[1:])
+        np.add.accumulate(sums, axis=0, out=sums)
         if blocks.squares is not None:
-            deviations -= sums[:-1] / before.reshape(along)
-            np.square(deviations, out=deviations)
-            deviations *= (before * sizes / (before + sizes)).reshape(along)
-            deviations += blocks.squares[skipped:]
-            self._squares = _accumulated(self._squares, deviations)[-1]
+            squares = np.empty(sums.shape)
+            squares[0] = self._squares
+            added = squares[1:]
+            np.divide(sums[:-1], before, out=added)
+            np.subtract(deviations, added, out=added)
+            np.multiply(added, added, out=added)
+            np.multiply(added, weights, out=added)
+            np.add(added, blocks.squares, out=added)
+            self._squares = np.add.accumulate(squares, axis=0, out=squares)[-1]
         self._sum = sums[-1]
-        self.passes += int(sizes.sum())
+        self.passes += blocks.passes
 
     @property
     def mean(self) -> Values:
@@ -174,13 +181,19 @@ class Moments:
         return self._first
 
 
-def _accumulated(start: Any, terms: Values) -> Values:
-    """Return the running sums of `terms` along the first axis, from `start` on."""
-    sums = np.empty((len(terms) + 1, *terms.shape[1:]))
-    sums[0] = start
-    sums[1:] = terms
-    running: Values = np.add.accumulate(sums, axis=0, out=sums)
-    return running
+@lru_cache(maxsize=256)
+def _weights(done: int, passes: int, ndim: int) -> tuple[Values, Values, Values]:
+    """Return, for blocks that follow `done` passes, what they are merged with.
+
+    Their sizes, the passes before each (1 where there are none), and what the square of a mean's
+    distance from that before it counts; all of `ndim` dimensions, blocks first.
+    """
+    count = -(-passes // BLOCK)
+    sizes = np.full((count,) + (1,) * (ndim - 1), float(BLOCK))
+    sizes[-1] = passes - BLOCK * (count - 1)
+    before = done + BLOCK * np.arange(count, dtype=np.float64).reshape(sizes.shape)
+    weights = before * sizes / (before + sizes)
+    return sizes, np.maximum(before, 1.0), weights
 
 
 def pass_mean(samples: Samples) -> Values:

@@ -168,7 +168,7 @@ class Summary:
         if "predictive_quantiles" in asked:
             answer["predictive_quantiles"] = self._predictive_quantiles(own, noise)
         if "reconstruction_error" in asked:
-            (given,) = x.values.values()
+            (given,) = x[:].values.values()
             errors = (encoding.decode(given) - answer["mean"]) ** 2
             answer["reconstruction_error"] = errors.reshape(len(errors), -1).mean(axis=1)
         if "samples" in asked:
