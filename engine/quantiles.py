@@ -6,6 +6,8 @@ Samples have the passes first; each element of the rest is worked on alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +15,44 @@ from scipy import special
 
 from engine.statistics import pass_mean
 
-__all__ = ["mixture_quantiles", "pass_quantiles", "quantile_key"]
+__all__ = ["between", "mixture_quantiles", "pass_quantiles", "quantile_key", "ranks"]
 
 Samples = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]
 
 
-def pass_quantiles(samples: Samples, quantiles: Sequence[float]) -> list[Values]:
-    """Return quantiles of the passes, linear between order statistics (Hyndman & Fan 1996, 7)."""
-    # Numbers that are sorted together lie together.
-    ordered = np.array(np.moveaxis(samples, 0, -1), order="C")
+def pass_quantiles(samples: Samples, quantiles: tuple[float, ...]) -> Values:
+    """Return quantiles of the passes, linear between order statistics (Hyndman & Fan 1996, 7).
+
+    `samples` are (passes, …), the result (quantiles, …).
+    """
+    passes, shape = len(samples), samples.shape[1:]
+    # What is sorted together lies together.
+    ordered = np.array(samples.reshape(passes, -1).T, order="C")
     ordered.sort(axis=-1)
-    ordered = np.moveaxis(ordered, -1, 0)
-    results = []
-    for quantile in quantiles:
-        below, share = divmod(quantile * (len(ordered) - 1), 1)
-        value = ordered[int(below)].astype(np.float64)
-        if share:
-            value += share * (ordered[int(below) + 1] - value)
-        results.append(value)
-    return results
+    below, above, share = ranks(passes, quantiles)
+    values = between(ordered[:, below], ordered[:, above], share)
+    return values.T.reshape(-1, *shape)
+
+
+@lru_cache(maxsize=256)
+def ranks(passes: int, quantiles: tuple[float, ...]) -> tuple[Ranks, Ranks, Values]:
+    """Return between which order statistics each quantile lies, and how far, from 0 to below 1."""
+    positions = np.array(quantiles) * (passes - 1)
+    below = np.floor(positions).astype(np.int64)
+    share = positions - below
+    return below, below + (share > 0), share
+
+
+def between(low: npt.NDArray[Any], high: npt.NDArray[Any], share: Values) -> Values:
+    """Return what lies a share of the way from low to high; where these agree, infinities too."""
+    low = low.astype(np.float64)
+    away: Values = np.zeros(low.shape)
+    np.subtract(high, low, out=away, where=high != low)
+    away *= share
+    away += low
+    return away
 
 
 def mixture_quantiles(
@@ -78,6 +98,7 @@ def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Va
     return x
 
 
+@lru_cache(maxsize=1024)
 def quantile_key(quantile: float) -> str:
     """Return the quantile in its shortest decimal: ``0.05``."""
     return np.format_float_positional(quantile, trim="-")

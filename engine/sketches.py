@@ -7,10 +7,10 @@ bucket. Counts do not depend on the order of what is added, and those of two ske
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
+
+from engine.quantiles import between, ranks
 
 __all__ = ["RELATIVE_ERROR", "Sketch"]
 
@@ -59,7 +59,7 @@ class Sketch:
         width = self._counts.shape[1]
         cells = buckets.astype(np.int64)
         cells += np.arange(len(self._reference)) * width + width // 2
-        flat = self._counts.reshape(-1)
+        flat = self._counts.reshape(-1)  # of int64, to which `add.at` is quick
         np.add.at(flat, cells.reshape(-1), 1)
         self.passes += len(samples)
 
@@ -101,20 +101,16 @@ class Sketch:
             self._counts[:, end - had : end] += other._counts[:, :had]
         self.passes += other.passes
 
-    def quantiles(self, quantiles: Sequence[float]) -> list[Values]:
-        """Return quantiles, linear between order statistics (Hyndman & Fan 1996, 7)."""
+    def quantiles(self, quantiles: tuple[float, ...]) -> Values:
+        """Return quantiles, linear between order statistics, (quantiles, numbers)."""
         running = self._counts.cumsum(axis=1)
         values = self._values()
-        results = []
-        for quantile in quantiles:
-            below, share = divmod(quantile * (self.passes - 1), 1)
-            value = values[(running <= below).sum(axis=1)]
-            if share:
-                above = values[(running <= below + 1).sum(axis=1)]
-                with np.errstate(invalid="ignore"):
-                    value = np.where(above == value, value, value + share * (above - value))
-            results.append(self._reference + value)
-        return results
+        below, above, share = ranks(self.passes, quantiles)
+        low, high = (
+            np.stack([values[(running <= rank).sum(axis=1)] for rank in numbers], axis=-1)
+            for numbers in (below, above)
+        )
+        return between(low, high, share).T + self._reference
 
     def _values(self) -> Values:
         """Return what stands for the values of each bucket: its middle."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -162,7 +162,7 @@ class Summary:
         answer["mean"] = encoding.decode(own.mean)
         if "quantiles" in asked:
             values = own.quantiles(self.spec.quantiles)
-            answer["quantiles"] = self._by_quantile([encoding.decode(value) for value in values])
+            answer["quantiles"] = self._by_quantile(encoding.decode(values))
         if "variance" in asked:
             answer["variance"] = self._variances(answer["std"], noise)
         if "predictive_quantiles" in asked:
@@ -238,7 +238,7 @@ class Summary:
             decoded, precision = np.broadcast_arrays(decoded, precision)
         return self._by_quantile(mixture_quantiles(decoded, precision, self.spec.quantiles))
 
-    def _by_quantile(self, values: Sequence[Array]) -> Tree:
+    def _by_quantile(self, values: Iterable[Array]) -> Tree:
         keys = [quantile_key(quantile) for quantile in self.spec.quantiles]
         return dict(zip(keys, values, strict=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,13 +147,12 @@ class Tally:
             self._samples = [np.concatenate(self._samples)]
         return self._samples[0]
 
-    def quantiles(self, quantiles: Sequence[float]) -> list[Values]:
-        """Return quantiles of the passes; needs `quantiles` to be kept.
+    def quantiles(self, quantiles: tuple[float, ...]) -> Values:
+        """Return quantiles of the passes, (quantiles, rows, *shape); they must be kept.
 
         Of few passes they are exact, of more they lie within 0.001 of their distance from the mean
         of the first block.
         """
         if self._sketch is None:
             return pass_quantiles(self.samples, quantiles)
-        shape = self._moments.first.shape
-        return [values.reshape(shape) for values in self._sketch.quantiles(quantiles)]
+        return self._sketch.quantiles(quantiles).reshape(-1, *self._moments.first.shape)
