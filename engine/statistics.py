@@ -8,6 +8,7 @@ however its passes were cut into pieces.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "entropy",
     "mean_and_variance",
     "pass_mean",
+    "portions",
     "reduce_blocks",
     "variation_ratio",
 ]
@@ -32,6 +34,8 @@ Values = npt.NDArray[np.float64]
 
 BLOCK = 64
 """Passes of a block; only the last one of all may have fewer."""
+_PORTION = 1 << 14
+_TINY = np.finfo(np.float64).tiny
 _TILE = 512
 """Columns worked on at once, each a block of one number: 256 KiB stay in the cache."""
 
@@ -215,13 +219,25 @@ def mean_and_variance(samples: Samples) -> tuple[Values, Values | None]:
 
 def entropy(probabilities: Samples) -> Values:
     """Return the entropy over the last axis, in nats; 0 log 0 is 0, and nothing is clipped."""
-    p = np.ascontiguousarray(probabilities, dtype=np.float64)
-    # No float32 but 0 is below the smallest normal float64, and p log p is 0 there.
-    logs = np.log(np.maximum(p, np.finfo(np.float64).tiny))
-    logs *= p
-    # Not the negative of the sum: certainty has 0, not -0.
-    entropies: Values = np.subtract(0.0, logs.sum(axis=-1))
-    return entropies
+    p = np.asarray(probabilities)
+    flat = p.reshape(-1, p.shape[-1])
+    entropies = np.empty(len(flat))
+    for part in portions(flat):
+        shares = flat[part].astype(np.float64)
+        # No float32 but 0 is below the smallest normal float64, and p log p is 0 there.
+        logs = np.maximum(shares, _TINY)
+        np.log(logs, out=logs)
+        np.multiply(logs, shares, out=logs)
+        # Not the negative of the sum: certainty has 0, not -0.
+        np.subtract(0.0, logs.sum(axis=-1), out=entropies[part])
+    return entropies.reshape(p.shape[:-1])
+
+
+def portions(values: npt.NDArray[Any]) -> Iterator[slice]:
+    """Cut rows (rows, numbers) into portions that stay in the cache in float64."""
+    size = max(1, _PORTION // max(1, values.shape[1]))
+    for first in range(0, len(values), size):
+        yield slice(first, first + size)
 
 
 def count_votes(samples: Samples) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ from engine.data.inputs import Inputs
 from engine.graph import Graph
 from engine.quantiles import mixture_quantiles, quantile_key
 from engine.spec import PredictSpec
-from engine.statistics import entropy, variation_ratio
+from engine.statistics import entropy, portions, variation_ratio
 from engine.tallies import Kept, Tally
 
 __all__ = [
@@ -257,10 +257,16 @@ def noise_variance(graph: Graph, encoding: Encoding, values: Samples) -> Array:
 
 def renormalised(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Make each pass's class probabilities add up to one; where all are dropped, uniform."""
-    values = samples.astype(np.float64)
-    totals = values.sum(axis=-1, keepdims=True)
-    uniform = 1.0 / samples.shape[-1]
-    shares = np.divide(values, totals, out=np.full_like(values, uniform), where=totals > 0)
     # In float32, so that sums over equal passes are exact and their variance is exactly zero.
-    single: npt.NDArray[np.float32] = shares.astype(np.float32)
-    return single
+    shares: Samples = np.empty(samples.shape, dtype=np.float32)
+    given = samples.reshape(-1, samples.shape[-1])
+    flat = shares.reshape(given.shape)
+    for part in portions(given):
+        values = given[part].astype(np.float64)
+        totals = values.sum(axis=-1, keepdims=True)
+        empty = ~(totals > 0)
+        if empty.any():
+            values[empty[:, 0]] = 1.0
+            totals[empty] = samples.shape[-1]
+        np.divide(values, totals, out=flat[part], casting="same_kind")
+    return shares
