@@ -23,7 +23,17 @@ from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
 from service.parsing import Parsers
 from service.predictor import Predictor
-from service.routes import aliases, datasets, health, jobs, models, predictions, training, web
+from service.routes import (
+    aliases,
+    batches,
+    datasets,
+    health,
+    jobs,
+    models,
+    predictions,
+    training,
+    web,
+)
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.blobs import Blobs
@@ -82,7 +92,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     )
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
-    for part in (predictions, datasets, training, jobs, models, aliases, health, web):
+    for part in (predictions, batches, datasets, training, jobs, models, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)
@@ -233,7 +243,7 @@ def _headers(path: str, status: str) -> dict[str, str]:
         headers["Retry-After"] = "Seconds to wait before another try."
     if status == "401":
         headers["WWW-Authenticate"] = "`Bearer`."
-    if status in ("201", "202") and path in ("/datasets", "/train", "/models"):
+    if status in ("201", "202") and path in ("/datasets", "/train", "/predictions", "/models"):
         headers["Location"] = "Path of what was created."
     if status in ("200", "201") and path == "/aliases/{name}":
         headers["ETag"] = "Version of the alias, for `If-Match`."

@@ -25,10 +25,12 @@ __all__ = [
     "ListView",
     "ModelSummary",
     "ModelView",
+    "Name",
     "PlanView",
     "PredictionView",
     "PreviewView",
     "RegularizerLogView",
+    "Tags",
     "TrainRequest",
 ]
 
@@ -130,6 +132,7 @@ def _plain(tags: dict[str, str]) -> dict[str, str]:
     return tags
 
 
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_text)]
 Tags = Annotated[
     dict[
         Annotated[str, Field(min_length=1, max_length=64)],
@@ -160,9 +163,7 @@ class TrainRequest(TrainSpec):
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)]
     """Id of the data set to train on."""
-    name: (
-        Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_text)] | None
-    ) = None
+    name: Name | None = None
     """Name of the job and of its model."""
     tags: Tags = Field(default_factory=dict)
     checkpoint_every: Annotated[CheckpointEvery | None, AfterValidator(_often_enough)] = (
@@ -249,7 +250,7 @@ class CancelRequest(Spec):
     """How to cancel."""
 
     keep: Annotated[bool, Strict()] = False
-    """Keep the best so far as a model."""
+    """Keep the best so far as a model; of a prediction, the rows that are done as a data set."""
 
 
 class EventView(View):

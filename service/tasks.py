@@ -24,8 +24,9 @@ from engine.pretraining import StagedTraining, StageEvent
 from engine.regularizers import learnt
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import EpochEnd, Training, TrainingData
+from service.prediction_job import predict
+from service.steps import NewModel, Step, Task, TaskContext, TaskResult
 from service.store.jobs import Job
-from service.worker import NewModel, Step, Task, TaskContext, TaskResult
 
 __all__ = ["TASKS", "train", "train_spec", "warm"]
 
@@ -323,4 +324,4 @@ def warm() -> None:
         pass
 
 
-TASKS: Mapping[str, Task] = {"train": train}
+TASKS: Mapping[str, Task] = {"train": train, "predict": predict}

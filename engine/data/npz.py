@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,14 @@ import numpy.typing as npt
 from engine.data.dataset import Data, Limits
 from engine.errors import DataError
 
-__all__ = ["check_arrays", "load_npz", "parse_npz", "write_npz"]
+__all__ = [
+    "check_arrays",
+    "is_array_name",
+    "load_npz",
+    "parse_npz",
+    "write_npz",
+    "write_npz_pieces",
+]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _MAGIC = b"\x93NUMPY"
@@ -78,6 +86,11 @@ def check_arrays(arrays: Mapping[str, npt.NDArray[Any]], limits: Limits) -> None
     _check_rows(headers, limits)
     for name, array in arrays.items():
         _check_values(name, array)
+
+
+def is_array_name(name: str) -> bool:
+    """Say whether an array may be called so."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _check_directory(path: Path) -> None:
@@ -230,15 +243,39 @@ def _check_values(name: str, array: npt.NDArray[Any]) -> None:
 
 def write_npz(arrays: Mapping[str, npt.NDArray[Any]], file: IO[bytes]) -> None:
     """Write the arrays in their order; the bytes depend on names, order and contents only."""
+    write_npz_pieces({name: [array] for name, array in arrays.items()}, file)
+
+
+def write_npz_pieces(arrays: Mapping[str, Sequence[npt.NDArray[Any]]], file: IO[bytes]) -> None:
+    """Write arrays that lie in pieces of some rows each, with no more of them in memory than one.
+
+    The bytes are those of `write_npz` of the whole arrays.
+    """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, array in arrays.items():
+        for name, pieces in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
             member.create_system = 3
             member.external_attr = 0o600 << 16
-            with archive.open(member, "w", force_zip64=array.nbytes > 2**31 - 2**16) as stream:
-                # Contiguous and of native order: one content, one head.
-                native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-                np.lib.format.write_array(stream, native, version=(1, 0), allow_pickle=False)
+            # Contiguous and of native order: one content, one head.
+            dtype = np.result_type(*(piece.dtype for piece in pieces)).newbyteorder("=")
+            shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+            head = {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": shape,
+            }
+            large = math.prod(shape) * dtype.itemsize > 2**31 - 2**16
+            with archive.open(member, "w", force_zip64=large) as stream:
+                np.lib.format.write_array_header_1_0(stream, head)
+                for piece in pieces:
+                    _write_rows(stream, piece, dtype)
+
+
+def _write_rows(stream: IO[bytes], array: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+    size = max(1, dtype.itemsize * math.prod(array.shape[1:]))
+    step = max(1, _PIECE // size)
+    for start in range(0, len(array), step):
+        stream.write(np.ascontiguousarray(array[start : start + step], dtype=dtype).tobytes())
 
 
 def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:

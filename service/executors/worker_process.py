@@ -19,6 +19,7 @@ from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
 from service.store.jobs import Jobs
+from service.store.models import Models
 from service.worker import Worker
 
 IDLE_S = (0.01, 0.05)
@@ -42,6 +43,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         name,
         jobs=Jobs(database, _now, lease_s=settings.lease_s, max_failures=settings.max_attempts),
         datasets=Datasets(database, _now, blobs),
+        models=Models(database, _now),
         blobs=blobs,
         tasks=tasks.TASKS,
         should_stop=stop.is_set,

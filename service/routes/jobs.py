@@ -110,10 +110,16 @@ async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float)
     responses=problems(400, 404, 409, 413, 415, 422),
 )
 def cancel_job(
-    job_id: IdPath, jobs: JobsDep, body: Annotated[CancelRequest | None, Body()] = None
+    job_id: IdPath,
+    jobs: JobsDep,
+    blobs: BlobsDep,
+    body: Annotated[CancelRequest | None, Body()] = None,
 ) -> JobView:
     """Ask for a job to be ended; it never runs again. One that waits is cancelled at once."""
-    return JobView.of(jobs.cancel(job_id, keep=body is not None and body.keep))
+    job = jobs.cancel(job_id, keep=body is not None and body.keep)
+    if job.terminal:
+        blobs.delete_parts(job.id)
+    return JobView.of(job)
 
 
 @router.delete(
@@ -123,10 +129,11 @@ def cancel_job(
     responses=problems(404, 409),
 )
 def delete_job(job_id: IdPath, jobs: JobsDep, blobs: BlobsDep) -> None:
-    """Delete a job that has ended, with its events; its model stays."""
+    """Delete a job that has ended, with its events; its model or data set stays."""
     job = jobs.delete(job_id)
     if job.checkpoint is not None:
         blobs.delete(job.checkpoint.key)
+    blobs.delete_parts(job.id)
 
 
 @router.get(

@@ -66,6 +66,7 @@ class Api(httpx.Client):
             "tests",
             jobs=self.state["jobs"],
             datasets=self.state["datasets"],
+            models=self.state["models"],
             blobs=self.state["blobs"],
             tasks=TASKS,
         )

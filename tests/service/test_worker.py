@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from engine.errors import ArtifactError, DivergedError
+from service.steps import NewModel, Step, Task, TaskContext, TaskResult
 from service.store.blobs import Blobs
 from service.store.database import Database, sqlite_url
 from service.store.datasets import Datasets
 from service.store.jobs import Job, Jobs, NewJob, Status
 from service.store.models import Models
-from service.worker import NewModel, Step, Task, TaskContext, TaskResult, Worker
+from service.worker import Worker
 
 
 class Clock:
@@ -50,6 +51,7 @@ class World:
             name,
             jobs=self.jobs,
             datasets=Datasets(self.database, lambda: datetime.now(UTC), self.blobs),
+            models=self.models,
             blobs=self.blobs,
             tasks={"count": task},
             should_stop=lambda: self.stops,

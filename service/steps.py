@@ -1,0 +1,87 @@
+"""What tasks and workers say to each other. Nothing here knows PyTorch.
+
+A task is an iterator of steps; between two steps its job can be checkpointed, cancelled, timed out
+or given back, so a task yields at least once a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from engine.data.dataset import Data
+from service.store.datasets import NewDataset
+from service.store.jobs import Job
+
+__all__ = ["NewContent", "NewModel", "Step", "Task", "TaskContext", "TaskResult"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModel:
+    """A trained model: its JSON document and its safetensors file."""
+
+    name: str | None
+    document: dict[str, Any]
+    weights: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewContent:
+    """A data set that a job made, and the file with its content, from `TaskContext.temporary`."""
+
+    dataset: NewDataset
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What a job leaves."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    model: NewModel | None = None
+    dataset: NewContent | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a task says between two pieces of work."""
+
+    events: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    progress: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] | None = None
+    epoch: int = 0
+    """Whole epochs behind it; of a prediction, rows."""
+    is_milestone: bool = False
+    """A good moment for a checkpoint, due or not."""
+    snapshot: Callable[[], bytes] | None = None
+    """Everything that is needed to go on from here."""
+    result: Callable[[], TaskResult] | None = None
+    """What the job leaves if it ends here; the last step's is what it does leave."""
+
+
+class TaskContext(Protocol):
+    """What a task may ask of its worker."""
+
+    @property
+    def checkpoint(self) -> bytes | None:
+        """An earlier attempt's last snapshot."""
+
+    def data(self, dataset_id: str) -> Data:
+        """Return a stored data set."""
+
+    def model(self, model_id: str) -> tuple[dict[str, Any], bytes]:
+        """Return a stored model's document and weights."""
+
+    def put_part(self, writer: Callable[[BinaryIO], None]) -> str:
+        """Keep what `writer` writes until the job has ended; return its key, for snapshots."""
+
+    def part(self, key: str) -> Path | None:
+        """Return what was kept under this key, by whichever attempt; None if it is gone."""
+
+    def temporary(self) -> Path:
+        """Return the path of a file to write, which is gone once the attempt has ended."""
+
+
+Task = Callable[[Job, TaskContext], Iterator[Step]]
