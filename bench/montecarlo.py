@@ -2,9 +2,10 @@
 
 The plain loop is what a textbook does: an `nn.Module` in train() mode, called once a pass. Baal's
 `MCDropoutModule` repeats the rows in memory and calls it once; it takes part where it can be
-imported (``pip install baal``, in an environment of its own or into a folder on PYTHONPATH). Ours is
-the whole of what `/predict` computes: passes and their mean and standard deviation. All take turns
-in one process, each at its best number of threads, and have to agree in mean and variance.
+imported (``pip install --target FOLDER --no-deps baal tqdm torchmetrics lightning-utilities``, with
+FOLDER on PYTHONPATH). Ours is the whole of what `/predict` computes: passes and their mean and
+standard deviation. All take turns in one process, each at its best number of threads, and have to
+agree in mean and variance.
 """
 
 from __future__ import annotations
@@ -288,8 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(highlight=False, width=150)
     machine = Machine.measured()
     console.print(
-        f"{CORES} cores, load {os.getloadavg()[0]:.2f}; products {machine.flops / 1e9:.0f} GFLOP/s, "
-        f"copies {machine.bytes / 1e9:.1f} GB/s; kernels {library_name()}; torch {torch.__version__}"
+        f"{CORES} cores, load {os.getloadavg()[0]:.2f}; "
+        f"products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bytes / 1e9:.1f} GB/s; "
+        f"kernels {library_name()}; torch {torch.__version__}"
     )
     table = Table(title="median ms (threads)", title_justify="left")
     headings = ("rows x passes", "plain loop", "Baal", "ours", "loop / ours", "target")

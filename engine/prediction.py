@@ -15,6 +15,7 @@ from engine.artifact import Model
 from engine.data.inputs import Inputs
 from engine.estimation import NOISE, OWN, Drawing, Estimate, Reading, kept_passes, never
 from engine.names import match
+from engine.partition import Partition
 from engine.prediction_checks import (
     acting_regularizers,
     asked_statistics,
@@ -280,6 +281,16 @@ class PredictionPlan:
             masks=self.spec.masks,
             stop=stop,
             threads=threads,
+            partition=self._partition,
+        )
+
+    @cached_property
+    def _partition(self) -> Partition:
+        return Partition(
+            self.model.network,
+            self.regularizers,
+            wanted=self._wanted,
+            shared=self.spec.masks == "shared",
         )
 
     @cached_property

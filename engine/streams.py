@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,14 @@ _CHUNK_WORDS = 1 << 14  # 128 KiB of words: the mixing stays in the second-level
 
 def stream_key(*address: int | str) -> int:
     """Hash an address to the 64-bit key of its stream; each part's type and length count."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in address:
-        encoded = str(part).encode()
-        digest.update(f"{type(part).__name__}:{len(encoded)}:".encode())
-        digest.update(encoded)
-    return int.from_bytes(digest.digest(), "little")
+    told = b"".join([_told(part) for part in address])
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little")
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _told(part: int | str) -> bytes:
+    text = str(part).encode()
+    return f"{type(part).__name__}:{len(text)}:".encode() + text
 
 
 def generator(*address: int | str) -> np.random.Generator:

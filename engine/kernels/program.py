@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,8 @@ class Program:
         self._kept = [step.weight for step in steps] + [step.bias for step in steps]
         self._steps = (StepStructure * len(steps))(*map(_told, steps))
         self._widths = (ctypes.c_int32 * len(widths))(*widths)
+        self._steps_at = ctypes.addressof(self._steps)
+        self._widths_at = ctypes.addressof(self._widths)
         self._outputs = tuple(outputs)
         self._buffers = len(widths)
         self.cost = sum(map(_cost, steps))
@@ -139,37 +142,46 @@ class Program:
         given = [_with_room(values) for values in known]
         keys = np.ascontiguousarray(keys, dtype=np.uint64)
         row_ids = np.ascontiguousarray(row_ids, dtype=np.int64)
+        known_at = (ctypes.c_void_p * max(1, len(given)))(*map(_address, given))
+        outs_at = (ctypes.c_void_p * max(1, len(outs)))(*map(_address, outs))
         work = WorkStructure(
-            steps=ctypes.addressof(self._steps),
-            widths=ctypes.addressof(self._widths),
-            keys=keys.ctypes.data,
-            row_ids=row_ids.ctypes.data,
-            rows=rows,
-            count=len(self._steps),
-            buffers=self._buffers,
-            shared=shared,
-            tile=self._shared_tile if shared else self._tile,
+            self._steps_at,
+            self._widths_at,
+            ctypes.addressof(known_at),
+            ctypes.addressof(outs_at),
+            _address(keys),
+            _address(row_ids),
+            rows,
+            0,
+            rows,
+            first_pass,
+            passes,
+            len(self._steps),
+            self._buffers,
+            shared,
+            self._shared_tile if shared else self._tile,
+            max(1, min(threads, int(self.cost * passes * rows / _THREAD_COST))),
         )
-        known_at = (ctypes.c_void_p * max(1, len(given)))(*(values.ctypes.data for values in given))
-        work.known = ctypes.addressof(known_at)
         pairs = max(1, int(_CALL_COST / max(1, self.cost)))
+        if passes * rows <= pairs:
+            pause()
+            self._call(work)
+            return outs
         many_rows = min(rows, pairs)
         many_passes = max(1, pairs // max(1, many_rows))
         for start in range(0, passes, many_passes):
             work.first_pass = first_pass + start
             work.passes = min(many_passes, passes - start)
-            outs_at = (ctypes.c_void_p * max(1, len(outs)))(
-                *(values.ctypes.data + values.strides[0] * start for values in outs)
-            )
-            work.outs = ctypes.addressof(outs_at)
+            outs_at[:] = [_address(values[start:]) for values in outs] or [None]
             for row in range(0, rows, many_rows):
                 pause()
                 work.first_row, work.last_row = row, min(row + many_rows, rows)
-                cost = self.cost * work.passes * (work.last_row - work.first_row)
-                work.threads = max(1, min(threads, int(cost / _THREAD_COST)))
-                if self._run(ctypes.byref(work)):
-                    raise MemoryError("no memory for the tiles of a prediction")
+                self._call(work)
         return outs
+
+    def _call(self, work: WorkStructure) -> None:
+        if self._run(ctypes.byref(work)):
+            raise MemoryError("no memory for the tiles of a prediction")
 
 
 def _tile_of(pairs: int) -> int:
@@ -206,7 +218,7 @@ def _told(step: Step) -> StepStructure:
     return StepStructure(**numbers, weight=_address(step.weight), bias=_address(step.bias))
 
 
-def _address(values: Array | None) -> int | None:
+def _address(values: npt.NDArray[Any] | None) -> int | None:
     return None if values is None else values.ctypes.data
 
 
