@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -28,7 +28,7 @@
 #endif
 
 #define PANEL 32 /* columns of a panel of weights; buffers have a multiple of it */
-#define INNER_BLOCK 160 /* inputs at a time: a panel's block of them stays in the first-level cache */
+#define INNER_BLOCK 128 /* inputs at a time: a panel's block of them stays in the first-level cache */
 #define ALIGN 64
 #define PUBLIC __attribute__((visibility("default")))
 #define UNROLLED _Pragma("GCC unroll 16")
@@ -38,6 +38,7 @@ typedef float vf __attribute__((vector_size(4 * LANES), may_alias));
 typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * LANES), may_alias));
 typedef uint64_t vw __attribute__((vector_size(4 * LANES), may_alias));
+typedef uint64_t vwu __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
 typedef uint16_t vh __attribute__((vector_size(4 * LANES), may_alias));
 typedef int16_t vs __attribute__((vector_size(4 * LANES), may_alias));
 typedef int16_t vs_half __attribute__((vector_size(2 * LANES), may_alias));
@@ -77,8 +78,43 @@ static int is_dropped(uint64_t state, size_t element, uint32_t limit) {
     return (mixed((state ^ TIE) + (element + 1) * GAMMA) >> 48) < (limit & 0xFFFF);
 }
 
-/* dst = what elements `first` to `first + count` keep: src * scale, or 0; `first` and the room of
- * dst and src are multiples of a panel. Without src it is 1. */
+INLINE int any_set(vs flags) {
+#if LANES == 16
+    return _mm512_test_epi64_mask((__m512i)flags, (__m512i)flags) != 0;
+#elif LANES == 8
+    return !_mm256_testz_si256((__m256i)flags, (__m256i)flags);
+#else
+    uint64_t words[2];
+    memcpy(words, &flags, sizeof words);
+    return (words[0] | words[1]) != 0;
+#endif
+}
+
+/* Store what is kept of 16-bit lanes: src * scale, or scale itself without src, else 0. */
+INLINE void store_kept(float *dst, const float *src, vs dropped, size_t left, float scale) {
+#if LANES == 16
+    __mmask32 kept = ~_mm512_movepi16_mask((__m512i)dropped);
+    __m512 by = _mm512_set1_ps(scale);
+    __m512 one = src ? _mm512_loadu_ps(src) : _mm512_set1_ps(1);
+    _mm512_storeu_ps(dst, _mm512_maskz_mul_ps((__mmask16)kept, one, by));
+    if (left <= LANES) return;
+    __m512 two = src ? _mm512_loadu_ps(src + LANES) : _mm512_set1_ps(1);
+    _mm512_storeu_ps(dst + LANES, _mm512_maskz_mul_ps((__mmask16)(kept >> 16), two, by));
+#else
+    vs_half halves[2];
+    memcpy(halves, &dropped, sizeof dropped);
+    for (int half = 0; half < 2; half++) {
+        if (half && left <= LANES) return;
+        vi gone = __builtin_convertvector(halves[half], vi);
+        vf kept = all(scale);
+        if (src) kept = load(src + half * LANES) * scale;
+        store(dst + half * LANES, (vf)((vi)kept & ~gone));
+    }
+#endif
+}
+
+/* dst = what elements `first` to `first + count` keep: src * scale, or 0; without src it is scale.
+ * `first` is a multiple of a panel, dst and src have room for whole vectors. */
 INLINE void drop(float *dst, const float *src, size_t first, size_t count, uint64_t state,
                  uint32_t limit, float scale) {
     const vh high = (uint16_t)(limit >> 16) - (vh){0};
@@ -90,22 +126,10 @@ INLINE void drop(float *dst, const float *src, size_t first, size_t count, uint6
         vw word = counter;
         MIX(word);
         counter += LANES / 2 * GAMMA;
-        vs dropped = (vs)((vh)word < high);
         tied |= (vs)((vh)word == high);
-        vs_half halves[2];
-        memcpy(halves, &dropped, sizeof dropped);
-        for (int half = 0; half < 2; half++) {
-            vi gone = __builtin_convertvector(halves[half], vi);
-            float *at = dst + i + half * LANES;
-            vf kept = all(scale);
-            if (src) kept = load(src + i + half * LANES) * scale;
-            store(at, (vf)((vi)kept & ~gone));
-        }
+        store_kept(dst + i, src ? src + i : NULL, (vs)((vh)word < high), count - i, scale);
     }
-    uint64_t words[LANES / 2], any = 0;
-    memcpy(words, &tied, sizeof tied);
-    for (int lane = 0; lane < LANES / 2; lane++) any |= words[lane];
-    if (any && (limit & 0xFFFF))
+    if ((limit & 0xFFFF) && any_set(tied))
         for (size_t i = 0; i < count; i++)
             if (is_dropped(state, first + i, limit)) dst[i] = 0;
 }
@@ -540,12 +564,12 @@ static void states_of(const Work *work, Tile *tile, int32_t site) {
     uint64_t *restrict state = tile->state;
     const uint64_t *restrict by_pass = tile->mixed_pass, *restrict by_row = tile->mixed_row;
     for (size_t i = 0; i < tile->rows; i++) state[i] = keys[tile->row[i]];
-    for (size_t i = 0; i < tile->rows; i++) {
-        uint64_t z = by_pass[i] + state[i];
+    for (size_t i = 0; i < tile->rows; i += LANES / 2) { /* there is room for whole vectors */
+        vw z = *(const vwu *)(by_pass + i) + *(const vwu *)(state + i);
         MIX(z);
-        z += by_row[i];
+        z += *(const vwu *)(by_row + i);
         MIX(z);
-        state[i] = z;
+        *(vwu *)(state + i) = (vwu)z;
     }
 }
 
@@ -556,7 +580,7 @@ INLINE const float *read_row(const Work *work, const Tile *tile, const Step *ste
 }
 
 static void drop_tile(const Work *work, Tile *tile, const Step *step) {
-    size_t dst_stride = tile->strides[step->dst], width = rounded((size_t)step->width);
+    size_t dst_stride = tile->strides[step->dst], width = (size_t)step->width;
     states_of(work, tile, step->what);
     for (size_t i = 0; i < tile->rows; i++) {
         float *dst = tile->buffers[step->dst] + i * dst_stride;
@@ -662,10 +686,21 @@ static void affine_tile(const Work *work, Tile *tile, const Step *step) {
 /* The sum of 16 numbers: of halves, of these halves, and so on. */
 INLINE float total(const vf *sums) {
     typedef float vq __attribute__((vector_size(16)));
-    vq quarter[4];
-    memcpy(quarter, sums, sizeof quarter);
-    quarter[0] = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-    return (quarter[0][0] + quarter[0][2]) + (quarter[0][1] + quarter[0][3]);
+#if LANES == 16
+    vq a = __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3);
+    vq b = __builtin_shufflevector(sums[0], sums[0], 4, 5, 6, 7);
+    vq c = __builtin_shufflevector(sums[0], sums[0], 8, 9, 10, 11);
+    vq d = __builtin_shufflevector(sums[0], sums[0], 12, 13, 14, 15);
+#elif LANES == 8
+    vq a = __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3);
+    vq b = __builtin_shufflevector(sums[0], sums[0], 4, 5, 6, 7);
+    vq c = __builtin_shufflevector(sums[1], sums[1], 0, 1, 2, 3);
+    vq d = __builtin_shufflevector(sums[1], sums[1], 4, 5, 6, 7);
+#else
+    vq a = sums[0], b = sums[1], c = sums[2], d = sums[3];
+#endif
+    a = (a + c) + (b + d);
+    return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
 /* A product with few columns: weight is (width, inner rounded up) with zeros behind the last input,
@@ -830,9 +865,9 @@ static size_t laid_out(const Work *work, size_t pairs, Tile *tile, void *from) {
     tile->strides = claimed(&at, (size_t)work->buffers * sizeof *tile->strides);
     tile->pass = claimed(&at, pairs * sizeof *tile->pass);
     tile->row = claimed(&at, pairs * sizeof *tile->row);
-    tile->state = claimed(&at, pairs * sizeof *tile->state);
-    tile->mixed_pass = claimed(&at, pairs * sizeof *tile->mixed_pass);
-    tile->mixed_row = claimed(&at, pairs * sizeof *tile->mixed_row);
+    tile->state = claimed(&at, (pairs + LANES) * sizeof *tile->state);
+    tile->mixed_pass = claimed(&at, (pairs + LANES) * sizeof *tile->mixed_pass);
+    tile->mixed_row = claimed(&at, (pairs + LANES) * sizeof *tile->mixed_row);
     for (int k = 0; k < 2; k++) {
         Kept *kept = k ? &tile->columns : &tile->inputs;
         kept->listed = claimed(&at, widest * sizeof *kept->listed);
@@ -851,6 +886,24 @@ static size_t laid_out(const Work *work, size_t pairs, Tile *tile, void *from) {
         }
     }
     return (size_t)((char *)at - (char *)from);
+}
+
+/* Side by side what shares most: a row's passes, or the rows of a shared mask. */
+static void lay_pairs(const Work *work, Tile *tile, int64_t pass, int64_t passes, int64_t row,
+                      int64_t rows) {
+    int64_t outer = work->shared ? passes : rows, inner = work->shared ? rows : passes;
+    for (int64_t i = 0, k = 0; i < outer; i++)
+        for (int64_t j = 0; j < inner; j++, k++) {
+            tile->pass[k] = pass + (work->shared ? i : j);
+            tile->row[k] = row + (work->shared ? j : i);
+        }
+    uint64_t known = 0, mixed_row = 0;
+    for (int64_t k = 0; k < passes * rows; k++) {
+        uint64_t id = work->shared ? 1 : (uint64_t)work->row_ids[tile->row[k]] + 1;
+        if (k == 0 || id != known) mixed_row = mixed((known = id) * ROW);
+        tile->mixed_row[k] = mixed_row;
+        tile->mixed_pass[k] = (uint64_t)(work->first_pass + tile->pass[k] + 1) * GAMMA;
+    }
 }
 
 static void *take_turns(void *argument) {
@@ -873,18 +926,19 @@ static void *take_turns(void *argument) {
         int64_t passes = (int64_t)least((size_t)turns->tile_passes, (size_t)(work->passes - pass));
         int64_t rows = (int64_t)least((size_t)turns->tile_rows, (size_t)(work->last_row - row));
         tile.rows = (size_t)(passes * rows);
-        for (int64_t i = 0; i < passes * rows; i++) {
-            /* Side by side what shares most: a row's passes, or the rows of a shared mask. */
-            tile.pass[i] = pass + (work->shared ? i / rows : i % passes);
-            tile.row[i] = row + (work->shared ? i % rows : i / passes);
-            uint64_t id = work->shared ? 0 : (uint64_t)work->row_ids[tile.row[i]];
-            tile.mixed_row[i] = mixed((id + 1) * ROW);
-            tile.mixed_pass[i] = (uint64_t)(work->first_pass + tile.pass[i] + 1) * GAMMA;
-        }
+        lay_pairs(work, &tile, pass, passes, row, rows);
         run_tile(work, &tile);
     }
     free(room);
     return NULL;
+}
+
+/* How many of so many passes go in each of the fewest parts of at most `most`. */
+static int64_t evenly(int64_t passes, int64_t most) {
+    if (passes <= most) return passes;
+    int64_t parts = (passes + most - 1) / most, each = (passes + parts - 1) / parts;
+    int64_t whole = (each + MOST_ROWS - 1) / MOST_ROWS * MOST_ROWS;
+    return whole < most ? whole : most;
 }
 
 /* Run all passes of all rows; return 0, or 1 where memory ran out. */
@@ -899,7 +953,7 @@ PUBLIC int32_t bernoulli_run(const Work *work) {
         turns.tile_rows = (int64_t)least((size_t)span, (size_t)tile);
         turns.tile_passes = thin ? 1 : tile / turns.tile_rows;
     } else {
-        turns.tile_passes = (int64_t)least((size_t)work->passes, (size_t)tile);
+        turns.tile_passes = evenly(work->passes, tile);
         turns.tile_rows = tile / turns.tile_passes;
     }
     turns.tile_passes = (int64_t)least((size_t)work->passes, (size_t)turns.tile_passes);

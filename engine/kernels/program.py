@@ -167,8 +167,13 @@ class Program:
             pause()
             self._call(work)
             return outs
-        many_rows = min(rows, pairs)
-        many_passes = max(1, pairs // max(1, many_rows))
+        # Passes of a row share the zeros that it had before them, rows of a pass a shared mask.
+        if shared:
+            many_rows = min(rows, pairs)
+            many_passes = pairs // many_rows
+        else:
+            many_passes = min(passes, pairs)
+            many_rows = pairs // many_passes
         for start in range(0, passes, many_passes):
             work.first_pass = first_pass + start
             work.passes = min(many_passes, passes - start)
