@@ -22,6 +22,7 @@ from scipy import special
 
 __all__ = [
     "STREAM_VERSION",
+    "Words",
     "drop_mask",
     "generator",
     "normal_noise",

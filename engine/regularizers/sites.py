@@ -11,14 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from engine.kernels.builds import kernels
+from engine.kernels.draws import drop_factors, normal_numbers
 from engine.names import PREDROP, PRENOISE
 from engine.regularizers.concrete import ConcreteDropout
 from engine.regularizers.connections import DropConnect
 from engine.regularizers.dropout import BernoulliDropout
 from engine.regularizers.noise import GaussianNoise
-from engine.streams import drop_mask, normal_noise, uniform_logits
+from engine.streams import Words, drop_mask, normal_noise, threshold, uniform_logits
 
 __all__ = ["Site", "sites_of"]
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,7 @@ class Site:
         """Under which the output's value before the first site of this kind is readable."""
         return PRENOISE if self.kind == "noise" else PREDROP
 
-    def draw(
-        self, states: npt.NDArray[np.uint64], shape: tuple[int, ...]
-    ) -> npt.NDArray[np.float32]:
+    def draw(self, states: Words, shape: tuple[int, ...]) -> Floats:
         """Draw, for an output (rows, *shape), what it is multiplied by, or what is added to it.
 
         The result is (rows, …) and broadcasts against the output: an axis along which all share one
@@ -65,12 +67,11 @@ class Site:
         drawn_shape = self._drawn_shape(shape)
         width = math.prod(drawn_shape)
         if self.kind == "noise":
-            flat = normal_noise(states, width) * np.float32(self.level)
+            flat = _noise(states, width, self.level)
         elif self.kind == "concrete":
             flat = uniform_logits(states, width)
         else:
-            drop = drop_mask(states, width, self.level)
-            flat = np.where(drop, np.float32(0), np.float32(1.0 / (1.0 - self.level)))
+            flat = _factors(states, width, self.level)
         return flat.reshape(len(states), *drawn_shape)
 
     def shares_axes(self, shape: tuple[int, ...]) -> bool:
@@ -83,6 +84,22 @@ class Site:
         if self.shares_pixels and len(shape) == 3:
             return (shape[0], 1, 1)
         return shape
+
+
+def _noise(states: Words, width: int, std: float) -> Floats:
+    compiled = kernels()
+    if compiled is None:
+        return normal_noise(states, width) * np.float32(std)
+    return normal_numbers(compiled, states, width, scale=std)
+
+
+def _factors(states: Words, width: int, rate: float) -> Floats:
+    """Return what dropout multiplies by."""
+    scale = 1.0 / (1.0 - rate)
+    compiled = kernels()
+    if compiled is None:
+        return np.where(drop_mask(states, width, rate), np.float32(0), np.float32(scale))
+    return drop_factors(compiled, states, width, limit=threshold(rate), scale=scale)
 
 
 def sites_of(regularizers: Sequence[Any]) -> dict[str, tuple[Site, ...]]:

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.streams import drop_mask, generator, row_states, stream_key, threshold
+from engine.kernels.builds import BUILDS, find_kernels, runnable_builds
+from engine.kernels.draws import drop_factors, normal_numbers
+from engine.streams import (
+    drop_mask,
+    generator,
+    normal_noise,
+    row_states,
+    stream_key,
+    threshold,
+)
 
 MASK = 2**64 - 1
 
@@ -134,3 +143,24 @@ def test_the_version_of_the_streams_is_pinned_by_known_numbers() -> None:
         [0, 0, 0, 1, 0, 0, 1, 0],
         [1, 1, 0, 1, 0, 0, 0, 1],
     ]
+
+
+@pytest.mark.parametrize("build", [name for name in BUILDS if name in runnable_builds()])
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 0.005, 0.5, 2**-16, 1 - 2**-16, 1 - 2**-33])
+def test_kernels_drop_what_the_definition_drops(rate: float, build: str) -> None:
+    found = find_kernels(build)
+    assert found is not None
+    states = row_states(stream_key(3, "a"), np.arange(40), np.arange(40) * 7)
+    for width in (1, 2, 31, 33, 1023, 1025, 2500):
+        dropped = drop_mask(states, width, rate)
+        factors = drop_factors(found, states, width, limit=threshold(rate), scale=1.5)
+        np.testing.assert_array_equal(factors, np.where(dropped, np.float32(0), np.float32(1.5)))
+
+
+@pytest.mark.parametrize("build", [name for name in BUILDS if name in runnable_builds()])
+def test_kernels_draw_the_normal_numbers_of_the_definition(build: str) -> None:
+    found = find_kernels(build)
+    assert found is not None
+    states = row_states(stream_key(3, "b"), np.arange(300), np.arange(300))
+    ours = normal_numbers(found, states, 333, scale=1.0)
+    np.testing.assert_allclose(ours, normal_noise(states, 333), rtol=2e-7, atol=0)
