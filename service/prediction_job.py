@@ -47,32 +47,35 @@ def predict(job: Job, context: TaskContext) -> Iterator[Step]:
         yield Step(events=run.opening_events(), progress=run.progress("predicting"))
     else:
         run.restore(context.checkpoint)
-    for piece in run.batch.pieces(run.done):
-        rows = yield from _attend(piece.compute, run.step)
-        run.add(rows, piece.count)
-        yield run.step()
-    run.write_part()
-    yield replace(run.step(), is_milestone=True)
-    result = yield from _attend(lambda _: run.result(), run.storing)
+    # One thread for all: each new one would leave memory behind.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        for piece in run.batch.pieces(run.done):
+            rows = yield from _attend(thread, piece.compute, run.step)
+            run.add(rows, piece.count)
+            yield run.step()
+        run.write_part()
+        yield replace(run.step(), is_milestone=True)
+        result = yield from _attend(thread, lambda _: run.result(), run.storing)
     yield replace(run.storing(), result=lambda: result)
 
 
 def _attend(
-    work: Callable[[Callable[[], bool]], T], step: Callable[[], Step]
+    thread: ThreadPoolExecutor,
+    work: Callable[[Callable[[], bool]], T],
+    step: Callable[[], Step],
 ) -> Generator[Step, None, T]:
     """Return what `work` returns, yielding a step now and then while it is at it.
 
-    Closing the generator tells `work` to stop, and waits until it has.
+    Closing the generator tells `work` to stop; the thread's end waits until it has.
     """
     stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as threads:
-        future = threads.submit(work, stop.is_set)
-        try:
-            while not wait([future], timeout=_LOOK_S).done:
-                yield step()
-            return future.result()
-        finally:
-            stop.set()
+    future = thread.submit(work, stop.is_set)
+    try:
+        while not wait([future], timeout=_LOOK_S).done:
+            yield step()
+        return future.result()
+    finally:
+        stop.set()
 
 
 @dataclass(frozen=True, kw_only=True)

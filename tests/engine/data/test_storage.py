@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as npst
 
 from engine.data.dataset import DATETIME
 from engine.data.formats import Data, load, parse, save, write
+from engine.data.npz import write_npz, write_npz_pieces
 from engine.data.writing import CSV, JSON, NDJSON, NPZ, PARQUET, STREAM
 from engine.errors import DataError
 from tests.engine.data.conftest import Parse, npz
@@ -201,3 +202,19 @@ def test_a_table_of_many_rows_is_written_in_pieces() -> None:
     assert b"".join(pieces).count(b"\n") == 20_000
     with pytest.raises(DataError, match="no step"):
         write(data, NDJSON, rows=slice(0, 9, 2))
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4, 9]])
+def test_arrays_in_pieces_are_written_as_in_one(cuts: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "bcd", "", "ef"])[np.arange(12) % 4]
+    arrays = {"x": rng.standard_normal((12, 3, 2)), "n": np.arange(12), "label": labels}
+    whole, pieces = io.BytesIO(), io.BytesIO()
+    np_pieces = {name: np.split(array, cuts) for name, array in arrays.items()}
+    # Pieces may hold shorter texts than the whole.
+    np_pieces["label"] = [np.array(piece.tolist()) for piece in np_pieces["label"]]
+    write_npz(arrays, whole)
+    write_npz_pieces(np_pieces, pieces)
+    assert pieces.getvalue() == whole.getvalue()
+    with np.load(io.BytesIO(pieces.getvalue())) as archive:
+        np.testing.assert_array_equal(archive["x"], arrays["x"])
