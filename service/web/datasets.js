@@ -74,7 +74,8 @@ export function datasetView(id) {
   const show = whenChanged((dataset) => {
     setText(heading, title(dataset));
     document.title = `${title(dataset)} · Bernoulli`;
-    setText(facts, `${dataset.id} · ${sizeOf(dataset)} · ${bytes(dataset.bytes)}`);
+    const told = `${dataset.id} · ${sizeOf(dataset)} · ${bytes(dataset.bytes)}`;
+    facts.replaceChildren(told, ...(dataset.job ? [" · ", element("a", { href: `#/jobs/${dataset.job}` }, "predicted by a job")] : []));
     schema.replaceChildren(dataset.kind === "table" ? columnTable(dataset.columns) : arrayTable(dataset.arrays));
   });
   const showRows = whenChanged((rows) => preview.replaceChildren(previewTable(rows)));

@@ -3,7 +3,7 @@
 import { get, post, Refused } from "./api.js";
 import { lossChart, sparkline } from "./charts.js";
 import { element, keyedChildren, section, setText, swap, table, whenChanged } from "./dom.js";
-import { ago, cell, duration, number, title } from "./format.js";
+import { ago, cell, count, duration, number, title } from "./format.js";
 import { History } from "./history.js";
 
 const EVENTS_SHOWN = 12;
@@ -63,7 +63,8 @@ function progressText(job) {
   if (job.status === "failed") return job.error?.detail ?? "";
   if (job.progress === null) return job.status === "queued" ? "waits for a worker" : "";
   const { phase, completed, total, unit, eta_seconds: eta } = job.progress;
-  const done = unit === "%" ? `${phase} ${completed} %` : `${unit} ${completed}${total ? ` of ${total}` : ""}`;
+  const share = `${count(completed)}${total ? ` of ${count(total)}` : ""}`;
+  const done = unit === "%" ? `${phase} ${completed} %` : unit === "rows" ? `${share} rows` : `${unit} ${share}`;
   return job.terminal || eta === null || eta === undefined ? done : `${done} · ${duration(eta)} left`;
 }
 
@@ -88,7 +89,7 @@ export function jobView(id) {
   const heading = element("h1", {}, id);
   const state = badge();
   const bar = progressBar();
-  const buttons = [cancelButton(id, "Cancel", false), cancelButton(id, "Cancel, keep the best so far", true)];
+  const buttons = [cancelButton(id, "Cancel", false), cancelButton(id, "", true)];
   const facts = element("p", { class: "faint" });
   const failure = element("p", { class: "notice", hidden: true });
   const chart = lossChart();
@@ -104,14 +105,14 @@ export function jobView(id) {
     events: whenChanged((latest) => events.replaceChildren(...latest.map(eventLine))),
     spec: whenChanged((wanted) => setText(spec, JSON.stringify(wanted, null, 2))),
   };
+  const ofTraining = [section("Loss", chart.node), section("Metrics", metrics), section("Regularizers", log)];
+  for (const part of ofTraining) part.hidden = true; // until it is known what the job is
   return {
     node: element(
       "div",
       { class: "stack" },
       section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
-      section("Loss", chart.node),
-      section("Metrics", metrics),
-      section("Regularizers", log),
+      ...ofTraining,
       section("Latest events", events),
       element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
     ),
@@ -121,6 +122,9 @@ export function jobView(id) {
       document.title = `${title(job)} · Bernoulli`;
       state.update(job);
       bar.update(job);
+      const trains = job.kind === "train";
+      for (const part of ofTraining) part.hidden = !trains;
+      setText(buttons[1], trains ? "Cancel, keep the best so far" : "Cancel, keep the rows that are done");
       for (const button of buttons) button.hidden = job.terminal || job.status === "cancelling";
       failure.hidden = job.error === null;
       bar.node.hidden = !failure.hidden; // which says the same, at length
@@ -138,7 +142,10 @@ export function jobView(id) {
 
 function factsOf(job) {
   const facts = [job.id];
-  if (job.spec.dataset) facts.push(element("a", { href: `#/datasets/${job.spec.dataset}` }, "data set"));
+  const dataset = job.spec.dataset ?? job.spec.inputs?.dataset;
+  if (dataset) facts.push(element("a", { href: `#/datasets/${dataset}` }, "data set"));
+  if (job.spec.model) facts.push(element("a", { href: `#/models/${job.spec.model}` }, "model"));
+  if (job.result?.dataset) facts.push(element("a", { href: `#/datasets/${job.result.dataset}` }, "its predictions"));
   if (job.model) facts.push(element("a", { href: `#/models/${job.model}` }, "model: ask it for predictions"));
   if (job.attempts > 1) facts.push(`attempt ${job.attempts}`);
   if (job.started_at && job.finished_at) {
