@@ -32,7 +32,7 @@ Numbers = npt.NDArray[np.int64]
 ROW = "row"
 """The column that says which rows were predicted, where not all rows can be."""
 MAX_CELLS = Limits().max_cells
-_PIECE_FLOPS = 1e9
+_PIECE_FLOPS = 1e10
 _PIECE_NUMBERS = 2**20
 _CHUNK_NUMBERS = 2**22
 _CHUNK_ROWS = 2**16

@@ -33,7 +33,7 @@ def posted(server: Server, dataset: str, model: str, **changes: Any) -> str:
     body = {
         "model": model,
         "inputs": {"dataset": dataset},
-        "num_samples": 2000,
+        "num_samples": 6000,
         "seed": 5,
         "checkpoint_every": {"seconds": 0.2},
         **changes,
@@ -51,6 +51,23 @@ def result(server: Server, job_id: str) -> dict[str, Any]:
     assert made[0]["job"] == job_id
     assert made[0]["rows"] == ROWS
     return dict(made[0])
+
+
+def test_worker_and_server_compute_the_same_numbers(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        dataset, model = prepared(server)
+        job_id = posted(server, dataset, model, num_samples=50)
+        made = result(server, job_id)["id"]
+        asked = {"model": model, "inputs": {"dataset": dataset}, "num_samples": 50, "seed": 5}
+        outputs = server.predict(**asked)["outputs"]
+        answer = server.client.get(
+            f"/datasets/{made}/content", headers={"Accept": "application/json"}
+        )
+        for name in ("mean", "std", "standard_error"):
+            assert [row[name] for row in answer.json()] == [row[0] for row in outputs[name]]
+        for quantile, values in outputs["quantiles"].items():
+            column = [row[f"quantile_{quantile}"] for row in answer.json()]
+            assert column == [row[0] for row in values]
 
 
 @pytest.fixture(scope="module")

@@ -60,16 +60,21 @@ class Api(httpx.Client):
         job: dict[str, Any] = answer.json()
         return job
 
-    def work(self) -> None:
-        """Run the jobs that wait, in this thread, as a worker would."""
-        worker = Worker(
+    def worker(self, **options: Any) -> Worker:
+        """Return a worker of this process."""
+        return Worker(
             "tests",
             jobs=self.state["jobs"],
             datasets=self.state["datasets"],
             models=self.state["models"],
             blobs=self.state["blobs"],
             tasks=TASKS,
+            **options,
         )
+
+    def work(self) -> None:
+        """Run the jobs that wait, in this thread, as a worker would."""
+        worker = self.worker()
         while worker.work_once():
             pass
 

@@ -377,3 +377,76 @@ def test_a_cancelled_job_leaves_what_was_asked_for(
         assert len(api.get("/datasets").json()["data"]) == 1
     assert list(api.state["blobs"].keys("parts")) == []
     assert list((api.state["blobs"].root / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["nothing", "missing", "changed"])
+def test_a_job_goes_on_with_its_parts_or_without_them(
+    damage: str, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = api.import_model().json()["id"]
+    rng = np.random.default_rng(2)
+    dataset = api.upload(npz_of(x=rng.standard_normal((60, 2))), "application/x-npz")
+    asked = {"model": model, "inputs": {"dataset": dataset}, "seed": 1}
+    asked |= {"num_samples": 4, "input_dropout": 0.3}
+    calm = finished(api, **asked)["result"]["dataset"]
+    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 100)
+    job_id = posted(api, **asked)["id"]
+    calls = iter([False, False, False, True])
+    worker = api.worker(should_stop=lambda: next(calls))
+    assert worker.work_once()
+    job = api.get(f"/jobs/{job_id}").json()
+    assert (job["status"], job["attempts"]) == ("queued", 1)
+    blobs = api.state["blobs"]
+    (part,) = [key for key, _ in blobs.keys("parts")]
+    if damage == "missing":
+        blobs.delete(part)
+    elif damage == "changed":
+        blobs.delete(part)
+        blobs.put_bytes(part, b"something else")
+    api.work()
+    job = api.get(f"/jobs/{job_id}").json()
+    assert job["status"] == "succeeded", job
+    sha256 = [
+        api.get(f"/datasets/{made}").json()["sha256"] for made in (calm, job["result"]["dataset"])
+    ]
+    assert sha256[0] == sha256[1]
+    told = [event["data"] for event in api.get(f"/jobs/{job_id}/events").json()["data"]]
+    messages = [data.get("message", "") for data in told]
+    assert any("starts again" in text for text in messages) == (damage != "nothing")
+    assert [data["from_row"] > 0 for data in told if "from_row" in data] == [True]
+    assert list(blobs.keys("parts")) == []
+
+
+def test_a_worker_that_lost_its_lease_leaves_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = api.import_model().json()["id"]
+    dataset = api.upload(npz_of(x=np.ones((60, 2))), "application/x-npz")
+    job_id = posted(api, model=model, inputs={"dataset": dataset})["id"]
+    jobs: Jobs = api.state["jobs"]
+    ticks = iter(range(100))
+    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 10)
+
+    def lose() -> None:
+        if next(ticks) == 3:
+            jobs.void_leases()
+
+    assert api.worker(tick=lose).work_once()
+    job = api.get(f"/jobs/{job_id}").json()
+    assert (job["status"], job["result"]) == ("queued", None)
+    assert len(api.get("/datasets").json()["data"]) == 1
+    assert list((api.state["blobs"].root / "temporary").iterdir()) == []
+    api.work()
+    assert api.get(f"/jobs/{job_id}").json()["status"] == "succeeded"
+    assert len(api.get("/datasets").json()["data"]) == 2
+
+
+def test_a_request_may_wait_for_the_end(world: tuple[Api, str, str]) -> None:
+    api, dataset, model = world
+    body = {"model": model, "inputs": {"dataset": dataset}}
+    answer = api.post("/predictions", json=body, headers={"Prefer": "wait=0"})
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=0"
+    api.work()
+    kinds = {job["kind"] for job in api.get("/jobs?kind=predict").json()["data"]}
+    assert kinds == {"predict"}
