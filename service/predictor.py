@@ -301,7 +301,10 @@ def _check_size(plan: PredictionPlan, rows: int) -> None:
     """Refuse what is too large for an online answer, naming the limit."""
     flops, samples = plan.cost(rows)
     work = f"{rows} rows x {plan.passes} passes"
-    advice = "ask for fewer rows or passes at a time (`row_offset` keeps the random streams)"
+    advice = (
+        "take POST /predictions, which does the same for a stored data set as a job, or ask for "
+        "fewer rows or passes at a time (`row_offset` keeps the random streams)"
+    )
     if flops > MAX_FLOPS or samples > MAX_SAMPLES:
         share = max(flops / MAX_FLOPS, samples / MAX_SAMPLES)
         raise TooLarge(
