@@ -454,7 +454,8 @@ def test_a_request_may_wait_for_the_end(world: tuple[Api, str, str]) -> None:
 
 def test_what_is_too_large_online_is_sent_here(world: tuple[Api, str, str]) -> None:
     api, dataset, model = world
-    body = {"model": model, "inputs": {"dataset": dataset}, "num_samples": 10_000_000}
+    inputs = {"dataset": dataset, "rows": [0] * 2000}
+    body = {"model": model, "inputs": inputs, "num_samples": 10_000_000}
     problem = assert_problem(api.post("/predict", json=body), 413)
     assert "POST /predictions" in problem["detail"]
     assert api.post("/predictions", json=body).status_code == 202
