@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, Strict
 
 from engine.spec import PredictSpec, Spec
-from service.schemas import Limits, Name, Tags
+from service.job_options import Limits, Name, Tags
 
 __all__ = ["PredictionsRequest", "StoredInputs"]
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Nothing, Spec, TrainSpec, at_most
+from engine.spec import Nothing, Spec, TrainSpec
+from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
@@ -17,20 +18,16 @@ __all__ = [
     "AliasRequest",
     "AliasView",
     "CancelRequest",
-    "CheckpointEvery",
     "DatasetView",
     "EventView",
     "JobView",
-    "Limits",
     "ListView",
     "ModelSummary",
     "ModelView",
-    "Name",
     "PlanView",
     "PredictionView",
     "PreviewView",
     "RegularizerLogView",
-    "Tags",
     "TrainRequest",
 ]
 
@@ -96,54 +93,6 @@ class PreviewView(View):
 # -- training --------------------------------------------------------------------------------------
 
 
-class CheckpointEvery(Spec):
-    """How often a job's state is kept, so that a kill costs no more than what came since."""
-
-    seconds: Annotated[float, Strict(), Field(gt=0, le=86400)] | None = None
-    epochs: Annotated[int, Strict(), Field(ge=1)] | None = None
-
-    @property
-    def says_nothing(self) -> bool:
-        return self.seconds is None and self.epochs is None
-
-
-def _often_enough(every: CheckpointEvery | None) -> CheckpointEvery:
-    """Spell the default out, so that a job shows what holds for it."""
-    return CheckpointEvery(seconds=30.0) if every is None or every.says_nothing else every
-
-
-class Limits(Spec):
-    """What a job may use."""
-
-    seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
-    """Longest time that one attempt may run; it then ends as failed, of kind `timeout`."""
-
-
-def _plain_text(text: str) -> str:
-    """Refuse what not every database can store."""
-    if any(ord(character) < 32 for character in text):
-        raise ValueError(f"must be text without control characters, got {text!r:.80}")
-    return text
-
-
-def _plain(tags: dict[str, str]) -> dict[str, str]:
-    for text in (*tags, *tags.values()):
-        _plain_text(text)
-    return tags
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_text)]
-Tags = Annotated[
-    dict[
-        Annotated[str, Field(min_length=1, max_length=64)],
-        Annotated[str, Field(max_length=512)],
-    ],
-    Field(max_length=16),
-    at_most(16),
-    AfterValidator(_plain),
-]
-
-
 class TrainRequest(TrainSpec):
     """A training job: data, network, regularizers and optimizer."""
 
@@ -166,7 +115,7 @@ class TrainRequest(TrainSpec):
     name: Name | None = None
     """Name of the job and of its model."""
     tags: Tags = Field(default_factory=dict)
-    checkpoint_every: Annotated[CheckpointEvery | None, AfterValidator(_often_enough)] = (
+    checkpoint_every: Annotated[CheckpointEvery | None, AfterValidator(often_enough)] = (
         CheckpointEvery(seconds=30.0)
     )
     """Every 30 seconds where neither is given."""
