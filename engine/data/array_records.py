@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from engine.data.arrays import ScaledArray
 from engine.data.category_arrays import CategoryArray
+from engine.data.given_columns import is_column, listed
 from engine.data.records import kind_of, pointer_token
 from engine.data.shapes import ArrayField
 from engine.errors import DataError
@@ -31,6 +32,8 @@ def given_steps(inputs: Any, field: ArrayField, *, lone: bool) -> int | None:
     """
     if isinstance(inputs, dict):
         rows = inputs.get(field.name)
+        if isinstance(rows, np.ndarray):
+            return rows.shape[1] or None if rows.ndim > 1 else None
         first = rows[0] if isinstance(rows, list | tuple) and rows else None
     else:
         first = inputs[0] if isinstance(inputs, list | tuple) and inputs else None
@@ -81,9 +84,9 @@ def encode_array_records(
     }
 
 
-def _encoded(values: Sequence[Any], field: ArrayField, where: Pointer) -> Floats:
+def _encoded(values: Any, field: ArrayField, where: Pointer) -> Floats:
     if isinstance(field, CategoryArray):
-        return field.read(values, where)
+        return field.read(listed(values), where)
     encoded = field.encode(_array(values, field, where))
     if not np.isfinite(encoded).all():
         _refuse_far(field, encoded, where)
@@ -112,20 +115,20 @@ def _refuse_far(field: ScaledArray, encoded: Floats, where: Pointer) -> NoReturn
 
 def _from_object(
     arrays: dict[str, Any], fields: Sequence[ArrayField], known: Sequence[str], spare: Any
-) -> dict[str, Sequence[Any]]:
+) -> dict[str, Any]:
     _refuse_unknown(arrays, known, spare, "#/inputs")
-    read: dict[str, Sequence[Any]] = {}
+    read: dict[str, Any] = {}
     for field in fields:
         where = f"#/inputs/{pointer_token(field.name)}"
         if field.name not in arrays:
             raise DataError(f"{field.name!r} is missing; the model needs it", pointer=where)
         values = arrays[field.name]
-        if not isinstance(values, list | tuple):
+        if not is_column(values):
             raise DataError(
                 f"expected a list of rows, each {_expected(field)}, got {kind_of(values)}",
                 pointer=where,
             )
-        if not values:
+        if not len(values):
             raise DataError("there are no rows; give at least one", pointer=where)
         first = next(iter(read), None)
         if first is not None and len(read[first]) != len(values):
@@ -140,7 +143,7 @@ def _from_object(
 
 def _from_objects(
     rows: Sequence[Any], fields: Sequence[ArrayField], known: Sequence[str], spare: Any
-) -> dict[str, Sequence[Any]]:
+) -> dict[str, Any]:
     allowed = {*known, *spare}
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -150,7 +153,7 @@ def _from_objects(
             )
         if not row.keys() <= allowed:
             _refuse_unknown(row, known, spare, f"#/inputs/{index}")
-    read: dict[str, Sequence[Any]] = {}
+    read: dict[str, Any] = {}
     for field in fields:
         where = _row_pointer(rows, field.name)
         for index, row in enumerate(rows):
@@ -173,8 +176,14 @@ def _refuse_unknown(
         )
 
 
-def _array(values: Sequence[Any], field: ScaledArray, where: Pointer) -> Doubles:
+def _array(values: Any, field: ScaledArray, where: Pointer) -> Doubles:
     """Return nested lists of numbers as (rows, *shape); the first thing wrong has its pointer."""
+    if isinstance(values, np.ndarray):
+        if values.shape[1:] == field.shape and values.dtype.kind in "iuf":
+            found = values.astype(np.float64)
+            if np.isfinite(found).all():
+                return found
+        values = listed(values)
     level: Sequence[Any] = values
     for length in field.shape:
         if not set(map(type, level)) <= {list, tuple} or set(map(len, level)) != {length}:

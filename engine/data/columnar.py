@@ -12,7 +12,7 @@ from engine.data.dataset import Data, Limits
 from engine.data.nested import array_of_column, is_array_type, make_arrays
 from engine.errors import DataError
 
-__all__ = ["parse_arrow_stream", "parse_parquet"]
+__all__ = ["parse_arrow_stream", "parse_parquet", "refuse_compressed"]
 
 _BATCH_ROWS = 65_536
 
@@ -63,7 +63,8 @@ def _parquet_names(
 
 def parse_arrow_stream(path: Path, limits: Limits) -> Data:
     """Read an uncompressed Arrow IPC stream of scalar columns, or lists, which become arrays."""
-    _refuse_compressed(path)
+    with pa.OSFile(str(path)) as file:
+        refuse_compressed(file)
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         schema = reader.schema
         check_names(schema.names, limits)
@@ -91,17 +92,16 @@ def parse_arrow_stream(path: Path, limits: Limits) -> Data:
     return make_arrays(arrays, limits)
 
 
-def _refuse_compressed(path: Path) -> None:
+def refuse_compressed(source: pa.NativeFile) -> None:
     """Refuse compressed bodies: a few bytes of them can stand for any number."""
-    with pa.OSFile(str(path)) as file:
-        for message in pa.ipc.MessageReader.open_stream(file):
-            if message.type in ("record batch", "dictionary") and _is_compressed(
-                message.metadata.to_pybytes(), dictionary=message.type == "dictionary"
-            ):
-                raise DataError(
-                    "compressed Arrow streams are not taken; send the stream uncompressed, "
-                    "or send Parquet"
-                )
+    for message in pa.ipc.MessageReader.open_stream(source):
+        if message.type in ("record batch", "dictionary") and _is_compressed(
+            message.metadata.to_pybytes(), dictionary=message.type == "dictionary"
+        ):
+            raise DataError(
+                "compressed Arrow streams are not taken; send the stream uncompressed, "
+                "or send Parquet"
+            )
 
 
 def _is_compressed(metadata: bytes, *, dictionary: bool) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from engine.data.dataset import BOOLEAN, DATETIME, INTEGER, NUMBER, TEXT, Data, Limits
 from engine.errors import DataError
 
-__all__ = ["check_names", "is_column_name", "make_table"]
+__all__ = ["check_names", "check_text_size", "is_column_name", "make_table"]
 
 _MAX_NAME = 256
 _LONGEST_LIST = 10
@@ -90,7 +90,7 @@ def _convert(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedAr
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"column {name!r} is damaged") from error
     if pa.types.is_dictionary(column.type):
-        _check_text_size(column, limits)
+        check_text_size(column, limits)
         column = pa.chunked_array(
             [chunk.dictionary_decode() for chunk in column.chunks], type=column.type.value_type
         )
@@ -131,7 +131,7 @@ def _boolean(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedAr
 
 
 def _text(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    _check_text_size(column, limits)
+    check_text_size(column, limits)
     column = column.cast(TEXT)
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     if longest > limits.max_text_bytes:
@@ -144,7 +144,7 @@ def _text(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray
     return column
 
 
-def _check_text_size(column: pa.ChunkedArray, limits: Limits) -> None:
+def check_text_size(column: pa.ChunkedArray, limits: Limits) -> None:
     """Refuse texts that share one long value many times, before they are unpacked."""
     size = 0
     for chunk in column.chunks:

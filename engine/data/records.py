@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.categories import Categories, spelled
+from engine.data.given_columns import is_column, listed
 from engine.data.scaling import Scaled
 from engine.data.spelling import expected_time, number_in, seconds_in
 from engine.errors import DataError
@@ -37,6 +38,28 @@ class FieldShape:
         self.plain = field.type not in ("text", "datetime", "numeral", "date")
         """Whether its values are numbers (or booleans) as they are."""
         self._field = field
+
+    def numbers(self, values: npt.NDArray[Any]) -> Matrix | None:
+        """Return a whole column of an array (rows, size), None where values are to be looked at."""
+        if isinstance(self._field, Categories) or values.ndim != (1 if self.size == 1 else 2):
+            return None
+        kind = values.dtype.kind
+        if self._field.type in ("datetime", "date"):
+            if kind != "M":
+                return None
+            micro = values.astype("datetime64[us]").astype(np.int64)
+            found = np.where(np.isnat(values), np.nan, micro / 1e6)
+        else:
+            if kind not in ("biuf" if self.boolean else "iuf"):
+                return None
+            found = values.astype(np.float64)
+        found = found.reshape(len(found), -1)
+        missing = np.isnan(found)
+        if found.shape[1] != self.size or np.isinf(found).any():
+            return None
+        if missing.any() and not self._field.takes_missing:
+            return None
+        return found if not self.boolean or _are_binary(found[~missing]) else None
 
     def read(self, value: Any) -> float:
         """Return one value as a number; the error has no pointer."""
@@ -217,7 +240,7 @@ def _from_columns(
         if field.name not in columns:
             _refuse_missing(field, where)
         values = columns[field.name]
-        if not isinstance(values, list | tuple):
+        if not is_column(values):
             raise DataError(
                 f"expected a list of the values of {field.name!r}, got {kind_of(values)}",
                 pointer=where,
@@ -235,8 +258,13 @@ def _from_columns(
     return np.concatenate(parts, axis=1)
 
 
-def _column(values: Sequence[Any], field: FieldShape, pointer: Pointer) -> Matrix:
+def _column(values: Any, field: FieldShape, pointer: Pointer) -> Matrix:
     """Return the values of one column (array) as (rows, size)."""
+    if isinstance(values, np.ndarray):
+        numbers = field.numbers(values)
+        if numbers is not None:
+            return numbers
+        values = listed(values)
     if field.size > 1 or any(isinstance(value, list | tuple) for value in values):
         cells = [field] * field.size
         return _matrix(values, cells, f"a list of {_counted([field])}", pointer)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.data import features, scaling
+from engine.data import features, given_columns, scaling
 from engine.data.array_records import encode_array_records
 from engine.data.records import FieldShape, pointer_token, read_records
 from engine.data.scaling import Scaled
@@ -26,6 +26,7 @@ class RequestReader:
 
     def __init__(self, fields: Sequence[Field], *, spare: Collection[str]) -> None:
         """Keys in `spare` may be there and are passed over."""
+        self._all = tuple(fields)
         self.arrays = tuple(field for field in fields if isinstance(field, ArrayField))
         self._plain = tuple(field for field in fields if not isinstance(field, ArrayField))
         self._cells = tuple(FieldShape(field) for field in self._plain)
@@ -40,6 +41,7 @@ class RequestReader:
         """
         if not self.arrays:
             return self._by_name(self.encode_cells(inputs))
+        inputs = self._arranged(inputs)
         others = [field.name for field in self._plain]
         encoded = encode_array_records(inputs, self.arrays, others=others, spare=self._spare)
         if not self._plain:
@@ -56,7 +58,15 @@ class RequestReader:
 
     def encode_cells(self, inputs: Any) -> Floats:
         """Return all fields side by side, (rows, inputs), where none is an array."""
-        return self._encode(read_records(inputs, self._cells, spare=self._spare))
+        return self._encode(read_records(self._arranged(inputs), self._cells, spare=self._spare))
+
+    def _arranged(self, inputs: Any) -> Any:
+        """Put the columns of a table together where they are the features of the one array."""
+        if not given_columns.holds_arrays(inputs) or len(self._all) > 1:
+            return inputs
+        field = self._all[0]
+        is_wide = isinstance(field, Scaled) and field.size > 1
+        return given_columns.side_by_side(inputs, field.name, field.names) if is_wide else inputs
 
     def _by_name(self, encoded: Floats) -> dict[str, Floats]:
         if len(self._plain) == 1:

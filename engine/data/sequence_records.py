@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
+from engine.data.given_columns import listed
 from engine.data.records import kind_of, pointer_token
 from engine.errors import DataError
 
@@ -43,6 +46,7 @@ def steps_of_first(inputs: Any, names: Sequence[str]) -> int | None:
     rows = inputs
     if isinstance(inputs, dict):
         rows = next((inputs[name] for name in names if name in inputs), None)
+        rows = listed(rows[:1]) if isinstance(rows, np.ndarray) else rows
     first = rows[0] if isinstance(rows, list | tuple) and rows else None
     return len(first) or None if isinstance(first, list | tuple | str) else None
 
@@ -73,7 +77,7 @@ def _flat_columns(
     given = [name for name in names if name in columns]
     for name in given:
         where = f"#/inputs/{pointer_token(name)}"
-        flat[name] = _flat(columns[name], where, steps, characters)
+        flat[name] = _flat(listed(columns[name]), where, steps, characters)
         if len(flat[name]) != len(flat[given[0]]):
             raise DataError(
                 f"{name!r} has {len(columns[name])} sequences, {given[0]!r} has "
