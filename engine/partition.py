@@ -63,6 +63,12 @@ class Partition:
             self._parts[given] = self._split(given)
         return self._parts[given]
 
+    def is_compiled(self, given: tuple[str, ...]) -> bool:
+        """Whether the compiled kernels compute both parts."""
+        parts = self.parts(given)
+        has_before = parts.before is not None or not parts.computed
+        return has_before and (parts.after is not None or not self.stochastic)
+
     def _split(self, given: tuple[str, ...]) -> Parts:
         prefix = tuple(self._prefix_from(given))
         raw = dict.fromkeys((*prefix, *map(plain_name, self.deterministic)))

