@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,10 +66,12 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         database = Database(settings.database_url)
         database.migrate()
         parsers = Parsers()
+        state = _state(settings, database, parsers, stopping)
         try:
-            yield _state(settings, database, parsers, stopping)
+            yield state
         finally:
             stopping.begin()
+            state["predictor"].close()
             parsers.close()
             database.close()
 
@@ -94,6 +95,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     # Predictions first: routes are tried in order, and these are the most frequent.
     for part in (predictions, batches, datasets, training, jobs, models, aliases, health, web):
         app.include_router(part.router)
+    predictions.shorten(app)
     web.mount(app)
     _describe(app)
     return app
@@ -116,7 +118,8 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         blobs=blobs,
         max_bytes=settings.max_loaded_bytes,
         max_running=os.cpu_count() or 1,
-        max_waiting=64,
+        max_waiting=settings.max_waiting_predictions,
+        max_waiting_bytes=settings.max_waiting_bytes,
     )
     readiness = Health(settings)
     return State(
@@ -150,10 +153,11 @@ class _RequestIdMiddleware:
             return
         request_id = secrets.token_hex(8)
         scope["bernoulli.request_id"] = request_id
+        name = request_id.encode()
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
             await send(message)
 
         await self._app(scope, receive, named)

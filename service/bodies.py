@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 
-__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "read_form"]
+__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "read_as", "read_form"]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_DEPTH = 254
 """Levels of lists and objects within each other; orjson writes no more."""
@@ -44,7 +48,19 @@ class _StrictRequest(Request):
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             limit = self.state.settings.max_body_bytes
-            self._body = b"".join([chunk async for chunk in limited_stream(self, limit)])
+            _require_length(self, limit)
+            chunks: list[bytes] = []
+            size, more = 0, True
+            while more:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > limit:
+                    raise _too_large(limit)
+                more = message.get("more_body", False)
+            self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return self._body
 
     async def json(self) -> Any:
@@ -54,8 +70,12 @@ class _StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that refuses unknown or repeated parameters, other media types and sloppy JSON."""
 
+    def answers(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request once it has been looked at."""
+        return super().get_route_handler()
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        handle = self.answers()
         known = {
             parameter.alias
             for dependant in _with_dependencies(self.dependant)
@@ -64,24 +84,9 @@ class StrictRoute(APIRoute):
         reads_json = self.body_field is not None
 
         async def strictly(request: Request) -> Response:
-            unknown = [name for name in request.query_params if name not in known]
-            if unknown:
-                raise RequestValidationError(
-                    [
-                        {
-                            "type": "unknown_parameter",
-                            "loc": ("query", name),
-                            "msg": "unknown query parameter; "
-                            + (
-                                f"there are {', '.join(sorted(known))}"
-                                if known
-                                else "none is taken"
-                            ),
-                        }
-                        for name in unknown
-                    ]
-                )
-            _require_single(request)
+            if request.scope["query_string"]:
+                _require_known(request, known)
+                _require_single(request)
             _require_plain(request)
             request = _StrictRequest(request.scope, request.receive)
             if reads_json and await request.body():
@@ -89,6 +94,25 @@ class StrictRoute(APIRoute):
             return await handle(request)
 
         return strictly
+
+
+def read_as(kind: type[Model], content: bytes) -> tuple[Model, dict[str, Any]]:
+    """Return a JSON body as a model, and as it was; raises RequestValidationError."""
+    if not content:
+        missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
+        raise RequestValidationError([missing])
+    try:
+        value = parse_json(content)
+    except json.JSONDecodeError as error:
+        broken = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
+        raise RequestValidationError([broken | {"ctx": {"error": error.msg}}]) from error
+    try:
+        return kind.model_validate(value), value
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError(
+            [{**item, "loc": ("body", *item["loc"])} for item in found], body=value
+        ) from error
 
 
 def _require_shallow(value: Any) -> None:
@@ -105,6 +129,22 @@ def _with_dependencies(dependant: Any) -> list[Any]:
     for dependency in dependant.dependencies:
         found += _with_dependencies(dependency)
     return found
+
+
+def _require_known(request: Request, known: Collection[str]) -> None:
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        there = f"there are {', '.join(sorted(known))}" if known else "none is taken"
+        raise RequestValidationError(
+            [
+                {
+                    "type": "unknown_parameter",
+                    "loc": ("query", name),
+                    "msg": f"unknown query parameter; {there}",
+                }
+                for name in unknown
+            ]
+        )
 
 
 def _require_single(request: Request) -> None:
@@ -143,15 +183,19 @@ def _require_json(request: Request) -> None:
 
 async def limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """Yield the body's pieces; raises TooLarge as soon as it is certain to be too large."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+    _require_length(request, max_bytes)
     count = 0
     async for chunk in Request.stream(request):
         count += len(chunk)
         if count > max_bytes:
             raise _too_large(max_bytes)
         yield chunk
+
+
+def _require_length(request: Request, max_bytes: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
 
 
 async def read_form(request: Request, max_bytes: int, *names: str) -> FormData:

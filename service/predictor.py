@@ -1,45 +1,48 @@
-"""Networks in memory, and the predictions made with them."""
+"""Predictions: from a request to its plan and rows, then to its answer, inline or in its turn."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import anyio
-import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
-import orjson
 from pydantic import Field
 
-from engine import artifact
 from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.inputs import Inputs
 from engine.data.lengths import given_steps, steps_of, stored_steps
-from engine.errors import ArtifactError, DataError
+from engine.errors import DataError
 from engine.generation import Generation, plan_generation
-from engine.prediction import PredictionPlan, plan_prediction
+from engine.prediction import Estimate, PredictionPlan, never, plan_prediction
 from engine.regularizers import is_stochastic
-from engine.spec import MAX_SEED, Nothing, PredictSpec
-from engine.streams import STREAM_VERSION
-from service.errors import Corrupt, NotFound, QueueFull, TooLarge
+from engine.spec import MAX_SEED, PredictSpec
+from engine.summary import Tree
+from service.answers import answer_of, json_of
+from service.errors import Corrupt
+from service.limits import check_generation, check_size
+from service.loaded_models import KeptPlan, LoadedModel, LoadedModels
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
 from service.store.models import Model, Models
+from service.turns import Joinable, Turn, Turns
 
-__all__ = ["LoadedModels", "PredictRequest", "Predictor"]
+__all__ = ["PredictRequest", "Predictor", "Prepared"]
 
-MAX_FLOPS = 2e12
-"""About a minute on one core; 1e6 rows x passes of a small network are a hundredth of it."""
-MAX_SAMPLES = 100_000_000
-MAX_ANSWER = 20_000_000
-"""Numbers in one answer."""
+_INLINE_FLOPS = 4e6
+"""Less than half a millisecond by the compiled kernels."""
+_INLINE_BYTES = 16_384
+"""Of a request, whose rows are encoded in about a quarter of a millisecond."""
+_INLINE_ANSWER = 4096
+"""Numbers of an answer that are written in some ten microseconds."""
 
 
 class PredictRequest(PredictSpec):
@@ -52,8 +55,6 @@ class PredictRequest(PredictSpec):
         Field(examples=[[[0.1, 0.2]], [{"age": 40, "bmi": 23.1}], {"age": [40], "bmi": [23.1]}]),
     ]
     """Rows as lists or objects, one object of columns, or rows of a stored data set."""
-    budget_ms: Nothing = None
-    tolerance: Nothing = None
 
     def spec(self) -> PredictSpec:
         """Return the engine's part of the request."""
@@ -62,73 +63,89 @@ class PredictRequest(PredictSpec):
         )
 
 
-class LoadedModels:
-    """The most recently used models, up to a number of bytes; each is loaded once at a time."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request with all that its answer needs."""
 
-    def __init__(self, blobs: Blobs, *, max_bytes: int) -> None:
-        self._blobs = blobs
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._models: OrderedDict[str, Future[artifact.Model]] = OrderedDict()
+    model_id: str
+    plan: PredictionPlan
+    generation: Generation | None
+    x: Inputs
+    row_ids: npt.NDArray[np.int64]
+    flops: float
+    shows_seed: bool
+    shows_rows: bool
 
-    def get(self, stored: Model) -> artifact.Model:
-        """Return the model, loading it if need be; others are answered in the meantime."""
-        with self._lock:
-            future = self._models.get(stored.id)
-            loads = future is None
-            if future is None:
-                future = self._models[stored.id] = Future()
-            self._models.move_to_end(stored.id)
-        if loads:
-            try:
-                future.set_result(self._load(stored))
-            except BaseException as error:
-                self.forget(stored.id)
-                future.set_exception(error)
-                raise
-            self._evict(keep=stored.id)
-        return future.result()
+    @property
+    def is_small(self) -> bool:
+        """Whether the answer takes less time than handing it to a thread is worth."""
+        return (
+            self.generation is None
+            and self.flops <= _INLINE_FLOPS
+            and self.plan.spec.tolerance is None
+            and self.plan.spec.budget_ms is None
+            and self.plan.answer_size(len(self.x)) <= _INLINE_ANSWER
+            and self.plan.is_compiled(self.x)
+        )
 
-    def forget(self, model_id: str) -> None:
-        """Drop a model that was deleted."""
-        with self._lock:
-            self._models.pop(model_id, None)
+    @property
+    def held(self) -> int:
+        """Bytes of its rows."""
+        return sum(getattr(values, "nbytes", 0) for values in self.x.values.values())
 
-    def loaded(self) -> tuple[int, int]:
-        """Return how many models are loaded, and their bytes."""
-        with self._lock:
-            ready = [f.result() for f in self._models.values() if f.done() and not f.exception()]
-        return len(ready), sum(model.network.bytes for model in ready)
+    def content(self, estimate: Estimate) -> bytes:
+        """Write the answer."""
+        answer = answer_of(self.model_id, self.plan, estimate)
+        answer["seed"] = self.plan.seed if self.shows_seed else None
+        if self.shows_rows:
+            answer["rows"] = self.row_ids.tolist()
+        return json_of(answer)
 
-    def _load(self, stored: Model) -> artifact.Model:
-        try:
-            with self._blobs.open(stored.weights) as stream:
-                weights = stream.read()
-            return artifact.load_model(stored.document, weights)
-        except (ArtifactError, NotFound) as error:
-            raise Corrupt(
-                f"model {stored.id} cannot be loaded: its stored weights are damaged or missing; "
-                "train or import it again"
-            ) from error
+    def content_of(self, outputs: Tree) -> bytes:
+        """Write the answer of all passes."""
+        passes = self.plan.passes
+        return self.content(Estimate(num_samples=passes, stopped_by="num_samples", outputs=outputs))
 
-    def _evict(self, *, keep: str) -> None:
-        with self._lock:
-            ready = {
-                name: future.result().network.bytes
-                for name, future in self._models.items()
-                if future.done() and not future.exception()
-            }
-            excess = sum(ready.values()) - self._max_bytes
-            for name, size in ready.items():
-                if excess <= 0:
-                    break
-                if name != keep:
-                    del self._models[name]
-                    excess -= size
+    # -- in a thread -------------------------------------------------------------------------------
+
+    def compute(self, stop: Callable[[], bool], late: Callable[[], bool], threads: int) -> bytes:
+        if self.generation is not None:
+            return self.content_of(
+                self.generation.run(self.x, self.row_ids, stop=stop, threads=threads)
+            )
+        estimate = self.plan.answer(self.x, self.row_ids, stop=stop, late=late, threads=threads)
+        return self.content(estimate)
+
+    def sharpen(
+        self,
+        stop: Callable[[], bool],
+        late: Callable[[], bool],
+        tell: Callable[[bytes], None],
+        threads: int,
+    ) -> bytes:
+        """Compute the answer, telling what is known on the way."""
+        if self.generation is not None or self.plan.num_samples is None:
+            return self.compute(stop, late, threads)
+        content = b""
+        for estimate in self.plan.estimates(
+            self.x, self.row_ids, stop=stop, late=late, threads=threads
+        ):
+            content = self.content(estimate)
+            if estimate.stopped_by is None:
+                tell(content)
+        return content
+
+    def deadline(self, arrived: float) -> Callable[[], bool]:
+        """Return what says whether the time of a request is up."""
+        budget_ms = self.plan.spec.budget_ms
+        if budget_ms is None:
+            return never
+        end = arrived + budget_ms / 1e3
+        return lambda: time.monotonic() >= end
 
 
 class Predictor:
-    """Answers prediction requests, a bounded number of them at once."""
+    """Answers prediction requests: small ones at once, others in threads, a bounded number."""
 
     def __init__(
         self,
@@ -139,89 +156,147 @@ class Predictor:
         max_bytes: int,
         max_running: int,
         max_waiting: int,
+        max_waiting_bytes: int,
         max_wait_s: float = 30.0,
     ) -> None:
         self.loaded = LoadedModels(blobs, max_bytes=max_bytes)
+        self.turns = Turns(
+            max_running=max_running,
+            max_waiting=max_waiting,
+            max_waiting_bytes=max_waiting_bytes,
+            max_wait_s=max_wait_s,
+        )
         self._models = models
         self._datasets = datasets
         self._blobs = blobs
-        self._max_running = max_running
-        self._max_waiting = max_waiting
-        self._max_wait_s = max_wait_s
-        self._turns = anyio.Semaphore(max_running)
-        # Threads of their own: waiting for these is no reason to keep any other route waiting.
-        self._threads = anyio.CapacityLimiter(max_running)
+        # For reading large inputs, which no prediction has to wait for.
+        self._readers = ThreadPoolExecutor(max_running, thread_name_prefix="read")
 
-    async def answer(self, request: PredictRequest, stop: threading.Event) -> bytes:
-        """Answer a request as JSON, in its turn.
+    def close(self) -> None:
+        """Stop what runs, and end the threads."""
+        self.turns.close()
+        self.loaded.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
-        Setting `stop` ends the work with StoppedError. Raises NotFound, EngineError, TooLarge, or
-        QueueFull when too many wait already, or this one has for too long.
+    def at_once(self, ready: Prepared) -> bytes:
+        """Answer a small request as JSON, in this thread."""
+        return ready.content_of(ready.plan.run(ready.x, ready.row_ids))
+
+    async def in_turn(self, ready: Prepared, arrived: float) -> bytes:
+        """Answer a request as JSON, in a thread; to be cancelled where nobody wants it any more.
+
+        `arrived` is when it came, in `time.monotonic` seconds. Raises EngineError, or QueueFull
+        where too much waits already.
         """
-        waiting = self._turns.statistics().tasks_waiting
-        if waiting >= self._max_waiting:
-            raise QueueFull(
-                f"{waiting} predictions are waiting already; try again shortly", retry_after_s=1
+        stop = threading.Event()
+        joinable = None
+        if ready.generation is None:
+            joinable = Joinable(
+                key=ready.plan.batch_key,
+                plan=ready.plan,
+                x=ready.x,
+                row_ids=ready.row_ids,
+                finish=ready.content_of,
             )
-        try:
-            with anyio.fail_after(self._max_wait_s):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise QueueFull(
-                f"other predictions took all turns for {self._max_wait_s:g} s; try again later",
-                retry_after_s=5,
-            ) from error
-        try:
-            return await anyio.to_thread.run_sync(
-                self._content, request, stop, limiter=self._threads
+        return await self.turns.take(
+            Turn(
+                flops=ready.flops,
+                held=ready.held,
+                alone=partial(ready.compute, stop.is_set, ready.deadline(arrived)),
+                joinable=joinable,
+                stop=stop,
             )
-        finally:
-            self._turns.release()
-
-    def _content(self, request: PredictRequest, stop: threading.Event) -> bytes:
-        # The numbers are arrays still: they are written once, straight from memory.
-        return orjson.dumps(
-            self.predict(request, stop=stop.is_set), option=orjson.OPT_SERIALIZE_NUMPY
         )
 
-    def predict(
-        self, request: PredictRequest, *, stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, Any]:
-        """Answer in this thread; raises NotFound, EngineError, TooLarge or StoppedError."""
-        stored, model = self._model(request.model)
-        seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
-        data = self._data(request.inputs)
-        trained = model.encoding
-        if request.start is None:
-            given = given_steps(trained, request.inputs)
-            model = model.of_steps(given if data is None else stored_steps(trained, data))
-        plan = plan_prediction(model, request.spec(), seed=seed)
-        generation = None
-        if request.generate is not None:
-            generation = plan_generation(plan, trained_steps=steps_of(trained))
-        x, row_ids = self._rows(plan, request.inputs, data)
-        _check_size(plan, len(x))
-        if generation is None:
-            outputs = plan.run(x, row_ids, stop=stop)
-        else:
-            _check_generation(generation, len(x))
-            outputs = generation.run(x, row_ids, stop=stop)
-        random = is_stochastic(plan.regularizers) or (generation is not None and generation.draws)
-        answer = _answer(stored.id, plan, outputs)
-        answer["seed"] = seed if random or request.seed is not None else None
-        if data is not None and trained.sequence is not None:
-            answer["rows"] = row_ids.tolist()
-        return answer
+    async def estimates(
+        self, request: PredictRequest, *, size: int, arrived: float
+    ) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Return `estimate` after `estimate` as it sharpens, then the `result`, in its turn.
 
-    def _model(self, name: str) -> tuple[Model, artifact.Model]:
-        stored = self._models.resolve(name)
+        What is wrong with the request is raised before the first of them.
+        """
+        ready = await self.prepare(request, size=size)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        stop = threading.Event()
+
+        def tell(content: bytes) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, ("estimate", content))
+
+        compute = partial(ready.sharpen, stop.is_set, ready.deadline(arrived), tell)
+        turn = Turn(flops=ready.flops, held=ready.held, alone=compute, stop=stop)
+        return _follow(self.turns, turn, told)
+
+    # -- from a request to plan and rows -----------------------------------------------------------
+
+    async def prepare(
+        self, request: PredictRequest, *, size: int, key: Hashable = None
+    ) -> Prepared:
+        """Resolve a request of `size` bytes: its model, plan and rows; large ones in a thread.
+
+        `key` is of all in the request but model, inputs, seed and row offset; with one the plan is
+        kept for the next. Raises NotFound, Corrupt, EngineError or TooLarge.
+        """
+        stored, loaded = await self._model(request.model)
+        is_stored = isinstance(request.inputs, dict) and "dataset" in request.inputs
+        if size <= _INLINE_BYTES and not is_stored:
+            return self._prepare(request, key, stored, loaded)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._readers, self._prepare, request, None, stored, loaded
+        )
+
+    async def _model(self, name: str) -> tuple[Model, LoadedModel]:
+        stored = self._models.find(name)
+        loaded = self.loaded.peek(stored.id)
+        if loaded is not None:
+            return stored, loaded
         try:
-            return stored, self.loaded.get(stored)
+            return stored, await self.loaded.load(stored)
         except Corrupt:
             again = self._models.resolve(name)  # NotFound if it was deleted since
             if again.id == stored.id:
                 raise
-            return again, self.loaded.get(again)  # the alias has moved on
+            return again, await self.loaded.load(again)  # the alias has moved on
+
+    def _prepare(
+        self, request: PredictRequest, key: Hashable | None, stored: Model, loaded: LoadedModel
+    ) -> Prepared:
+        """Make the plan, or find it by its key, and encode the rows."""
+        seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
+        data = self._data(request.inputs)
+        trained = loaded.model.encoding
+        model = loaded.model
+        if request.start is None:
+            given = given_steps(trained, request.inputs)
+            model = model.of_steps(given if data is None else stored_steps(trained, data))
+
+        def make() -> PredictionPlan:
+            return plan_prediction(model, request.spec(), seed=seed)
+
+        if key is None or model is not loaded.model:
+            kept = KeptPlan(make())
+        else:
+            kept = loaded.plan(key, make)
+        plan = kept.plan.again(seed=seed, row_offset=request.row_offset)
+        generation = None
+        if request.generate is not None:
+            generation = plan_generation(plan, trained_steps=steps_of(trained))
+        x, row_ids = self._rows(plan, request.inputs, data)
+        flops = kept.flops(len(x), check_size)
+        if generation is not None:
+            flops = check_generation(generation, len(x))
+        random = is_stochastic(plan.regularizers) or (generation is not None and generation.draws)
+        return Prepared(
+            model_id=stored.id,
+            plan=plan,
+            generation=generation,
+            x=x,
+            row_ids=row_ids,
+            flops=flops,
+            shows_seed=random or request.seed is not None,
+            shows_rows=data is not None and trained.sequence is not None,
+        )
 
     def _data(self, inputs: Any) -> Data | None:
         """Return the stored data set that `inputs` name; None where they hold the rows."""
@@ -258,7 +333,7 @@ class Predictor:
         try:
             whole = rows is None
             row_ids = encoding.stored_rows(data) if whole else _row_numbers(rows, data.rows)
-            _check_size(plan, len(row_ids))
+            check_size(plan, len(row_ids))
             return encoding.encode_inputs(data, row_ids), row_ids
         except DataError as error:
             of_rows = error.pointer.startswith("#/inputs/rows")
@@ -266,21 +341,24 @@ class Predictor:
             raise DataError(error.detail, pointer=pointer) from error
 
 
-def _answer(model_id: str, plan: PredictionPlan, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": model_id,
-        "outputs": _plain(outputs),
-        "dropout": plan.dropout(),
-        "noise": plan.noise(),
-        "drop_connect": plan.drop_connect(),
-        "num_samples": plan.num_samples,
-        "seed": None,
-        "masks": plan.spec.masks,
-        "row_offset": plan.spec.row_offset,
-        "stopped_by": None if plan.num_samples is None else "num_samples",
-        "stream": STREAM_VERSION,
-        "warnings": plan.warnings,
-    }
+async def _follow(
+    turns: Turns, turn: Turn, told: asyncio.Queue[tuple[str, bytes]]
+) -> AsyncGenerator[tuple[str, bytes], None]:
+    """Yield what a turn tells until it ends, then its answer; closing this ends the turn."""
+    answer = asyncio.ensure_future(turns.take(turn))
+    try:
+        while not answer.done():
+            news = asyncio.ensure_future(told.get())
+            await asyncio.wait((answer, news), return_when=asyncio.FIRST_COMPLETED)
+            if news.done():
+                yield news.result()
+            else:
+                news.cancel()
+        while not told.empty():
+            yield told.get_nowait()
+        yield "result", answer.result()
+    finally:
+        answer.cancel()
 
 
 def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:
@@ -295,55 +373,3 @@ def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:
                 pointer=f"#/inputs/rows/{index}",
             )
     return np.array(rows, dtype=np.int64)
-
-
-def _check_size(plan: PredictionPlan, rows: int) -> None:
-    """Refuse what is too large for an online answer, naming the limit."""
-    flops, samples = plan.cost(rows)
-    work = f"{rows} rows x {plan.passes} passes"
-    advice = (
-        "take POST /predictions, which does the same for a stored data set as a job, or ask for "
-        "fewer rows or passes at a time (`row_offset` keeps the random streams)"
-    )
-    if flops > MAX_FLOPS or samples > MAX_SAMPLES:
-        share = max(flops / MAX_FLOPS, samples / MAX_SAMPLES)
-        raise TooLarge(
-            f"{work} are too much for an online answer, {share:.3g} times the limit of "
-            f"{MAX_FLOPS:g} operations and {MAX_SAMPLES} samples of this network; {advice}"
-        )
-    numbers = plan.answer_size(rows)
-    if numbers > MAX_ANSWER:
-        raise TooLarge(
-            f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
-            f"{advice}, or for fewer `statistics` and `outputs`"
-        )
-
-
-def _check_generation(generation: Generation, rows: int) -> None:
-    """Refuse sequences that take too long to go on with online, naming the limit."""
-    flops = generation.cost(rows)
-    if flops > MAX_FLOPS:
-        raise TooLarge(
-            f"{generation.spec.steps} steps of {rows} sequences are too much for an online answer, "
-            f"{flops / MAX_FLOPS:.3g} times the limit of {MAX_FLOPS:g} operations of this network; "
-            "ask for fewer, and go on from what they end with"
-        )
-    numbers = rows * generation.spec.steps
-    if numbers > MAX_ANSWER:
-        raise TooLarge(
-            f"the answer would hold {numbers} labels, and at most {MAX_ANSWER} are sent; ask for "
-            "fewer `steps` or sequences"
-        )
-
-
-def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Make arrays ready for JSON: float64, C-contiguous; labels as lists."""
-    plain: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            plain[name] = _plain(value)
-        elif value.dtype == object:
-            plain[name] = value.tolist()
-        else:
-            plain[name] = np.ascontiguousarray(value, dtype=np.float64)
-    return plain

@@ -202,6 +202,13 @@ def _unexpected(request: Request, error: Exception) -> Response:
     )
 
 
+def problem_of(request: Request, error: Exception) -> Response:
+    """Return the answer to an error that came after another answer had begun."""
+    if isinstance(error, errors.ServiceError | EngineError):
+        return _ours(request, error)
+    return _unexpected(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Have every error of `app` answered as a problem."""
     app.add_exception_handler(errors.ServiceError, _ours)

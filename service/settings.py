@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     """Jobs that may wait; more are answered 503."""
     max_loaded_bytes: Annotated[int, Field(ge=0)] = 2**30
     """Bytes of models kept in memory for predictions."""
+    max_waiting_predictions: Annotated[int, Field(ge=0)] = 256
+    """Predictions that may wait for a thread; more are answered 503."""
+    max_waiting_bytes: Annotated[int, Field(ge=0)] = 2**28
+    """Bytes of the rows of these."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log lines on standard error."""
 

@@ -23,6 +23,7 @@ class Metrics:
 
     def __init__(self, jobs: Jobs, predictor: Predictor, health: Health) -> None:
         self._registry = CollectorRegistry()
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._registry.register(_Present(jobs, predictor, health))
         self.requests = Counter(
             "bernoulli_requests",
@@ -36,6 +37,19 @@ class Metrics:
             ["method", "route"],
             registry=self._registry,
         )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count and time an answer."""
+        key = (method, route, status)
+        children = self._children.get(key)
+        if children is None:  # to look them up takes longer than to count
+            children = self._children[key] = (
+                self.requests.labels(method, route, status),
+                self.seconds.labels(method, route),
+            )
+        count, times = children
+        count.inc()
+        times.observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -58,6 +72,13 @@ class _Present(Collector):
         count, size = self._predictor.loaded.loaded()
         yield GaugeMetricFamily("bernoulli_models_loaded", "Models in memory.", value=count)
         yield GaugeMetricFamily("bernoulli_models_loaded_bytes", "Bytes of them.", value=size)
+        turns = self._predictor.turns
+        states = GaugeMetricFamily(
+            "bernoulli_predictions", "Predictions by what they do.", labels=["state"]
+        )
+        states.add_metric(["waiting"], turns.waiting)
+        states.add_metric(["running"], turns.running)
+        yield states
         yield GaugeMetricFamily(
             "bernoulli_workers_ready", "Workers alive and warm.", value=self._health.workers()
         )
@@ -83,8 +104,7 @@ class MetricsMiddleware:
                 metrics: Metrics = scope["state"]["metrics"]
                 route = getattr(scope.get("route"), "path", "none")
                 method = scope["method"] if route != "none" else "other"
-                metrics.requests.labels(method, route, message["status"]).inc()
-                metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
+                metrics.answered(method, route, message["status"], time.perf_counter() - started)
             await send(message)
 
         await self._app(scope, receive, counting)

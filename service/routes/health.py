@@ -16,7 +16,7 @@ from engine.plan import MAX_PARAMETERS
 from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS
 from engine.streams import STREAM_VERSION
 from engine.summary import statistics_of
-from service import predictor
+from service import limits
 from service.bodies import StrictRoute
 from service.deps import SettingsDep, StateDep
 from service.errors import StorageFull, Unavailable
@@ -102,8 +102,8 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "max_upload_bytes": settings.max_upload_bytes,
             "max_queued_jobs": settings.max_queued_jobs,
             "max_parameters": MAX_PARAMETERS,
-            "max_prediction_flops": predictor.MAX_FLOPS,
-            "max_prediction_samples": predictor.MAX_SAMPLES,
-            "max_answer_numbers": predictor.MAX_ANSWER,
+            "max_prediction_flops": limits.MAX_FLOPS,
+            "max_prediction_samples": limits.MAX_SAMPLES,
+            "max_answer_numbers": limits.MAX_ANSWER,
         },
     }

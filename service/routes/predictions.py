@@ -2,25 +2,127 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
+from typing import Any, TypeVar
 
-import anyio
-from fastapi import APIRouter, Request, Response
+import orjson
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from engine.errors import StoppedError
-from service.bodies import StrictRoute
-from service.deps import PredictorDep
-from service.predictor import PredictRequest
-from service.problems import problems
+from service.accept import preferred
+from service.bodies import StrictRoute, read_as
+from service.errors import NotAcceptable
+from service.predictor import Predictor, PredictRequest
+from service.problems import problem_of, problems
 from service.schemas import PredictionView
 
-__all__ = ["router"]
+__all__ = ["router", "shorten"]
 
-router = APIRouter(tags=["predictions"], route_class=StrictRoute)
+T = TypeVar("T")
 
-_LOOK_S = 0.25
+_JSON, _EVENTS = "application/json", "text/event-stream"
+_OFFERED = (_JSON, _EVENTS)
 _CLIENT_CLOSED = 499
+_OF_ONE_ANSWER = frozenset({"model", "inputs", "seed", "row_offset"})
+"""What plans do not depend on."""
+
+
+class _Gone(Exception):
+    """The caller has disconnected."""
+
+
+async def _answered(request: Request) -> Response:
+    arrived = time.monotonic()
+    accept = request.headers.get("accept", "*/*")
+    # Most callers say nothing, or take anything.
+    kind = _JSON if accept in ("*/*", _JSON) else preferred(accept, _OFFERED)
+    if kind is None:
+        raise NotAcceptable(f"answers are {' or '.join(_OFFERED)}; `Accept` is {accept[:80]!r}")
+    content = await request.body()
+    body, raw = read_as(PredictRequest, content)
+    predictor: Predictor = request.state.predictor
+    try:
+        if kind == _EVENTS:
+            events = await predictor.estimates(body, size=len(content), arrived=arrived)
+            return await _streamed(request, events)
+        ready = await predictor.prepare(body, size=len(content), key=_key(raw))
+        if ready.is_small:
+            return _JsonResponse(predictor.at_once(ready))
+        answer = await _while_wanted(request, predictor.in_turn(ready, arrived))
+        return _JsonResponse(answer)
+    except (_Gone, StoppedError):
+        return Response(status_code=_CLIENT_CLOSED)  # nobody reads it
+
+
+def _key(raw: dict[str, Any]) -> Hashable:
+    """Return what requests have in common that differ in nothing but rows and seed."""
+    return orjson.dumps({name: raw[name] for name in raw if name not in _OF_ONE_ANSWER})
+
+
+async def _while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what the work comes to; its caller's going cancels it, and raises _Gone."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())  # after the body, all that can come
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise _Gone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _streamed(request: Request, events: AsyncGenerator[tuple[str, bytes], None]) -> Response:
+    """Answer by events, the first of which is waited for: until then there may be a status."""
+    first = await _while_wanted(request, anext(events))
+    return StreamingResponse(
+        _frames(request, first, events),
+        media_type=_EVENTS,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _frames(
+    request: Request, first: tuple[str, bytes], events: AsyncGenerator[tuple[str, bytes], None]
+) -> AsyncGenerator[bytes, None]:
+    try:
+        yield _frame(*first)
+        async for name, content in events:
+            yield _frame(name, content)
+    except Exception as error:
+        yield _frame("error", bytes(problem_of(request, error).body))
+    finally:
+        await events.aclose()
+
+
+def _frame(name: str, content: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + content + b"\n\n"
+
+
+class _JsonResponse(Response):
+    """JSON that is written already; its headers are, too."""
+
+    def __init__(self, content: bytes) -> None:
+        self.status_code, self.background = 200, None
+        self.body = content
+        length = str(len(content)).encode()
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+
+
+class _DirectRoute(StrictRoute):
+    """Hands request and body to `_answered`: what FastAPI would work out anew costs as much."""
+
+    def answers(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return _answered
+
+
+router = APIRouter(tags=["predictions"], route_class=_DirectRoute)
 
 
 @router.post(
@@ -28,35 +130,38 @@ _CLIENT_CLOSED = 499
     operation_id="predict",
     summary="Predict with a model, and say how sure it is",
     response_model=PredictionView,
-    responses=problems(400, 404, 413, 415, 422, 503),
+    responses={
+        **problems(400, 404, 406, 413, 415, 422, 503),
+        200: {
+            "content": {
+                _EVENTS: {
+                    "schema": {"type": "string"},
+                    "example": 'event: estimate\ndata: {"num_samples": 64, …}\n\n'
+                    'event: result\ndata: {"num_samples": 1000, …}\n\n',
+                }
+            }
+        },
+    },
 )
-async def predict(request: Request, body: PredictRequest, predictor: PredictorDep) -> Any:
+async def predict(body: PredictRequest) -> Any:
     """Answer with one deterministic pass, one stochastic pass, or the statistics of many.
 
     The same request with the same `seed` gives the same numbers, to the bit. A caller that
-    disconnects ends the work.
+    disconnects ends the work. With `Accept: text/event-stream` the answer for the passes so far
+    comes as an event `estimate` after 64, 128, 256, … passes, and the whole one last, as `result`;
+    what goes wrong after the first of them comes as `error`, a problem.
     """
-    stop = threading.Event()
-    content = b""
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch, request, stop, tasks.cancel_scope)
-        try:
-            content = await predictor.answer(body, stop)
-        except Exception as error:  # raised below, outside the group that would wrap it
-            failure = error
-        tasks.cancel_scope.cancel()
-    if stop.is_set() or isinstance(failure, StoppedError):
-        return Response(status_code=_CLIENT_CLOSED)  # nobody reads it
-    if failure is not None:
-        raise failure
-    return Response(content, media_type="application/json")
+    raise NotImplementedError  # `_answered` does it
 
 
-async def _watch(request: Request, stop: threading.Event, scope: anyio.CancelScope) -> None:
-    """Stop the work when its caller is gone."""
-    while not stop.is_set():
-        await anyio.sleep(_LOOK_S)
-        if await request.is_disconnected():
-            stop.set()
-            scope.cancel()
+def shorten(app: FastAPI) -> None:
+    """Have `/predict` found before all routes, in a tenth of the time."""
+    (route,) = (part for part in router.routes if isinstance(part, APIRoute))
+    handle = route.get_route_handler()
+
+    async def predict_directly(request: Request) -> Response:
+        request.scope["route"] = route
+        return await handle(request)
+
+    shortcut = Route(route.path, predict_directly, methods=["POST"], include_in_schema=False)
+    app.router.routes.insert(0, shortcut)

@@ -70,6 +70,8 @@ class Database:
         # SQLite's own wait for its one writer is a sleep that grows to 100 ms; threads of one
         # process queue here instead, and only other processes are waited for by sleeping.
         self._writing = threading.Lock()
+        self._watching = threading.Lock()
+        self._watch: sqlite3.Connection | None = None
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -114,12 +116,33 @@ class Database:
         with _own_errors(), self._queue(), connect() as connection, connection.begin():
             yield connection
 
+    def version(self) -> int | None:
+        """Return a number that is another one after every change, whoever made it.
+
+        It takes some microseconds, and what was read before is still true while it is the same.
+        None where the database has no such number: then nothing read may be kept.
+        """
+        if not self.is_sqlite:
+            return None
+        with self._watching:
+            if self._watch is None:
+                self._watch = sqlite3.connect(
+                    str(self.engine.url.database), check_same_thread=False, isolation_level=None
+                )
+            # SQLite counts what other connections commit, and this one does nothing else.
+            version: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
     def lock(self, connection: sa.Connection, name: str) -> None:
         """Hold `name` against every other transaction until this one ends."""
         if not self.is_sqlite:  # there, a write transaction excludes all others anyway
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 
     def close(self) -> None:
+        with self._watching:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
         self.engine.dispose()
 
     @contextmanager

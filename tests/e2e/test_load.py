@@ -43,12 +43,10 @@ def test_waiting_predictions_keep_nobody_else_waiting(server: Server, model: str
         except httpx.TimeoutException:
             statuses.append(0)
 
-    long = {"inputs": rows, "num_samples": 3000, **LONG}
+    long = {"inputs": rows, "num_samples": 100_000, **LONG}
     threads = [threading.Thread(target=ask, kwargs=long) for _ in range(2)]
-    threads += [
-        threading.Thread(target=ask, kwargs={"inputs": rows[:2], "hidden_dropout": 0.1})
-        for _ in range(80)
-    ]
+    shorter = {"inputs": rows, "num_samples": 200, **LONG}
+    threads += [threading.Thread(target=ask, kwargs=shorter) for _ in range(60)]
     for thread in threads:
         thread.start()
     for _ in range(10):
@@ -59,14 +57,12 @@ def test_waiting_predictions_keep_nobody_else_waiting(server: Server, model: str
         time.sleep(0.05)
     for thread in threads:
         thread.join()
-    assert set(statuses) <= {200, 503}
-    assert statuses.count(503) >= 1  # 64 wait, the others are told to come back
-    assert statuses.count(200) >= 60
+    assert statuses == [200] * 62
 
 
 def test_a_caller_that_disconnects_ends_its_prediction(server: Server, model: str) -> None:
     rows = np.zeros((1000, 3)).tolist()
-    body = {"model": model, "inputs": rows, "num_samples": 40_000, **LONG}
+    body = {"model": model, "inputs": rows, "num_samples": 400_000, **LONG}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/predict", json=body, timeout=1.0)
 

@@ -1,0 +1,50 @@
+"""Answers to predictions, as they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from engine.prediction import Estimate, PredictionPlan
+from engine.streams import STREAM_VERSION
+
+__all__ = ["answer_of", "json_of"]
+
+
+def answer_of(model_id: str, plan: PredictionPlan, estimate: Estimate) -> dict[str, Any]:
+    """Return what an answer says: its numbers, and enough to ask for the same again."""
+    return {
+        "model": model_id,
+        "outputs": _plain(estimate.outputs),
+        "dropout": plan.dropout(),
+        "noise": plan.noise(),
+        "drop_connect": plan.drop_connect(),
+        "num_samples": None if plan.num_samples is None else estimate.num_samples,
+        "seed": None,
+        "masks": plan.spec.masks,
+        "row_offset": plan.spec.row_offset,
+        "stopped_by": None if plan.num_samples is None else estimate.stopped_by,
+        "stream": STREAM_VERSION,
+        "warnings": plan.warnings,
+    }
+
+
+def json_of(answer: Mapping[str, Any]) -> bytes:
+    """Write an answer; its arrays are written once, straight from memory."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Make arrays ready for JSON: float64, C-contiguous; labels as lists."""
+    plain: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            plain[name] = _plain(value)
+        elif value.dtype == object:
+            plain[name] = value.tolist()
+        else:
+            plain[name] = np.ascontiguousarray(value, dtype=np.float64)
+    return plain

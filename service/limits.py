@@ -1,0 +1,60 @@
+"""Limits of online answers: what is too large is refused with the limit and what to do instead."""
+
+from __future__ import annotations
+
+from engine.generation import Generation
+from engine.prediction import PredictionPlan
+from service.errors import TooLarge
+
+__all__ = ["MAX_ANSWER", "MAX_FLOPS", "MAX_SAMPLES", "check_generation", "check_size"]
+
+MAX_FLOPS = 2e12
+"""Some minutes on one core; 1e6 rows x passes of a small network are a hundredth of it."""
+MAX_SAMPLES = 100_000_000
+"""Samples held at once."""
+MAX_ANSWER = 20_000_000
+"""Numbers in one answer."""
+
+
+def check_size(plan: PredictionPlan, rows: int) -> float:
+    """Return about how many floating-point operations an answer takes.
+
+    Raises TooLarge, which names the limit, where it is too much for an online answer.
+    """
+    flops, samples = plan.cost(rows)
+    work = f"{rows} rows x {plan.passes} passes"
+    advice = (
+        "take POST /predictions, which does the same for a stored data set as a job, or ask for "
+        "fewer rows or passes at a time (`row_offset` keeps the random streams)"
+    )
+    if flops > MAX_FLOPS or samples > MAX_SAMPLES:
+        share = max(flops / MAX_FLOPS, samples / MAX_SAMPLES)
+        raise TooLarge(
+            f"{work} are too much for an online answer, {share:.3g} times the limit of "
+            f"{MAX_FLOPS:g} operations and {MAX_SAMPLES} samples of this network; {advice}"
+        )
+    numbers = plan.answer_size(rows)
+    if numbers > MAX_ANSWER:
+        raise TooLarge(
+            f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
+            f"{advice}, or ask for fewer `statistics` and `outputs`"
+        )
+    return flops
+
+
+def check_generation(generation: Generation, rows: int) -> float:
+    """Return about how many operations it takes to go on with sequences; raises TooLarge."""
+    flops = generation.cost(rows)
+    if flops > MAX_FLOPS:
+        raise TooLarge(
+            f"{generation.spec.steps} steps of {rows} sequences are too much for an online answer, "
+            f"{flops / MAX_FLOPS:.3g} times the limit of {MAX_FLOPS:g} operations of this network; "
+            "ask for fewer, and go on from what they end with"
+        )
+    numbers = rows * generation.spec.steps
+    if numbers > MAX_ANSWER:
+        raise TooLarge(
+            f"the answer would hold {numbers} labels, and at most {MAX_ANSWER} are sent; ask for "
+            "fewer `steps` or sequences"
+        )
+    return flops
