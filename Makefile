@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs serve clean
+.PHONY: help setup demo test check format openapi docs soak serve clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -65,6 +65,9 @@ openapi: $(READY) ## Write openapi/openapi.json from the code
 
 docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.yaml
 	$(BIN)/python -m tests.theanets.page
+
+soak: $(READY) ## 200 clients for a minute, each answer compared with its lone twin
+	$(BIN)/python -m bench.soak $(ARGS)
 
 serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)
