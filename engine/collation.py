@@ -25,7 +25,15 @@ from engine.data.schema import Kind, Schema
 from engine.errors import DataError
 from engine.tabulation import Block
 
-__all__ = ["MAX_COLUMNS", "Layout", "Rows", "collate", "passed_through"]
+__all__ = [
+    "MAX_COLUMNS",
+    "Layout",
+    "Rows",
+    "collate",
+    "column_of",
+    "label_type",
+    "passed_through",
+]
 
 Array = npt.NDArray[Any]
 Rows = Mapping[str, Any]
@@ -66,7 +74,7 @@ class Layout:
         if flat and sum(max(1, *block.values.shape[1:], 1) for block in blocks) <= MAX_COLUMNS:
             fields = [pa.field(name, column.type) for name, column in passed.items()]
             for block in blocks:
-                kind = _label_type(classes or ()) if block.values.dtype == object else NUMBER
+                kind = label_type(classes or ()) if block.values.dtype == object else NUMBER
                 fields += [pa.field(name, kind) for name, _ in block.columns()]
             _require_distinct([field.name for field in fields], passed)
             return cls(kind="table", schema=pa.schema(fields), arrays={})
@@ -101,7 +109,7 @@ class Layout:
         columns: dict[str, pa.Array] = dict(passed)
         for block in blocks:
             columns |= dict(block.columns())
-        return {field.name: _column(columns[field.name], field.type) for field in self.schema}
+        return {field.name: column_of(columns[field.name], field.type) for field in self.schema}
 
     def write(self, pieces: Sequence[Rows], stream: BinaryIO) -> None:
         """Write rows as a part for `collate`."""
@@ -148,13 +156,13 @@ def passed_through(data: Data, name: str, rows: npt.NDArray[np.int64], *, pointe
         )
     # 64 bits without a sign do not all fit into those with one.
     kind = NUMBER if values.dtype == np.uint64 else _ARROW.get(values.dtype.kind, NUMBER)
-    return _column(values, kind)
+    return column_of(values, kind)
 
 
 _ARROW = {"b": BOOLEAN, "i": INTEGER, "u": INTEGER, "U": TEXT}
 
 
-def _label_type(classes: Sequence[Label]) -> pa.DataType:
+def label_type(classes: Sequence[Label]) -> pa.DataType:
     """Return the type of a column of labels, which are all of one type."""
     if all(isinstance(label, bool) for label in classes):
         return BOOLEAN
@@ -163,7 +171,7 @@ def _label_type(classes: Sequence[Label]) -> pa.DataType:
     return TEXT
 
 
-def _column(values: Any, kind: pa.DataType) -> pa.Array:
+def column_of(values: Any, kind: pa.DataType) -> pa.Array:
     """Return numbers or labels as a column; what is not finite is missing."""
     if isinstance(values, pa.Array):
         return values
