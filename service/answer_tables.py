@@ -17,7 +17,6 @@ from engine.artifact import Model
 from engine.collation import MAX_COLUMNS, column_of, label_type
 from engine.data.dataset import NUMBER
 from engine.data.labels import Label
-from engine.errors import DataError
 from engine.tabulation import Block, blocks_of
 
 __all__ = ["ANSWER", "STREAM", "arrow_of"]
@@ -31,23 +30,17 @@ _BATCH_NUMBERS = 2**20
 Array = npt.NDArray[Any]
 
 
-def arrow_of(answer: Mapping[str, Any], outputs: Mapping[str, Any], model: Model) -> bytes:
-    """Write an answer; `outputs` are its arrays, `answer` is all that is said besides.
+def arrow_of(answer: Mapping[str, Any], model: Model) -> bytes:
+    """Write an answer, whose `outputs` are arrays.
 
-    `rows` of the answer become its first column. Raises DataError where two would have one name.
+    `rows` of the answer become its first column.
     """
     rest = dict(answer)
     columns: dict[str, pa.Array] = {}
     if "rows" in rest:
         columns[ROW] = pa.array(np.asarray(rest.pop("rows"), dtype=np.int64))
-    for name, column in _columns(blocks_of(outputs, model), model):
-        if name in columns:
-            raise DataError(
-                f"the answer would have two columns {name!r}; ask for fewer `outputs`, or for JSON",
-                pointer="#/outputs",
-            )
-        columns[name] = column
-    rest["outputs"] = _scalars(outputs)
+    columns |= dict(_columns(blocks_of(answer["outputs"], model), model))
+    rest["outputs"] = _scalars(answer["outputs"])
     metadata = {ANSWER: orjson.dumps(rest, option=orjson.OPT_SERIALIZE_NUMPY)}
     table = pa.table(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
@@ -58,11 +51,14 @@ def arrow_of(answer: Mapping[str, Any], outputs: Mapping[str, Any], model: Model
 
 
 def _columns(blocks: Sequence[Block], model: Model) -> Iterator[tuple[str, pa.Array]]:
-    """Yield columns by name: of each number of a row where these are not too many, else lists."""
+    """Yield columns by name: of each number of a row where these are not too many, else lists.
+
+    Lists, too, where two numbers would have one name.
+    """
     classes = model.encoding.classes or ()
     is_table = len(model.graph.last.shape) == 1
     apart = [block for block in blocks if is_table and _is_apart(block)]
-    if sum(_width(block) for block in apart) > MAX_COLUMNS:
+    if sum(_width(block) for block in apart) > MAX_COLUMNS or not _are_distinct(apart, blocks):
         apart = []
     for block in blocks:
         if block in apart:
@@ -77,6 +73,12 @@ def _is_apart(block: Block) -> bool:
     if block.name == "samples":
         return block.values.ndim == 3 and block.labels is not None
     return block.is_flat and not (block.values.dtype == object and block.values.ndim > 1)
+
+
+def _are_distinct(apart: Sequence[Block], blocks: Sequence[Block]) -> bool:
+    names = [ROW, *(block.name for block in blocks if block not in apart)]
+    names += [name for block in apart for name, _ in _series(block)]
+    return len(set(names)) == len(names)
 
 
 def _width(block: Block) -> int:

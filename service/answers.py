@@ -10,15 +10,16 @@ import orjson
 
 from engine.prediction import Estimate, PredictionPlan
 from engine.streams import STREAM_VERSION
+from service.json_pieces import PIECE, json_pieces
 
 __all__ = ["answer_of", "json_of"]
 
 
 def answer_of(model_id: str, plan: PredictionPlan, estimate: Estimate) -> dict[str, Any]:
-    """Return what an answer says: its numbers, and enough to ask for the same again."""
+    """Return what an answer says: its arrays, and enough to ask for the same again."""
     return {
         "model": model_id,
-        "outputs": _plain(estimate.outputs),
+        "outputs": estimate.outputs,
         "dropout": plan.dropout(),
         "noise": plan.noise(),
         "drop_connect": plan.drop_connect(),
@@ -33,8 +34,21 @@ def answer_of(model_id: str, plan: PredictionPlan, estimate: Estimate) -> dict[s
 
 
 def json_of(answer: Mapping[str, Any]) -> bytes:
-    """Write an answer; its arrays are written once, straight from memory."""
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    """Write an answer; others go on in between, in whatever thread a long one is written."""
+    whole = {**answer, "outputs": _plain(answer["outputs"])}
+    if _count(whole["outputs"]) <= PIECE:
+        return orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join(json_pieces(whole))
+
+
+def _count(tree: Mapping[str, Any]) -> int:
+    """Return how many numbers and labels there are."""
+    return sum(
+        _count(value)
+        if isinstance(value, Mapping)
+        else (value.size if isinstance(value, np.ndarray) else len(value))
+        for value in tree.values()
+    )
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:

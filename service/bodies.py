@@ -20,7 +20,16 @@ from starlette.types import Message
 
 from service.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 
-__all__ = ["MAX_DEPTH", "StrictRoute", "limited_stream", "parse_json", "read_as", "read_form"]
+__all__ = [
+    "MAX_DEPTH",
+    "StrictRoute",
+    "limited_stream",
+    "media_type_of",
+    "parse_json",
+    "read_as",
+    "read_form",
+    "validated",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +79,9 @@ class _StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that refuses unknown or repeated parameters, other media types and sloppy JSON."""
 
+    others: Sequence[str] = ()
+    """Media types that are read besides JSON."""
+
     def answers(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request once it has been looked at."""
         return super().get_route_handler()
@@ -90,7 +102,7 @@ class StrictRoute(APIRoute):
             _require_plain(request)
             request = _StrictRequest(request.scope, request.receive)
             if reads_json and await request.body():
-                _require_json(request)
+                _require_media_type(request, self.others)
             return await handle(request)
 
         return strictly
@@ -106,8 +118,13 @@ def read_as(kind: type[Model], content: bytes) -> tuple[Model, dict[str, Any]]:
     except json.JSONDecodeError as error:
         broken = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
         raise RequestValidationError([broken | {"ctx": {"error": error.msg}}]) from error
+    return validated(kind, value), value
+
+
+def validated(kind: type[Model], value: Any) -> Model:
+    """Return parsed JSON as a model; raises RequestValidationError."""
     try:
-        return kind.model_validate(value), value
+        return kind.model_validate(value)
     except ValidationError as error:
         found = error.errors(include_url=False)
         raise RequestValidationError(
@@ -170,14 +187,20 @@ def _require_plain(request: Request) -> None:
         raise UnsupportedMedia(f"the body's Content-Encoding is {encoding!r}; send it as it is")
 
 
-def _require_json(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def media_type_of(request: Request) -> str:
+    """Return the media type of a request's body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _require_media_type(request: Request, others: Sequence[str]) -> None:
+    media_type = media_type_of(request)
     is_json = media_type == "application/json" or (
         media_type.startswith("application/") and media_type.endswith("+json")
     )
-    if not is_json:
+    if not is_json and media_type not in others:
+        taken = "` or `".join(("application/json", *others))
         raise UnsupportedMedia(
-            f"the body's Content-Type is {media_type or 'missing'!r}; send `application/json`"
+            f"the body's Content-Type is {media_type or 'missing'!r}; send `{taken}`"
         )
 
 

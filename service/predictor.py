@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from engine.prediction import Estimate, PredictionPlan, never, plan_prediction
 from engine.regularizers import is_stochastic
 from engine.spec import MAX_SEED, PredictSpec
 from engine.summary import Tree
+from service.answer_tables import STREAM, arrow_of
 from service.answers import answer_of, json_of
 from service.errors import Corrupt
 from service.limits import check_generation, check_size
@@ -36,6 +37,8 @@ from service.store.models import Model, Models
 from service.turns import Joinable, Turn, Turns
 
 __all__ = ["PredictRequest", "Predictor", "Prepared"]
+
+T = TypeVar("T")
 
 _INLINE_FLOPS = 4e6
 """Less than half a millisecond by the compiled kernels."""
@@ -75,6 +78,8 @@ class Prepared:
     flops: float
     shows_seed: bool
     shows_rows: bool
+    media_type: str = "application/json"
+    """Of the answer: JSON or an Arrow stream."""
 
     @property
     def is_small(self) -> bool:
@@ -99,7 +104,7 @@ class Prepared:
         answer["seed"] = self.plan.seed if self.shows_seed else None
         if self.shows_rows:
             answer["rows"] = self.row_ids.tolist()
-        return json_of(answer)
+        return arrow_of(answer, self.plan.model) if self.media_type == STREAM else json_of(answer)
 
     def content_of(self, outputs: Tree) -> bytes:
         """Write the answer of all passes."""
@@ -179,11 +184,11 @@ class Predictor:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def at_once(self, ready: Prepared) -> bytes:
-        """Answer a small request as JSON, in this thread."""
+        """Answer a small request in this thread."""
         return ready.content_of(ready.plan.run(ready.x, ready.row_ids))
 
     async def in_turn(self, ready: Prepared, arrived: float) -> bytes:
-        """Answer a request as JSON, in a thread; to be cancelled where nobody wants it any more.
+        """Answer a request in a thread; to be cancelled where nobody wants it any more.
 
         `arrived` is when it came, in `time.monotonic` seconds. Raises EngineError, or QueueFull
         where too much waits already.
@@ -241,10 +246,14 @@ class Predictor:
         is_stored = isinstance(request.inputs, dict) and "dataset" in request.inputs
         if size <= _INLINE_BYTES and not is_stored:
             return self._prepare(request, key, stored, loaded)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers, self._prepare, request, None, stored, loaded
-        )
+        return await self._read(partial(self._prepare, request, None, stored, loaded))
+
+    async def parse(self, size: int, parse: Callable[[], T]) -> T:
+        """Return what a body of `size` bytes is parsed to; large ones in a thread."""
+        return parse() if size <= _INLINE_BYTES else await self._read(parse)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def _model(self, name: str) -> tuple[Model, LoadedModel]:
         stored = self._models.find(name)

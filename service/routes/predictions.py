@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
-from typing import Any, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from engine.errors import StoppedError
 from service.accept import preferred
-from service.bodies import StrictRoute, read_as
-from service.errors import NotAcceptable
+from service.answer_tables import STREAM
+from service.arrow_requests import read_arrow_request
+from service.bodies import StrictRoute, media_type_of, read_as
+from service.errors import Invalid, NotAcceptable
 from service.predictor import Predictor, PredictRequest
 from service.problems import problem_of, problems
 from service.schemas import PredictionView
@@ -26,7 +30,7 @@ __all__ = ["router", "shorten"]
 T = TypeVar("T")
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
-_OFFERED = (_JSON, _EVENTS)
+_OFFERED = (_JSON, _EVENTS, STREAM)
 _CLIENT_CLOSED = 499
 _OF_ONE_ANSWER = frozenset({"model", "inputs", "seed", "row_offset"})
 """What plans do not depend on."""
@@ -44,19 +48,36 @@ async def _answered(request: Request) -> Response:
     if kind is None:
         raise NotAcceptable(f"answers are {' or '.join(_OFFERED)}; `Accept` is {accept[:80]!r}")
     content = await request.body()
-    body, raw = read_as(PredictRequest, content)
     predictor: Predictor = request.state.predictor
+    body, raw = await predictor.parse(len(content), partial(_read, request, content))
     try:
         if kind == _EVENTS:
             events = await predictor.estimates(body, size=len(content), arrived=arrived)
             return await _streamed(request, events)
         ready = await predictor.prepare(body, size=len(content), key=_key(raw))
+        if kind == STREAM:
+            ready = replace(ready, media_type=STREAM)
         if ready.is_small:
-            return _JsonResponse(predictor.at_once(ready))
-        answer = await _while_wanted(request, predictor.in_turn(ready, arrived))
-        return _JsonResponse(answer)
+            answer = predictor.at_once(ready)
+        else:
+            answer = await _while_wanted(request, predictor.in_turn(ready, arrived))
+        return _JsonResponse(answer) if kind == _JSON else Response(answer, media_type=kind)
     except (_Gone, StoppedError):
         return Response(status_code=_CLIENT_CLOSED)  # nobody reads it
+
+
+def _read(request: Request, content: bytes) -> tuple[PredictRequest, dict[str, Any]]:
+    """Return the request, and its fields as they were, of rows as long as they are JSON."""
+    fields = request.query_params.get("request") if request.scope["query_string"] else None
+    if media_type_of(request) == STREAM:
+        limit = request.state.settings.max_body_bytes
+        return read_arrow_request(content, fields, max_bytes=limit)
+    if fields is not None:
+        raise Invalid(
+            "`request` goes with an Arrow stream; JSON has all fields in its body",
+            pointer="#/query/request",
+        )
+    return read_as(PredictRequest, content)
 
 
 def _key(raw: dict[str, Any]) -> Hashable:
@@ -118,6 +139,8 @@ class _JsonResponse(Response):
 class _DirectRoute(StrictRoute):
     """Hands request and body to `_answered`: what FastAPI would work out anew costs as much."""
 
+    others = (STREAM,)
+
     def answers(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return _answered
 
@@ -138,20 +161,39 @@ router = APIRouter(tags=["predictions"], route_class=_DirectRoute)
                     "schema": {"type": "string"},
                     "example": 'event: estimate\ndata: {"num_samples": 64, …}\n\n'
                     'event: result\ndata: {"num_samples": 1000, …}\n\n',
-                }
+                },
+                STREAM: {"schema": {"type": "string", "format": "binary"}},
             }
         },
     },
+    openapi_extra={
+        "requestBody": {"content": {STREAM: {"schema": {"type": "string", "format": "binary"}}}}
+    },
 )
-async def predict(body: PredictRequest) -> Any:
+async def predict(
+    body: PredictRequest,
+    request: Annotated[
+        str | None,
+        Query(
+            description="With an Arrow stream as the body: all fields but `inputs`, as JSON.",
+            examples=['{"model": "mdl_…", "num_samples": 100}'],
+        ),
+    ] = None,
+) -> Any:
     """Answer with one deterministic pass, one stochastic pass, or the statistics of many.
 
     The same request with the same `seed` gives the same numbers, to the bit. A caller that
     disconnects ends the work. With `Accept: text/event-stream` the answer for the passes so far
     comes as an event `estimate` after 64, 128, 256, … passes, and the whole one last, as `result`;
     what goes wrong after the first of them comes as `error`, a problem.
+
+    The rows may come as an Arrow IPC stream, columns by name, with the other fields as JSON in the
+    parameter `request` or in the schema's metadata `bernoulli.request`. With `Accept:
+    application/vnd.apache.arrow.stream` the answer is a table, a row for each input row and a
+    column for each statistic and target, with the rest as JSON in the schema's metadata
+    `bernoulli.answer`.
     """
-    raise NotImplementedError  # `_answered` does it
+    raise NotImplementedError(body, request)  # `_answered` does it
 
 
 def shorten(app: FastAPI) -> None:
