@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from service.json_pieces import read_pieces
 
 __all__ = [
     "MAX_DEPTH",
@@ -33,8 +34,11 @@ __all__ = [
 
 Model = TypeVar("Model", bound=BaseModel)
 
+
 MAX_DEPTH = 254
 """Levels of lists and objects within each other; orjson writes no more."""
+_LONG = 2**18
+"""Bytes of a body that take some milliseconds to read."""
 
 
 def parse_json(content: bytes) -> Any:
@@ -109,12 +113,19 @@ class StrictRoute(APIRoute):
 
 
 def read_as(kind: type[Model], content: bytes) -> tuple[Model, dict[str, Any]]:
-    """Return a JSON body as a model, and as it was; raises RequestValidationError."""
+    """Return a JSON body as a model, and as it was; raises RequestValidationError.
+
+    A body whose `inputs` are a long list is read so that others can go on meanwhile.
+    """
     if not content:
         missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
         raise RequestValidationError([missing])
     try:
-        value = parse_json(content)
+        value = None
+        if len(content) > _LONG:
+            value = read_pieces(content, "inputs", parse_json)
+        if value is None:
+            value = parse_json(content)
     except json.JSONDecodeError as error:
         broken = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
         raise RequestValidationError([broken | {"ctx": {"error": error.msg}}]) from error

@@ -24,6 +24,8 @@ from engine.errors import DataError
 __all__ = ["FieldShape", "kind_of", "pointer_token", "read_records"]
 
 _SHOWN = 20
+_PIECE = 2**15
+"""Values that are read without a break."""
 Matrix = npt.NDArray[np.float64]
 Pointer = Callable[[int], str]
 
@@ -159,6 +161,23 @@ def _from_lists(rows: Sequence[Sequence[Any]], fields: Sequence[FieldShape]) -> 
 
 
 def _matrix(
+    rows: Sequence[Any], cells: Sequence[FieldShape], expected: str, pointer: Pointer
+) -> Matrix:
+    """Return lists of values as a matrix, some rows at a time.
+
+    So other threads have their turns in between: what runs over a list is not interrupted.
+    """
+    count = max(1, _PIECE // max(1, len(cells)))
+    if len(rows) <= count:
+        return _piece(rows, cells, expected, pointer)
+    matrix = np.empty((len(rows), len(cells)))
+    for start in range(0, len(rows), count):
+        part = slice(start, start + count)
+        matrix[part] = _piece(rows[part], cells, expected, lambda row, s=start: pointer(s + row))  # type: ignore[misc]
+    return matrix
+
+
+def _piece(
     rows: Sequence[Any], cells: Sequence[FieldShape], expected: str, pointer: Pointer
 ) -> Matrix:
     """Return lists of values as a matrix; lists of numbers alone are read in one go."""
