@@ -84,12 +84,15 @@ def read_pieces(content: bytes, key: str, parse: Callable[[bytes], Any]) -> dict
         try:
             parse(b"[" + content[last + len(mark) : end] + b"]")
             besides = _besides(content, found.end() - 1, end, key, parse)
-            if besides is None:
-                return None
-            rows = list(_rows(content, found.end(), end, mark, parse))
         except json.JSONDecodeError:
             continue
-        return besides | {key: [row for piece in rows for row in piece]}
+        if besides is None:
+            return None
+        try:
+            pieces = list(_rows(content, found.end(), end, mark, parse))
+        except json.JSONDecodeError:
+            return None
+        return besides | {key: [row for piece in pieces for row in piece]}
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -378,3 +379,22 @@ def test_formats_that_are_not_written_are_refused(shared: Api, accept: str) -> N
 def test_problems_are_json_whatever_was_asked_for(shared: Api) -> None:
     answer = shared.post("/predict", json={"model": "mdl_none", "inputs": [[1]]}, headers=WANTED)
     assert_problem(answer, 404)
+
+
+def test_the_example_of_the_guide_runs(shared: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(4)
+    rm, lstat = draw.standard_normal((2, 30))
+    dataset = shared.upload(stream({"rm": rm, "lstat": lstat, "medv": rm - lstat}), STREAM)
+    model = trained(shared, dataset)
+    assert shared.put("/aliases/boston", json={"model": model}).status_code in (200, 201)
+
+    guide = Path(__file__).parents[2] / "docs" / "api.md"
+    section = guide.read_text().split("### Arrow streams")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    client = 'httpx.Client(base_url="http://127.0.0.1:8000")'
+    assert client in code
+    names: dict[str, Any] = {"shared": shared}
+    exec(code.replace(client, "shared"), names)
+
+    assert names["answer"].num_rows == 2
+    assert "hid1:out" in capsys.readouterr().out
