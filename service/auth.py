@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -37,7 +38,7 @@ class KeyMiddleware:
             (hashlib.sha256(key.encode()).digest(), key) for key in settings.configured_keys()
         ]
         self._is_reachable = not settings.is_loopback
-        self._stored_exist = False
+        self._stored_exist: asyncio.Future[bool] | None = None
         self._looked = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,12 +81,27 @@ class KeyMiddleware:
         return None if key is None else str(key.id)
 
     async def _any_stored(self, stored: ApiKeys) -> bool:
-        """Whether `bernoulli keys` has made a key that is still good; looked up once a second."""
+        """Whether `bernoulli keys` has made a key that is still good; looked up once a second.
+
+        One request looks; those that come meanwhile go by what was seen last, if anything was.
+        """
         if time.monotonic() - self._looked > _LOOK_AGAIN_S:
-            keys = await run_in_threadpool(stored.list)
-            self._stored_exist = any(key.revoked_at is None for key in keys)
             self._looked = time.monotonic()
-        return self._stored_exist
+            looking = asyncio.ensure_future(run_in_threadpool(_any_good, stored))
+            if self._stored_exist is None:
+                self._stored_exist = looking
+            try:
+                await asyncio.shield(looking)
+            except Exception:
+                self._stored_exist, self._looked = None, float("-inf")
+                raise
+            self._stored_exist = looking
+        assert self._stored_exist is not None
+        return await asyncio.shield(self._stored_exist)
+
+
+def _any_good(stored: ApiKeys) -> bool:
+    return any(key.revoked_at is None for key in stored.list())
 
 
 def is_open(path: str) -> bool:

@@ -22,6 +22,9 @@ from service.settings import Settings
 from service.shutdown import Shutdown
 
 _COLLECT_AFTER = 20_000  # objects made and not freed
+_ACCEPTED_AT_ONCE = 32
+"""Connections. The loop accepts one a round from each socket it listens on, and a round of a busy
+server is as long as all its requests: 64 callers who come together waited for 0.7 s."""
 
 
 class _Server(uvicorn.Server):
@@ -75,7 +78,8 @@ def main() -> None:
         timeout_keep_alive=30,
     )
     server = _Server(config, pipe=arguments.pipe, shutdown=shutdown)
-    server.run(sockets=[socket.socket(fileno=arguments.socket)])
+    listening = socket.socket(fileno=arguments.socket)
+    server.run(sockets=[listening, *(listening.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))])
 
 
 if __name__ == "__main__":

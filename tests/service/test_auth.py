@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from service.auth import KeyMiddleware
+from service.settings import Settings
 from tests.service.conftest import Api, Serve, assert_problem
 
 OPEN = ["/", "/docs", "/docs/assets/swagger-ui.css", "/static/docs.js", "/openapi.json"]
@@ -87,3 +90,29 @@ def test_what_is_made_belongs_to_the_key(locked: Api) -> None:
     assert owners[0] == owners[1] != owners[2]
     assert locked.state["datasets"].get(dataset).owner == owners[0]
     assert not any("first" in str(owner) for owner in owners)
+
+
+def test_those_who_come_together_look_for_keys_once() -> None:
+    looked: list[int] = []
+
+    class Stored:
+        def list(self) -> list[Any]:
+            looked.append(1)
+            return []
+
+    async def answer(scope: Any, *_: Any) -> None:
+        scope["let in"] = True
+
+    middleware = KeyMiddleware(answer, Settings())
+    scopes = [{"type": "http", "path": "/jobs", "state": {"keys": Stored()}} for _ in range(50)]
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(middleware(scope, _nothing, _nothing) for scope in scopes))
+
+    asyncio.run(all_at_once())
+    assert len(looked) == 1
+    assert all(scope.get("let in") for scope in scopes)
+
+
+async def _nothing(*_: Any) -> Any:
+    return None
