@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.artifact import describe_graph, describe_regularizer
@@ -21,33 +21,25 @@ from engine.data.splits import Split, used_rows
 from engine.errors import DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import Shape
-from engine.loss_checks import (
-    check_losses,
-    check_targets,
-    check_weights,
-    describe_losses,
-    noise_warnings,
-)
+from engine.loss_checks import check_losses, check_targets, check_weights, describe_losses
 from engine.monitors import resolve_monitors
-from engine.names import array_of
 from engine.optimizers import check_optimizer, passes_per_step
-from engine.pretraining import Stage, plan_stages
-from engine.regularizers import (
-    BernoulliDropout,
-    ContractivePenalty,
-    Regularizer,
-    resolve,
-    unread_warnings,
+from engine.plan_checks import (
+    check_derivatives,
+    check_noise_precision,
+    check_scale,
+    foresight,
+    warnings_of,
 )
-from engine.sampled_weights import sampled_layers
+from engine.pretraining import Stage, plan_stages
+from engine.regularizers import Regularizer, resolve
 from engine.spec import SequenceSpec, TrainSpec
 
-__all__ = ["TrainingPlan", "plan_training"]
+__all__ = ["TrainingPlan", "plan_training", "vary"]
 
 MAX_PARAMETERS = 100_000_000
 MAX_NAMES = 1000
 """Of the network's inputs, in the description of a plan."""
-MAX_DERIVATIVE_BYTES = 2 * 2**30
 _STEP_SECONDS = 5e-4
 _FLOPS_PER_SECOND = 2e10
 
@@ -65,7 +57,10 @@ class TrainingPlan:
     stages: tuple[Stage, ...]
     """Networks that are trained before the whole one."""
     valid_rows: int
+    notes: tuple[str, ...]
+    """Warnings of what the network reads, and how."""
     warnings: tuple[str, ...]
+    """All of them."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,8 +158,7 @@ def plan_training(
     chosen, sequence, notes = divide(spec, data, selection, used)
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
-    _check_scale(encoding)
-    check_losses(spec, graph, selection, encoding, data, chosen)
+    check_scale(encoding)
     check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
     _check_validation(selection, encoding, data, chosen, validation_data)
     if validation_data is not None:
@@ -175,30 +169,19 @@ def plan_training(
             "accepted",
             pointer="#/network/layers",
         )
-    check_optimizer(spec.optimizer, graph)
-    regularizers = resolve(spec, graph)
-    stages = plan_stages(spec, graph, regularizers)
-    _check_derivatives(spec, graph, regularizers)
-    resolve_monitors(spec, graph)
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
     if validation_data is not None:
         valid_rows = len(validation_rows(encoding, validation_data))
-    if spec.patience is not None and not valid_rows:
-        raise SpecError(
-            "`patience` watches the validation loss; give `validation` rows, or leave it out",
-            pointer="#/patience",
-        )
-    _check_noise_precision(spec, selection, encoding)
-    return TrainingPlan(
+    bare = TrainingPlan(
         spec=spec,
         selection=selection,
         split=chosen,
         encoding=encoding,
         graph=graph,
-        regularizers=regularizers,
-        stages=stages,
+        regularizers=(),
+        stages=(),
         valid_rows=valid_rows,
-        warnings=(
+        notes=(
             *notes,
             *(
                 f"column {name!r} has 1000 or more different texts, too many for categories, and "
@@ -207,27 +190,42 @@ def plan_training(
                 if name not in selection.targets
             ),
             *unseen,
-            *_foresight(encoding, graph),
-            *_warnings(spec, graph, regularizers, valid_rows, stages),
+            *foresight(encoding, graph),
+        ),
+        warnings=(),
+    )
+    return vary(bare, spec, data)
+
+
+def vary(plan: TrainingPlan, spec: TrainSpec, data: Data) -> TrainingPlan:
+    """Return the plan of the same network on the same rows, trained as `spec` says.
+
+    `spec` differs from the plan's in nothing that decides network or rows. Raises EngineError with
+    a pointer into `spec`.
+    """
+    graph = plan.graph
+    check_losses(spec, graph, plan.selection, plan.encoding, data, plan.split)
+    check_optimizer(spec.optimizer, graph)
+    regularizers = resolve(spec, graph)
+    stages = plan_stages(spec, graph, regularizers)
+    check_derivatives(spec, graph, regularizers)
+    resolve_monitors(spec, graph)
+    if spec.patience is not None and not plan.valid_rows:
+        raise SpecError(
+            "`patience` watches the validation loss; give `validation` rows, or leave it out",
+            pointer="#/patience",
+        )
+    check_noise_precision(spec, plan.selection, plan.encoding)
+    return replace(
+        plan,
+        spec=spec,
+        regularizers=regularizers,
+        stages=stages,
+        warnings=(
+            *plan.notes,
+            *warnings_of(spec, graph, regularizers, plan.valid_rows, stages),
         ),
     )
-
-
-def _check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer]) -> None:
-    """Refuse a contractive penalty whose derivatives would not fit into memory."""
-    explicit = len(regularizers) - len(spec.regularizers or ())
-    for index, regularizer in enumerate(regularizers):
-        if not isinstance(regularizer, ContractivePenalty):
-            continue
-        size = regularizer.jacobian_bytes(graph, spec.batch_size)
-        if size > MAX_DERIVATIVE_BYTES:
-            raise SpecError(
-                f"the derivatives of {', '.join(regularizer.matched)} by the inputs take about "
-                f"{size / 2**30:.3g} GiB for a batch of {spec.batch_size} rows; at most "
-                f"{MAX_DERIVATIVE_BYTES / 2**30:g} are used: match fewer outputs, or take a "
-                "smaller `batch_size`",
-                pointer=f"#/regularizers/{index - explicit}",
-            )
 
 
 def _fit(
@@ -285,34 +283,6 @@ def _fit(
         raise
 
 
-def _foresight(encoding: Encoding, graph: Graph) -> list[str]:
-    """Warn of layers that read later steps, where these hold the targets of earlier ones."""
-    sequence = encoding.sequence
-    if sequence is None or sequence.predict != "each" or not sequence.horizon:
-        return []
-    targets = {encoding.target, *(field.name for field in encoding.targets)}
-    if targets.isdisjoint(field.name for field in encoding.inputs):
-        return []
-    return [
-        f"layer {layer.name!r} also reads the steps after a step, and these hold its target: the "
-        'network can copy it; take `"predict": "last"`, a layer of one direction, or other `inputs`'
-        for layer in graph.layers
-        if layer.form == "bidirectional"
-    ]
-
-
-def _check_scale(encoding: Encoding) -> None:
-    """Refuse targets whose squared errors no float can hold."""
-    scales = encoding.target_scale.ravel().tolist()
-    for name, scale in zip(encoding.target_names, scales, strict=False):
-        if not 1e-150 < scale < 1e150:
-            raise DataError(
-                f"target {name!r} is spread over {scale:.3g}, too much or too little for squared "
-                "errors in its units; give it in other units",
-                pointer="#/targets",
-            )
-
-
 def _check_validation(
     selection: Selection,
     encoding: Encoding,
@@ -342,62 +312,3 @@ def _check_validation(
             raise DataError(
                 f"the validation rows do not fit: {error.detail}", pointer=error.pointer
             ) from error
-
-
-def _check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Encoding) -> None:
-    given = spec.noise_precision
-    if given == "fit":
-        return
-    if selection.form == "classifier":
-        raise SpecError(
-            "a classifier has no noise precision; leave `noise_precision` out",
-            pointer="#/noise_precision",
-        )
-    if not isinstance(given, dict):
-        return
-    names = encoding.target_names
-    taken = {*names, *selection.targets}
-    unknown = [name for name in given if name not in taken]
-    missing = [name for name in names if name not in given and array_of(name) not in given]
-    if unknown or missing:
-        raise SpecError(
-            f"`noise_precision` by target names each of them: {', '.join(names)}; "
-            f"not among them: {', '.join(unknown) or 'none'}; "
-            f"missing: {', '.join(missing) or 'none'}",
-            pointer="#/noise_precision",
-        )
-
-
-def _warnings(
-    spec: TrainSpec,
-    graph: Graph,
-    regularizers: Sequence[Regularizer],
-    valid_rows: int,
-    stages: Sequence[Stage],
-) -> list[str]:
-    warnings = unread_warnings(regularizers, graph)
-    if spec.training is not None and spec.training.form != "sample" and not stages:
-        warnings.append(
-            f"`training` of form {spec.training.form!r} has no stage before the whole network, "
-            "which has one hidden layer with parameters at most"
-        )
-    if spec.training is not None and spec.training.form == "sample" and not sampled_layers(graph):
-        warnings.append(
-            "`training` of form 'sample' changes nothing here: no hidden layer of form 'ff' reads "
-            "one input"
-        )
-    is_fitted = graph.form != "classifier" and graph.noise_output is None
-    if not valid_rows and is_fitted and spec.noise_precision == "fit":
-        warnings.append(
-            "without validation rows no noise precision is fitted: aleatoric variance, predictive "
-            "quantiles and log-likelihood will be null"
-        )
-    warnings += noise_warnings(graph, regularizers)
-    if any(
-        isinstance(r, BernoulliDropout) and r.weight > 0 and graph.last.out in r.matched
-        for r in regularizers
-    ):
-        warnings.append(
-            f"dropout acts on {graph.last.out!r}, the prediction itself; `*:out` includes it"
-        )
-    return warnings
