@@ -1,0 +1,196 @@
+"""A run: one plan's network in training, then measured on the validation rows, then an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.artifact import document_of, weights_of
+from engine.data.dataset import Data
+from engine.data.division import validation_rows
+from engine.data.inputs import Inputs
+from engine.data.windows import Windows
+from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
+from engine.network import Network
+from engine.plan import TrainingPlan
+from engine.pretraining import StagedTraining
+from engine.regularizers import learnt
+from engine.training import Training, TrainingData
+
+__all__ = ["EncodedRows", "Outcome", "TrainingRun", "artifact_of", "encode_rows"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The rows that measure a network."""
+
+    x: Inputs
+    truth: Any
+    """What `Encoding.encode_truth` says of them."""
+    row_ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRows:
+    """A plan's rows as its network reads them; shared by all who train on the same."""
+
+    device: torch.device
+    train: TrainingData
+    valid: TrainingData | None
+    measured: Measured | None
+    """The validation rows again, on the host."""
+
+
+def encode_rows(
+    plan: TrainingPlan, data: Data, other: Data | None, device: torch.device
+) -> EncodedRows:
+    """Encode a plan's rows; `other` is the data set that its validation names, if it names one."""
+    encoding = plan.encoding
+    valid_data = data if other is None else other
+    valid_rows = plan.split.valid if other is None else validation_rows(encoding, other)
+    train = _on_device(plan, data, plan.split.train, device)
+    if valid_rows is None or not len(valid_rows):
+        return EncodedRows(device=device, train=train, valid=None, measured=None)
+    x = encoding.encode_inputs(valid_data, valid_rows, unseen="zeros")
+    return EncodedRows(
+        device=device,
+        train=train,
+        valid=_on_device(plan, valid_data, valid_rows, device, x=x),
+        measured=Measured(
+            x=x,
+            truth=encoding.encode_truth(valid_data, valid_rows),
+            row_ids=np.asarray(valid_rows, dtype=np.int64),
+        ),
+    )
+
+
+def _on_device(
+    plan: TrainingPlan, data: Data, rows: Any, device: torch.device, x: Inputs | None = None
+) -> TrainingData:
+    def tensor(values: Array) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    def on_device(values: Array | Windows) -> torch.Tensor | Windows:
+        return values.map(tensor) if isinstance(values, Windows) else tensor(values)
+
+    encoding = plan.encoding
+    weights = encoding.encode_weights(data, rows)
+    auxiliary: Sequence[Array | Windows] = [
+        target.encode_targets(data, rows) for target in encoding.auxiliary
+    ]
+    return TrainingData(
+        x=(encoding.encode_inputs(data, rows) if x is None else x).map(tensor),
+        y=on_device(encoding.encode_targets(data, rows)),
+        weights=None if weights is None else on_device(weights),
+        auxiliary=tuple(map(on_device, auxiliary)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves: the kept parameters, measured."""
+
+    parameters: Mapping[str, npt.NDArray[np.float32]]
+    rates: Mapping[int, Mapping[str, float]]
+    """Dropout rates that were learnt, by regularizer and output."""
+    kept_epoch: int
+    metrics: dict[str, Any]
+    noise_precision: dict[str, float] | None
+
+
+class TrainingRun:
+    """One plan in training: `staged` to iterate, then `evaluate`, then `outcome`."""
+
+    def __init__(self, plan: TrainingPlan, rows: EncodedRows) -> None:
+        self.plan = plan
+        self.rows = rows
+        self.staged = StagedTraining(
+            plan.graph,
+            plan.spec,
+            plan.regularizers,
+            rows.train,
+            rows.valid,
+            stages=plan.stages,
+            target_scale=None if plan.graph.form == "classifier" else plan.encoding.target_scale,
+        )
+        self._evaluation: Evaluation | None = None
+        self._evaluated_epoch = 0
+
+    @property
+    def training(self) -> Training:
+        """The whole network's training, which follows the stages."""
+        assert self.staged.whole is not None
+        return self.staged.whole
+
+    def evaluate(self) -> Generator[float, None, None]:
+        """Measure the kept parameters on the validation rows, yielding the share that is done."""
+        measured = self.rows.measured
+        if measured is None:
+            return
+        epoch = self.training.kept_epoch
+        self._evaluation = yield from evaluate_on_validation(
+            Network(self.plan.graph, self.training.kept_parameters(), device=self.rows.device),
+            self.plan.encoding,
+            learnt(self.plan.regularizers, self.training.kept_rates()),
+            self.plan.spec,
+            x=measured.x,
+            truth=measured.truth,
+            row_ids=measured.row_ids,
+        )
+        self._evaluated_epoch = epoch
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the kept parameters, with what `evaluate` has found."""
+        metrics = {name: dict(values) for name, values in self.training.kept_metrics.items()}
+        if self._evaluation is not None:
+            metrics["valid"]["log_likelihood"] = self._evaluation.log_likelihood
+        return metrics
+
+    def outcome(self) -> Outcome:
+        """Return what the run leaves if it ends here, measured."""
+        if self._evaluation is None or self._evaluated_epoch != self.training.kept_epoch:
+            for _ in self.evaluate():
+                pass
+        return Outcome(
+            parameters=self.training.kept_parameters(),
+            rates=self.training.kept_rates(),
+            kept_epoch=self.training.kept_epoch,
+            metrics=self.metrics(),
+            noise_precision=self._noise_precision(),
+        )
+
+    def _noise_precision(self) -> dict[str, float] | None:
+        if self._evaluation is not None:
+            return self._evaluation.noise_precision
+        given = self.plan.spec.noise_precision
+        if given == "fit" or self.plan.graph.form == "classifier":
+            return None
+        names = self.plan.encoding.target_names
+        return {name: given_precision(given, name) for name in names}
+
+
+def artifact_of(
+    plan: TrainingPlan, outcome: Outcome, *, version: str
+) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON document and the safetensors file of what a run has left."""
+    weights = weights_of(outcome.parameters)
+    document = document_of(
+        plan.graph,
+        plan.encoding,
+        plan.regularizers,
+        weights,
+        spec=plan.spec,
+        noise_precision=outcome.noise_precision,
+        metrics=outcome.metrics,
+        kept_epoch=outcome.kept_epoch,
+        version=version,
+        rates=outcome.rates,
+    )
+    return document, weights

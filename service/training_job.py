@@ -1,0 +1,217 @@
+"""Training jobs: a run, what is said of its progress, and the model that it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import engine
+from engine.artifact import describe_regularizer
+from engine.data.dataset import Data
+from engine.layers import shown
+from engine.plan import TrainingPlan, plan_training
+from engine.pretraining import StageEvent
+from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
+from engine.spec import TrainSpec, ValidationSpec
+from engine.training import EpochEnd, Training
+from service.steps import NewModel, Step, TaskContext, TaskResult
+from service.store.jobs import Job
+
+__all__ = ["device_of", "job_data", "new_model", "train", "train_spec"]
+
+
+def train_spec(job_spec: Mapping[str, Any]) -> TrainSpec:
+    """Return the engine's part of a training job's spec."""
+    return TrainSpec.model_validate(
+        {name: job_spec[name] for name in TrainSpec.model_fields if name in job_spec}
+    )
+
+
+def job_data(job: Job, spec: TrainSpec, context: TaskContext) -> tuple[Data, Data | None]:
+    """Return the data set of a training job, and that which validates, if it is another."""
+    validation = spec.validation
+    other = (
+        context.data(validation.dataset)
+        if isinstance(validation, ValidationSpec) and validation.dataset is not None
+        else None
+    )
+    return context.data(job.spec["dataset"]), other
+
+
+def device_of(spec: TrainSpec) -> torch.device:
+    """Return the device that a spec asks for."""
+    if spec.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(spec.device)
+
+
+def new_model(job: Job, plan: TrainingPlan, outcome: Outcome) -> NewModel:
+    """Return the model that a job leaves."""
+    document, weights = artifact_of(plan, outcome, version=engine.__version__)
+    document["dataset"] = job.spec["dataset"]
+    return NewModel(name=job.name, document=document, weights=weights)
+
+
+def train(job: Job, context: TaskContext) -> Iterator[Step]:
+    """Train a network on the job's data set, from its checkpoint if there is one."""
+    spec = train_spec(job.spec)
+    run = _TrainingJob(job, spec, context)
+    if context.checkpoint is None:
+        yield Step(events=run.opening_events())
+    else:
+        run.restore(context.checkpoint)
+    for event in run.staged:
+        if isinstance(event, StageEvent):
+            yield run.stage_step(event)
+        else:
+            yield run.step(event if isinstance(event, EpochEnd) else None)
+    yield run.trained()
+    for done in run.evaluate():
+        yield run.evaluating(done)
+    yield Step(
+        events=(("log", {"message": run.closing_message()}),),
+        progress=run.progress("training", completed=run.training.epoch),
+        metrics=run.metrics(),
+        epoch=run.training.epoch,
+        snapshot=run.staged.state,
+        result=run.result,
+    )
+
+
+class _TrainingJob:
+    """One attempt at a training job: its run, and what is said of its progress."""
+
+    def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
+        self._job = job
+        self._spec = spec
+        data, other = job_data(job, spec, context)
+        self.plan: TrainingPlan = plan_training(spec, data, other)
+        self._run = TrainingRun(self.plan, encode_rows(self.plan, data, other, device_of(spec)))
+        self.staged = self._run.staged
+        self._started = time.monotonic()
+        self._rows_before = 0
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go on from an earlier attempt's checkpoint."""
+        self.staged.restore(checkpoint)
+        self._rows_before = self.staged.rows_done
+
+    @property
+    def training(self) -> Training:
+        """The whole network's training, which follows the stages."""
+        return self._run.training
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def opening_events(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Say what is about to be trained: the regularizer log, the rows, the plan's warnings."""
+        graph = self.plan.graph
+        device = self._run.rows.device.type
+        shape = "-".join(shown(layer.shape).replace(" ", "") for layer in graph.layers)
+        rows = len(self.plan.split.train)
+        events: list[tuple[str, dict[str, Any]]] = [
+            (
+                "log",
+                {
+                    "message": f"network {shape}: {graph.parameter_count} parameters, {rows} "
+                    f"training and {self.plan.valid_rows} validation rows, on {device}"
+                },
+            )
+        ]
+        for index, regularizer in enumerate(self.plan.regularizers):
+            description = describe_regularizer(index, regularizer)
+            events.append(("log", {"message": description["log"], "regularizer": description}))
+        events.extend(("log", {"message": f"warning: {text}"}) for text in self.plan.warnings)
+        return tuple(events)
+
+    def closing_message(self) -> str:
+        training = self.training
+        early = " early" if training.epoch < self._spec.epochs else ""
+        return f"stopped{early} after epoch {training.epoch}; kept epoch {training.kept_epoch}"
+
+    def step(self, ended: EpochEnd | None) -> Step:
+        """Describe where training stands, after a block or at the end of an epoch."""
+        events: tuple[tuple[str, dict[str, Any]], ...] = ()
+        if ended is not None:
+            data = {
+                "epoch": ended.epoch,
+                "train": ended.train,
+                "valid": ended.valid,
+                "regularizers": ended.regularizers,
+                "best": ended.is_best,
+            }
+            events = (("epoch", data),)
+        return Step(
+            events=events,
+            progress=self.progress("training", completed=self.training.epoch),
+            metrics=self.training.kept_metrics or None,
+            epoch=self.training.epoch,
+            snapshot=self.staged.state,
+            result=self.result if self.training.epoch else None,
+        )
+
+    def stage_step(self, event: StageEvent) -> Step:
+        """Describe where a stage before the whole network's training stands."""
+        events: tuple[tuple[str, dict[str, Any]], ...] = ()
+        if isinstance(event.event, EpochEnd):
+            data = {
+                "stage": event.stage,
+                "stages": event.stages,
+                "layers": list(event.layers),
+                "epoch": event.event.epoch,
+                "train": event.event.train,
+                "valid": event.event.valid,
+            }
+            events = (("pretrain", data),)
+        done, total = self.staged.stage_epochs
+        return Step(
+            events=events,
+            progress=self.progress("pretraining", completed=done, total=total),
+            snapshot=self.staged.state,
+        )
+
+    def trained(self) -> Step:
+        """Describe the end of training: worth keeping before what follows."""
+        return replace(self.step(None), is_milestone=True)
+
+    def evaluating(self, done: float) -> Step:
+        """Describe where the evaluation stands; what is kept and left is that of training."""
+        percent = round(100 * done)
+        progress = self.progress("evaluating", completed=percent, total=100, unit="%")
+        return replace(self.step(None), progress=progress)
+
+    def progress(
+        self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"
+    ) -> dict[str, Any]:
+        """Return the job's progress; the rate is that of this attempt."""
+        done = self.staged.rows_done
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = (done - self._rows_before) / elapsed
+        epochs = self.staged.stage_epochs[1] + self._spec.epochs
+        left = epochs * len(self.plan.split.train) - done
+        training = phase in ("pretraining", "training")
+        return {
+            "phase": phase,
+            "completed": completed,
+            "total": self._spec.epochs if total is None else total,
+            "unit": unit,
+            "rows_per_second": round(rate, 1) if training else None,
+            "eta_seconds": round(left / rate, 1) if training and rate > 0 else None,
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the kept parameters."""
+        return self._run.metrics()
+
+    def evaluate(self) -> Iterator[float]:
+        """Measure the kept parameters on the validation rows, yielding the share that is done."""
+        return self._run.evaluate()
+
+    def result(self) -> TaskResult:
+        """Return the model of the kept parameters, measured."""
+        outcome = self._run.outcome()
+        return TaskResult(metrics=outcome.metrics, model=new_model(self._job, self.plan, outcome))
