@@ -31,10 +31,14 @@ class Tally:
         self.elements = elements or {}
 
     def add(self, site: Site, drawn: npt.NDArray[np.float32]) -> None:
+        """Count what was drawn: zeros are dropped."""
+        self.count(site, drawn.size, drawn.size - int(np.count_nonzero(drawn)))
+
+    def count(self, site: Site, elements: int, dropped: int) -> None:
+        """Count so many more elements, and so many of them dropped."""
         key = f"{site.regularizer} {site.output}"
-        dropped = drawn.size - int(np.count_nonzero(drawn))
         self.dropped[key] = self.dropped.get(key, 0) + dropped
-        self.elements[key] = self.elements.get(key, 0) + drawn.size
+        self.elements[key] = self.elements.get(key, 0) + elements
 
     def rates(self, regularizer: int, names: Sequence[str]) -> dict[str, float]:
         """Return the share that was really dropped of each output or weight."""
@@ -97,6 +101,10 @@ class TrainingMasks:
                 tally.add(site, drawn)
                 masks[site.address] = torch.from_numpy(drawn).to(self._device)
         return masks
+
+    def key(self, site: Site) -> int:
+        """Return the key of a site's stream."""
+        return self._keys[site]
 
     def mask(
         self, site: Site, _shape: Shape, masks: Masks, parameters: Mapping[str, Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,12 +53,34 @@ class Optimizer:
         self._flat.grad = parameters.gradient
         self._torch = _build(spec, self._flat, parameters, seed)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the steps to come."""
+        return float(self._torch.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._torch.param_groups[0]["lr"] = float(rate)
+
     def differentiate(self, loss: Tensor) -> None:
         """Put the gradient of `loss` into the parameters' buffer, which holds zeros."""
         if isinstance(self._torch, EquilibratedSgd):
             self._torch.differentiate(loss)
         else:
             loss.backward()  # type: ignore[no-untyped-call]
+
+    def memory(self, names: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+        """Return the memories of these names, flat buffers for others to change, and their steps.
+
+        They are begun where there are none: then they are zero.
+        """
+        memory = self._torch.state[self._flat]
+        for name in names:
+            if not isinstance(memory.get(name), Tensor):
+                memory[name] = torch.zeros_like(self._flat, requires_grad=False)
+        if "momentum_buffer" in names[:1] or not names:  # plain descent counts no steps
+            return [memory[name] for name in names], torch.zeros(())
+        return [memory[name] for name in names], memory.setdefault("step", torch.zeros(()))
 
     def step(self) -> None:
         """Update the parameters in place from their gradient."""

@@ -41,6 +41,10 @@ class Parameters:
     def _view(flat: Tensor, offset: int, shape: tuple[int, ...]) -> Tensor:
         return flat[offset : offset + int(np.prod(shape))].view(shape).detach()
 
+    def offset(self, name: str) -> int:
+        """Return where a parameter begins in the flat buffers."""
+        return self._offsets[name]
+
     def like(self, buffer: Tensor) -> list[Tensor]:
         """Return views of another flat buffer, one for each of `views`, in their order."""
         return [self._view(buffer, self._offsets[n], shape) for n, shape in self._shapes.items()]

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,67 +20,28 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from engine.data.inputs import Inputs
-from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums, add
+from engine.autograd import AutogradSteps
+from engine.dense_training import DenseSteps, UnknownToKernels
+from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.losses import LossTerms
-from engine.masks import Masks, Tally, TrainingMasks
+from engine.masks import Tally, TrainingMasks
 from engine.metrics import deterministic_metrics
-from engine.monitors import gradient_sizes, resolve_monitors
+from engine.monitors import resolve_monitors
 from engine.network import evaluate, trainable_weights
-from engine.optimizers import Optimizer, passes_per_step
+from engine.optimizers import Optimizer
 from engine.parameters import Parameters
-from engine.regularizers import (
-    ConcreteDropout,
-    ContractivePenalty,
-    Penalty,
-    Regularizer,
-)
+from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import rate_of
 from engine.spec import TrainSpec
 from engine.streams import generator
+from engine.training_data import TrainingData
 
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
 
-_BLOCK_FLOPS = 5e8  # about 50 ms of products: checkpoints and cancels wait no longer for a block
-_STEP_FLOPS = 5e6  # what the overhead of one step is worth
-_BLOCK_BYTES = 64 << 20  # of masks drawn at once
 _EVALUATION_NUMBERS = 1 << 22  # of all layers' outputs, computed at once
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Encoded rows, resident on the device."""
-
-    x: Inputs
-    """Tensors (rows, *shape), float32, by the output of the input layer"""
-    y: Any
-    """A tensor, or windows of one: (rows, *shape) float32, or class indices (rows,) or
-    (rows, steps) int64"""
-    weights: Any = None
-    """A tensor, or windows of one: (rows,) or (rows, steps), non-negative; or None"""
-    auxiliary: tuple[Any, ...] = ()
-    """Targets of losses that have their own, like `y`"""
-
-    @property
-    def rows(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: Tensor | slice) -> TrainingData:
-        """Return these rows: a slice, or their numbers."""
-        return TrainingData(
-            x=self.x[rows],
-            y=self.y[rows],
-            weights=None if self.weights is None else self.weights[rows],
-            auxiliary=tuple(target[rows] for target in self.auxiliary),
-        )
-
-    @property
-    def targets(self) -> tuple[Any, ...]:
-        """The job's targets, and then those of losses that have their own."""
-        return (self.y, *self.auxiliary)
 
 
 class Training:
@@ -97,10 +57,14 @@ class Training:
         *,
         target_scale: npt.NDArray[np.float64] | None = None,
         initial: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        threads: int = 1,
+        compiled: bool = True,
     ) -> None:
         """Prepare to train `graph`; `target_scale` takes encoded targets to original units.
 
-        `initial` are parameters, by name, that do not begin as their layers say.
+        `initial` are parameters, by name, that do not begin as their layers say; `threads` the most
+        that compiled kernels use, which is part of what decides the last bits. Without `compiled`
+        the general path is taken, whatever the network.
         """
         self.graph = graph
         self.spec = spec
@@ -128,20 +92,16 @@ class Training:
         self._weights = trainable_weights(graph, self._parameters)
         self._optimizer = Optimizer(spec.optimizer, self._parameters, seed=spec.seed)
         self._masks = TrainingMasks(graph, self.regularizers, seed=spec.seed, device=device)
-        self._penalties = [
-            (index, regularizer)
-            for index, regularizer in enumerate(self.regularizers)
-            if isinstance(regularizer, Penalty)
-        ]
-        self._derives_inputs = any(
-            isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
-        )
-        self._terms = LossTerms(graph, self._masks.sites)
         self._plain_terms = LossTerms(graph, {})
         self._monitors = resolve_monitors(spec, graph)
-        read = [name for _, penalty in self._penalties for name in penalty.reads]
-        read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
-        self._wanted = tuple(dict.fromkeys((*self._terms.outputs, *read)))
+        parts = (graph, spec, self.regularizers, train)
+        learnt: _Learnt = {
+            "parameters": self._parameters,
+            "optimizer": self._optimizer,
+            "masks": self._masks,
+        }
+        self._steps, self.path = _steps(parts, learnt, threads if compiled else None)
+        """What takes the steps, and where these are no compiled kernels why."""
         self._evaluation_rows = max(1, min(4096, _EVALUATION_NUMBERS // graph.numbers_per_row))
         self.epoch = 0
         """Epochs completed."""
@@ -168,7 +128,7 @@ class Training:
 
         Raises DivergedError when the loss becomes NaN or infinite.
         """
-        block_rows = self._block_rows()
+        block_rows = self._steps.block_rows()
         while not self.is_finished:
             epoch = self.epoch + 1
             order = torch.from_numpy(
@@ -182,74 +142,11 @@ class Training:
                     yield BlockEnd(epoch=epoch, rows_done=stop)
             yield self._end_epoch(epoch)
 
-    def _block_rows(self) -> int:
-        """Rows of a block: whole batches, worth about 50 ms of work."""
-        batch = self.spec.batch_size
-        passes = passes_per_step(self.spec.optimizer)
-        step_flops = passes * batch * self.graph.flops_per_row + _STEP_FLOPS
-        drawn = 4.0 * batch * self._masks.numbers_per_row
-        by_memory = _BLOCK_BYTES / max(1.0, drawn)
-        return batch * max(1, int(min(_BLOCK_FLOPS / step_flops, by_memory)))
-
     def _train_block(self, rows: Tensor, epoch: int) -> None:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
-        block = self._train[rows]
-        masks = self._masks.block(epoch, self._row, len(rows), self._sums.tally)
-        for start in range(0, len(rows), self.spec.batch_size):
-            batch = slice(start, min(start + self.spec.batch_size, len(rows)))
-            own = self._masks.batch(masks, batch, epoch, self._row, self._sums.tally)
-            loss = self._step(block[batch], own)
-            count = batch.stop - batch.start
-            self._sums.rows += count
-            self._sums.loss += loss * count
-
-    def _step(self, data: TrainingData, masks: Masks) -> float:
-        self._parameters.gradient.zero_()
-        x = data.x
-        if self._derives_inputs:
-            x = x.map(lambda rows: rows.detach().requires_grad_())
-        outputs = evaluate(
-            self.graph,
-            self._weights,
-            x.values,
-            sites=self._masks.sites,
-            draw=lambda site, shape: self._masks.mask(site, shape, masks, self._parameters.views),
-            wanted=self._wanted,
-        )
-        terms = self._terms.values(outputs, data.targets, data.weights)
-        if len(terms) > 1:
-            for label, own in zip(self._terms.labels, terms, strict=True):
-                add(self._sums.shares, label, own.item() * len(x))
-        loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
-        for index, penalty in self._penalties:
-            term = penalty.loss(self._parameters.views, outputs, x.values)
-            add(self._sums.terms, str(index), term.item() * len(x))
-            loss = loss + term
-        for index, concrete in self._concrete.items():
-            term = concrete.loss(index, self._parameters.views)
-            add(self._sums.terms, str(index), term.item() * len(x))
-            loss = loss + term
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the training loss became {value} in epoch {self.epoch + 1}; a smaller "
-                "`learning_rate`, a `gradient_clip` or smaller regularizer weights would help",
-                pointer="#/optimizer/learning_rate",
-            )
-        for monitor in self._monitors:
-            source = self._parameters.views if monitor.is_parameter else outputs
-            for label, share in monitor.shares(source[monitor.name]):
-                add(self._sums.shares, label, share * len(x))
-        self._optimizer.differentiate(loss)
-        if self.spec.monitor_gradients:
-            for label, size in gradient_sizes(self._parameters.views).items():
-                add(self._sums.shares, label, size * len(x))
-        if self.spec.gradient_clip is not None:
-            norm = torch.linalg.vector_norm(self._parameters.gradient)
-            limit = self.spec.gradient_clip
-            self._parameters.gradient.mul_(limit / norm.clamp_min(limit))
-        self._optimizer.step()
-        return value
+        steps = -(-len(rows) // self.spec.batch_size)
+        rates = np.full(steps, self.spec.optimizer.learning_rate)
+        self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
         sums = self._sums
@@ -410,3 +307,24 @@ class Training:
         tally = Tally(**progress["sums"].pop("tally"))
         self._sums = EpochSums(**progress["sums"], tally=tally)
         self._best = Best(**progress["best"])
+
+
+class _Learnt(TypedDict):
+    parameters: Parameters
+    optimizer: Optimizer
+    masks: TrainingMasks
+
+
+def _steps(
+    parts: tuple[Graph, TrainSpec, Sequence[Regularizer], TrainingData],
+    learnt: _Learnt,
+    threads: int | None,
+) -> tuple[DenseSteps | AutogradSteps, str]:
+    """Return what takes the steps, compiled kernels with so many threads where they can."""
+    if threads is None:
+        return AutogradSteps(*parts, **learnt), "by the general path, as was asked for"
+    try:
+        dense = DenseSteps(*parts, **learnt, threads=threads)
+    except UnknownToKernels as reason:
+        return AutogradSteps(*parts, **learnt), f"by the general path, since {reason}"
+    return dense, f"by compiled kernels ({dense.told})"

@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 
 import torch
 
-from engine.kernels.structures import layout
+from engine.kernels.structures import descent_layout, layout
 
 __all__ = ["BUILDS", "Kernels", "find_kernels", "kernels", "runnable_builds"]
 
 BUILDS: Final = ("avx512", "avx2", "portable")
-"""The builds of blocks.c, fastest first; pyproject.toml has the instructions of each."""
+"""The builds of kernels.c, fastest first; pyproject.toml has the instructions of each."""
 
 _RUNNABLE: Final = {"AVX512": BUILDS, "AVX2": BUILDS[1:]}
 
@@ -49,7 +49,9 @@ def find_kernels(build: str, folder: Path | None = None) -> Kernels | None:
             continue
         try:
             library = ctypes.CDLL(str(path))
-            if library.bernoulli_layout() == layout():
+            library.bernoulli_descent_layout.restype = ctypes.c_int64
+            layouts = library.bernoulli_layout(), library.bernoulli_descent_layout()
+            if layouts == (layout(), descent_layout()):
                 return Kernels(build, library)
         except (OSError, AttributeError):
             continue  # made for another system, or of an older source; something else will do

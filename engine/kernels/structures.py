@@ -1,10 +1,19 @@
-"""What Python hands to the kernels: the structures of `blocks.c`, field by field."""
+"""What Python hands to the kernels: the structures of their sources, field by field."""
 
 from __future__ import annotations
 
 import ctypes
 
-__all__ = ["StepStructure", "WorkStructure", "layout"]
+__all__ = [
+    "DenseLayerStructure",
+    "DescentStructure",
+    "DrawingSiteStructure",
+    "PenaltyTermStructure",
+    "StepStructure",
+    "WorkStructure",
+    "descent_layout",
+    "layout",
+]
 
 
 class StepStructure(ctypes.Structure):
@@ -35,3 +44,60 @@ class WorkStructure(ctypes.Structure):
 def layout() -> int:
     """Return what `bernoulli_layout` answers in a build that was made for these structures."""
     return ctypes.sizeof(StepStructure) << 16 | ctypes.sizeof(WorkStructure)
+
+
+class DenseLayerStructure(ctypes.Structure):
+    """`DenseLayer` of `descent.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "activation", "first_site", "sites")),
+        ("weight", ctypes.c_int64),
+        ("bias", ctypes.c_int64),
+    )
+
+
+class DrawingSiteStructure(ctypes.Structure):
+    """`DrawingSite` of `descent.c`."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("limit", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+        ("unused", ctypes.c_int32),
+        ("key", ctypes.c_uint64),
+        ("dropped", ctypes.c_int64),
+    )
+
+
+class PenaltyTermStructure(ctypes.Structure):
+    """`PenaltyTerm` of `descent.c`."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("layer", ctypes.c_int32),
+        ("weight", ctypes.c_double),
+        ("total", ctypes.c_double),
+    )
+
+
+class DescentStructure(ctypes.Structure):
+    """`Descent` of `descent.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("layers", "sites", "penalties", "parameters")),
+        ("memory", ctypes.c_void_p * 3),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "weights", "order", "rates")),
+        *((name, ctypes.c_void_p) for name in ("sgemm", "set_threads", "room")),
+        *((name, ctypes.c_int64) for name in ("rows", "batch", "epoch", "position")),
+        ("steps_before", ctypes.c_int64),
+        ("options", ctypes.c_double * 4),
+        *((name, ctypes.c_double) for name in ("clip", "loss_weight", "loss", "bad_loss")),
+        *((name, ctypes.c_int32) for name in ("layer_count", "site_count", "penalty_count")),
+        *((name, ctypes.c_int32) for name in ("loss_kind", "optimizer", "threads")),
+    )
+
+
+def descent_layout() -> int:
+    """Return what `bernoulli_descent_layout` answers, likewise."""
+    parts = (DenseLayerStructure, DrawingSiteStructure, PenaltyTermStructure, DescentStructure)
+    return int(sum(ctypes.sizeof(part) << 16 * (3 - i) for i, part in enumerate(parts)))

@@ -122,7 +122,7 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
         training = training_of(
             [None, [6, "tanh"], None], optimizer=optimizer, epochs=3, batch_size=8, **NOISY
         )
-        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        training._steps.block_rows = lambda: 16  # type: ignore[method-assign]
         return training
 
     whole = fresh()

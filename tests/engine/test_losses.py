@@ -305,7 +305,7 @@ def test_several_losses_resume_to_the_bit(stop_after: int) -> None:
 
     def fresh() -> Training:
         training = run_of(plan, Data(arrays=ARRAYS))
-        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        training._steps.block_rows = lambda: 16  # type: ignore[method-assign]
         return training
 
     undisturbed, first, second = fresh(), fresh(), fresh()

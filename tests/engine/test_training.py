@@ -267,7 +267,7 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
 
     def fresh() -> Training:
         training, _ = training_of(train, valid, **keywords)
-        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        training._steps.block_rows = lambda: 16  # type: ignore[method-assign]
         return training
 
     whole = fresh()
@@ -308,7 +308,7 @@ def test_several_losses_stopped_anywhere_and_resumed_end_with_the_same_bytes(
         training, _ = training_of(
             train, train[:20], **(SPEC | {"patience": None}), layers=layers, losses=losses
         )
-        training._block_rows = lambda: 16  # type: ignore[method-assign]
+        training._steps.block_rows = lambda: 16  # type: ignore[method-assign]
         return training
 
     whole = fresh()
@@ -411,7 +411,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 def test_a_long_epoch_is_cut_into_blocks() -> None:
     rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.standard_normal((20_000, 4)).astype(np.float32))
+    x = torch.from_numpy(rng.standard_normal((800_000, 4)).astype(np.float32))
     training, _ = training_of(
         TrainingData(x=rows_of(x), y=x[:, :2].clone()), epochs=1, validation=None
     )

@@ -1,0 +1,162 @@
+"""Training steps by automatic differentiation: the general path, for every network and device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.epochs import EpochSums, add
+from engine.errors import DivergedError
+from engine.graph import Graph
+from engine.losses import LossTerms
+from engine.masks import Masks, TrainingMasks
+from engine.monitors import gradient_sizes, resolve_monitors
+from engine.network import evaluate, trainable_weights
+from engine.optimizers import Optimizer, passes_per_step
+from engine.parameters import Parameters
+from engine.regularizers import ConcreteDropout, ContractivePenalty, Penalty, Regularizer
+from engine.spec import TrainSpec
+from engine.training_data import TrainingData
+
+__all__ = ["BLOCK_FLOPS", "AutogradSteps", "diverged"]
+
+BLOCK_FLOPS = 5e8
+"""About 50 ms of products: checkpoints and cancels wait no longer for a block."""
+_STEP_FLOPS = 5e6  # what the overhead of one step is worth
+_BLOCK_BYTES = 64 << 20  # of masks drawn at once
+
+
+class AutogradSteps:
+    """The steps of one network's training."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        spec: TrainSpec,
+        regularizers: Sequence[Regularizer],
+        train: TrainingData,
+        *,
+        parameters: Parameters,
+        optimizer: Optimizer,
+        masks: TrainingMasks,
+    ) -> None:
+        self._graph = graph
+        self._spec = spec
+        self._train = train
+        self._parameters = parameters
+        self._weights = trainable_weights(graph, parameters)
+        self._optimizer = optimizer
+        self._masks = masks
+        self._concrete = [
+            (index, regularizer)
+            for index, regularizer in enumerate(regularizers)
+            if isinstance(regularizer, ConcreteDropout)
+        ]
+        self._penalties = [
+            (index, regularizer)
+            for index, regularizer in enumerate(regularizers)
+            if isinstance(regularizer, Penalty)
+        ]
+        self._derives_inputs = any(
+            isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
+        )
+        self._terms = LossTerms(graph, masks.sites)
+        self._monitors = resolve_monitors(spec, graph)
+        read = [name for _, penalty in self._penalties for name in penalty.reads]
+        read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
+        self._wanted = tuple(dict.fromkeys((*self._terms.outputs, *read)))
+
+    def block_rows(self) -> int:
+        """Rows of a block: whole batches, worth about 50 ms of work."""
+        batch = self._spec.batch_size
+        passes = passes_per_step(self._spec.optimizer)
+        step_flops = passes * batch * self._graph.flops_per_row + _STEP_FLOPS
+        drawn = 4.0 * batch * self._masks.numbers_per_row
+        by_memory = _BLOCK_BYTES / max(1.0, drawn)
+        return batch * max(1, int(min(BLOCK_FLOPS / step_flops, by_memory)))
+
+    def train(
+        self,
+        order: Tensor,
+        rates: npt.NDArray[np.float64],
+        *,
+        epoch: int,
+        position: int,
+        sums: EpochSums,
+    ) -> None:
+        """Take one step per batch of the rows in `order`, the first at `position` in the epoch.
+
+        `rates` are the learning rates of the steps. Raises DivergedError where a loss is not
+        finite; that step changes nothing.
+        """
+        block = self._train[order]
+        masks = self._masks.block(epoch, position, len(order), sums.tally)
+        for step, start in enumerate(range(0, len(order), self._spec.batch_size)):
+            batch = slice(start, min(start + self._spec.batch_size, len(order)))
+            own = self._masks.batch(masks, batch, epoch, position, sums.tally)
+            self._optimizer.learning_rate = rates[step]
+            loss = self._step(block[batch], own, sums)
+            if not math.isfinite(loss):
+                raise diverged(loss, epoch)
+            count = batch.stop - batch.start
+            sums.rows += count
+            sums.loss += loss * count
+
+    def _step(self, data: TrainingData, masks: Masks, sums: EpochSums) -> float:
+        """Return the loss; one that is not finite changes no parameter."""
+        self._parameters.gradient.zero_()
+        x = data.x
+        if self._derives_inputs:
+            x = x.map(lambda rows: rows.detach().requires_grad_())
+        outputs = evaluate(
+            self._graph,
+            self._weights,
+            x.values,
+            sites=self._masks.sites,
+            draw=lambda site, shape: self._masks.mask(site, shape, masks, self._parameters.views),
+            wanted=self._wanted,
+        )
+        terms = self._terms.values(outputs, data.targets, data.weights)
+        if len(terms) > 1:
+            for label, own in zip(self._terms.labels, terms, strict=True):
+                add(sums.shares, label, own.item() * len(x))
+        loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+        for index, penalty in self._penalties:
+            term = penalty.loss(self._parameters.views, outputs, x.values)
+            add(sums.terms, str(index), term.item() * len(x))
+            loss = loss + term
+        for index, concrete in self._concrete:
+            term = concrete.loss(index, self._parameters.views)
+            add(sums.terms, str(index), term.item() * len(x))
+            loss = loss + term
+        value = loss.item()
+        if not math.isfinite(value):
+            return value
+        for monitor in self._monitors:
+            source = self._parameters.views if monitor.is_parameter else outputs
+            for label, share in monitor.shares(source[monitor.name]):
+                add(sums.shares, label, share * len(x))
+        self._optimizer.differentiate(loss)
+        if self._spec.monitor_gradients:
+            for label, size in gradient_sizes(self._parameters.views).items():
+                add(sums.shares, label, size * len(x))
+        if self._spec.gradient_clip is not None:
+            norm = torch.linalg.vector_norm(self._parameters.gradient)
+            limit = self._spec.gradient_clip
+            self._parameters.gradient.mul_(limit / norm.clamp_min(limit))
+        self._optimizer.step()
+        return value
+
+
+def diverged(loss: float, epoch: int) -> DivergedError:
+    """Return what is raised where the loss of a step is not finite."""
+    return DivergedError(
+        f"the training loss became {loss} in epoch {epoch}; a smaller `learning_rate`, a "
+        "`gradient_clip` or smaller regularizer weights would help",
+        pointer="#/optimizer/learning_rate",
+    )

@@ -1,0 +1,264 @@
+"""Descent: blocks of training steps of dense networks, in the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.kernels.builds import Kernels, kernels
+from engine.kernels.structures import (
+    DenseLayerStructure,
+    DescentStructure,
+    DrawingSiteStructure,
+    PenaltyTermStructure,
+)
+
+__all__ = [
+    "DenseLayer",
+    "Descent",
+    "DescentBlock",
+    "DrawingSite",
+    "LossKind",
+    "Move",
+    "OptimizerKind",
+    "PenaltyKind",
+    "PenaltyTerm",
+    "SiteKind",
+]
+
+_THREAD_COST = 4e6  # multiplications of a step that pay for a thread
+_MOST_THREADS = 64
+_LINE = 64
+
+
+class SiteKind(IntEnum):
+    """The numbers are those of `descent.c`, here and below."""
+
+    DROPOUT = 0
+    NOISE = 1
+
+
+class LossKind(IntEnum):
+    """What a row's outputs are compared by."""
+
+    SQUARED_ERROR = 0
+    ABSOLUTE_ERROR = 1
+    CROSS_ENTROPY = 2
+
+
+class PenaltyKind(IntEnum):
+    """Sizes of weights, or of outputs."""
+
+    L1 = 0
+    L2 = 1
+    OUTPUT_L1 = 2
+
+
+class OptimizerKind(IntEnum):
+    """How gradients move parameters."""
+
+    SGD = 0
+    NESTEROV = 1
+    ADAM = 2
+    ADAMW = 3
+    RMSPROP = 4
+    ADAGRAD = 5
+    ADADELTA = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingSite:
+    """Dropout or noise on a layer's `out`."""
+
+    kind: SiteKind
+    key: int
+    """Of its stream."""
+    limit: int = 0
+    """Threshold of 32 bits below which an element is dropped."""
+    scale: float
+    """What is kept is multiplied by it; the standard deviation of noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLayer:
+    """A layer of a chain, the first of which holds the inputs."""
+
+    width: int
+    activation: int
+    """Its number in `blocks.c`."""
+    sites: tuple[DrawingSite, ...]
+    weight: int = 0
+    bias: int = 0
+    """Where its parameters begin in the flat buffer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyTerm:
+    """A term of the loss: `weight` times the sizes in a layer, of outputs the mean over rows."""
+
+    kind: PenaltyKind
+    layer: int
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """How the optimizer moves parameters."""
+
+    kind: OptimizerKind
+    options: tuple[float, float, float, float]
+    """Decays (beta 1 and 2; momentum, or of RMSprop the decay and then the momentum), epsilon, and
+    the decay of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentBlock:
+    """What a block of steps came to."""
+
+    loss: float
+    """What was there before, and each step's loss, penalties included, times its rows."""
+    terms: tuple[float, ...]
+    """Of the penalties alone."""
+    dropped: tuple[int, ...]
+    """Elements that each site dropped."""
+    bad_loss: float | None = None
+    """The loss of a step that was not finite, where the block ended; that step moved nothing."""
+
+
+class Descent:
+    """The steps of one network's training; not to be run by two threads at once."""
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[DenseLayer],
+        terms: Sequence[PenaltyTerm],
+        loss: LossKind,
+        loss_weight: float,
+        move: Move,
+        clip: float | None,
+        batch_size: int,
+        threads: int = 1,
+        build: Kernels | None = None,
+    ) -> None:
+        """`threads` are the most; `build` is for another than the fastest kernels."""
+        found = build or kernels()
+        assert found is not None
+        self.build = found.build
+        """The name of the kernels' build."""
+        self._library = found.library
+        self._library.bernoulli_descent_bytes.restype = ctypes.c_int64
+        sites = [site for layer in layers for site in layer.sites]
+        self._sites = (DrawingSiteStructure * max(1, len(sites)))(*map(_site, sites))
+        self._terms = (PenaltyTermStructure * max(1, len(terms)))(
+            *(PenaltyTermStructure(term.kind, term.layer, term.weight) for term in terms)
+        )
+        self._layers = (DenseLayerStructure * len(layers))()
+        first = 0
+        for told, layer in zip(self._layers, layers, strict=True):
+            told.width, told.activation = layer.width, layer.activation
+            told.first_site, told.sites = first, len(layer.sites)
+            told.weight, told.bias = layer.weight, layer.bias
+            first += len(layer.sites)
+        self._counts = len(sites), len(terms)
+        cost = batch_size * sum(one.width * two.width for one, two in pairwise(layers))
+        self.threads = max(1, min(threads, _MOST_THREADS, int(3 * cost / _THREAD_COST)))
+        """How many take part."""
+        sgemm, set_threads = _blas()
+        self._given = DescentStructure(
+            layers=ctypes.addressof(self._layers),
+            sites=ctypes.addressof(self._sites),
+            penalties=ctypes.addressof(self._terms),
+            sgemm=sgemm,
+            set_threads=set_threads,
+            batch=batch_size,
+            options=(ctypes.c_double * 4)(*move.options),
+            clip=clip or 0.0,
+            loss_weight=loss_weight,
+            layer_count=len(layers),
+            site_count=len(sites),
+            penalty_count=len(terms),
+            loss_kind=loss,
+            optimizer=move.kind,
+            threads=self.threads,
+        )
+        self._room: npt.NDArray[np.uint8] | None = None
+
+    def run(
+        self,
+        *,
+        parameters: torch.Tensor,
+        memory: Sequence[torch.Tensor | None],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        weights: torch.Tensor | None,
+        order: torch.Tensor,
+        rates: npt.NDArray[np.float64],
+        epoch: int,
+        position: int,
+        steps_before: int,
+        loss: float = 0.0,
+    ) -> DescentBlock:
+        """Take a step for every batch of the rows in `order`, changing parameters and memory.
+
+        `parameters` and the three of `memory` are flat buffers laid out alike; x (rows, inputs), y
+        (rows, outputs) float32 or (rows,) int64, weights (rows,), all contiguous; `rates` has the
+        learning rate of every step. `position` is the place of the first row in the epoch; the loss
+        is added to `loss`.
+        """
+        given = self._given
+        given.parameters = parameters.data_ptr()
+        given.memory = (ctypes.c_void_p * 3)(
+            *(None if each is None else each.data_ptr() for each in memory)
+        )
+        given.x, given.y = x.data_ptr(), y.data_ptr()
+        given.weights = None if weights is None else weights.data_ptr()
+        given.order, given.rates = order.data_ptr(), rates.ctypes.data
+        given.rows, given.epoch, given.position = len(order), epoch, position
+        given.steps_before, given.loss = steps_before, loss
+        if self._room is None:
+            size = int(self._library.bernoulli_descent_bytes(ctypes.byref(given)))
+            self._room = np.zeros(size + _LINE, dtype=np.uint8)
+        given.room = -(-self._room.ctypes.data // _LINE) * _LINE
+        for site in self._sites:
+            site.dropped = 0
+        for term in self._terms:
+            term.total = 0.0
+        failed = self._library.bernoulli_descend(ctypes.byref(given))
+        sites, terms = self._counts
+        return DescentBlock(
+            loss=given.loss,
+            terms=tuple(term.total for term in self._terms[:terms]),
+            dropped=tuple(site.dropped for site in self._sites[:sites]),
+            bad_loss=given.bad_loss if failed else None,
+        )
+
+
+def _site(site: DrawingSite) -> DrawingSiteStructure:
+    return DrawingSiteStructure(site.kind, site.limit, site.scale, 0, site.key, 0)
+
+
+@cache
+def _blas() -> tuple[int | None, int | None]:
+    """Return where PyTorch has its `sgemm_` and what sets its threads, if these are of MKL."""
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return None, None
+    folder = Path(torch.__file__).parent / "lib"
+    for path in sorted(folder.glob("libtorch_cpu.*")):
+        try:
+            library = ctypes.CDLL(str(path))
+            functions = library.sgemm_, library.MKL_Set_Num_Threads_Local
+        except (OSError, AttributeError):
+            continue
+        sgemm, set_threads = (ctypes.cast(each, ctypes.c_void_p).value for each in functions)
+        return sgemm, set_threads
+    return None, None

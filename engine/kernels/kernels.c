@@ -1,0 +1,3 @@
+/* All kernels in one unit, so that they share vectors, streams and activations. */
+#include "blocks.c"
+#include "descent.c"

@@ -1,0 +1,261 @@
+"""Compiled training: the general path's numbers, to rounding, whatever a dense network asks for."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.dense_training import DenseSteps
+from engine.errors import DivergedError
+from engine.graph import build_graph
+from engine.kernels.builds import find_kernels, runnable_builds
+from engine.regularizers import resolve
+from engine.spec import Form, TrainSpec
+from engine.training import EpochEnd, Training, TrainingData
+from tests.engine.networks import rows_of
+
+ACTIVATIONS = [
+    "linear",
+    "relu",
+    "rect:max",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "elu",
+    "silu",
+    "rect:min",
+    "rect:minmax",
+    "gelu",
+]
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
+    {"form": "sgd", "learning_rate": 0.05},
+    {"form": "sgd", "learning_rate": 0.05, "momentum": 0.5},
+    {"form": "nag", "learning_rate": 0.05},
+    {"form": "adam", "learning_rate": 0.01},
+    {"form": "adamw", "learning_rate": 0.01, "weight_decay": 0.3},
+    {"form": "rmsprop", "learning_rate": 0.01, "epsilon": 1e-3},
+    {"form": "rmsprop", "learning_rate": 0.01, "epsilon": 1e-2, "momentum": 0.5},
+    {"form": "rmsprop", "learning_rate": 0.01, "epsilon": 1e-2, "centered": True},
+    {"form": "adagrad", "learning_rate": 0.05, "epsilon": 1e-3},
+    {"form": "adadelta", "epsilon": 1e-3},
+)
+
+
+def rows(count: int, inputs: int, outputs: int, *, classes: bool, weighted: bool) -> TrainingData:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((count, inputs)).astype(np.float32)
+    y: Any = rng.integers(0, outputs, count)
+    if not classes:
+        y = (x[:, :1] + rng.standard_normal((count, outputs))).astype(np.float32)
+    weights = rng.exponential(size=count).astype(np.float32)
+    weights[::7] = 0
+    return TrainingData(
+        x=rows_of(torch.from_numpy(x)),
+        y=torch.from_numpy(y),
+        weights=torch.from_numpy(weights) if weighted else None,
+    )
+
+
+def trained(
+    data: TrainingData,
+    layers: list[Any],
+    *,
+    compiled: bool = True,
+    threads: int = 1,
+    **given_spec: Any,
+) -> tuple[Training, list[EpochEnd]]:
+    form: Form = "classifier" if data.y.dtype == torch.int64 else "regressor"
+    loss = given_spec.pop("loss", None)
+    spec = TrainSpec.model_validate(
+        {
+            "network": {"form": form, "layers": layers, "loss": loss},
+            "epochs": 2,
+            "batch_size": 16,
+            **given_spec,
+        }
+    )
+    graph = build_graph(
+        spec.network,
+        form=form,
+        input_shapes={"in": (layers[0],)},
+        output_shape=(layers[-1][0] if isinstance(layers[-1], list) else layers[-1],),
+    )
+    training = Training(graph, spec, resolve(spec, graph), data, threads=threads, compiled=compiled)
+    assert ("kernels" in training.path) == compiled, training.path
+    return training, [event for event in training if isinstance(event, EpochEnd)]
+
+
+def assert_alike(data: TrainingData, layers: list[Any], **spec: Any) -> None:
+    ours, events = trained(data, layers, **spec)
+    general, expected = trained(data, layers, compiled=False, **spec)
+    for event, other in zip(events, expected, strict=True):
+        assert event.train["loss"] == pytest.approx(other.train["loss"], rel=1e-4, abs=1e-6)
+        for one, two in zip(event.regularizers, other.regularizers, strict=True):
+            assert one["rates"] == two["rates"]  # the same draws
+            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4, abs=1e-6)
+    for name, value in general.kept_parameters().items():
+        np.testing.assert_allclose(
+            ours.kept_parameters()[name], value, rtol=2e-3, atol=2e-4, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation: str) -> None:
+    data = rows(70, 5, 3, classes=False, weighted=False)
+    layers = [5, [20, activation], [17, activation], [3, activation]]
+    assert_alike(data, layers, optimizer={"form": "sgd", "learning_rate": 0.05})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda given: "-".join(map(str, given)))
+def test_every_optimizer(optimizer: dict[str, Any]) -> None:
+    data = rows(70, 5, 2, classes=False, weighted=False)
+    assert_alike(data, [5, [20, "tanh"], 2], optimizer=optimizer)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "mae", "xe"])
+def test_every_loss_and_weights_of_rows(loss: str, weighted: bool) -> None:
+    data = rows(70, 5, 4, classes=loss == "xe", weighted=weighted)
+    sgd = {"form": "sgd", "learning_rate": 0.05}
+    assert_alike(data, [5, [20, "tanh"], 4], loss=loss, optimizer=sgd)
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_dense_job(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=4), label="sizes")
+    count = data.draw(st.integers(1, 60), label="rows")
+    classes = data.draw(st.booleans(), label="classes") and sizes[-1] > 1
+    outputs = ["in:out", *(f"hid{i}:out" for i in range(1, len(sizes) - 1))]
+    rates = st.sampled_from([0.0, 0.1, 0.5])
+    chosen = st.lists(st.sampled_from(outputs), unique=True)
+    spec: dict[str, Any] = {
+        "dropout": {name: data.draw(rates) for name in data.draw(chosen, label="dropped")},
+        "noise": {name: 0.3 for name in data.draw(chosen, label="noisy")},
+        "optimizer": {"form": "sgd", "learning_rate": 0.02, "momentum": 0.5},
+        "batch_size": data.draw(st.integers(1, 64), label="batch"),
+        "seed": data.draw(st.integers(0, 99), label="seed"),
+        "gradient_clip": data.draw(st.sampled_from([None, 0.5]), label="clip"),
+        "regularizers": data.draw(
+            st.lists(
+                st.sampled_from(
+                    [
+                        {"form": "weight_l2", "weight": 0.1},
+                        {"form": "weight_l1", "weight": 0.01, "reduction": "sum"},
+                        {"form": "bernoulli_dropout", "pattern": "in:out", "weight": 0.2},
+                    ]
+                ),
+                unique_by=lambda each: str(each["form"]),
+            ),
+            label="regularizers",
+        ),
+    }
+    if len(sizes) > 2:
+        spec["regularizers"] += [{"form": "hidden_l1", "weight": 0.2}]
+    weighted = data.draw(st.booleans(), label="weighted")
+    table = rows(count, sizes[0], sizes[-1], classes=classes, weighted=weighted)
+    hidden = [[size, "tanh"] for size in sizes[1:-1]]
+    assert_alike(table, [sizes[0], *hidden, sizes[-1]], **spec)
+
+
+@pytest.mark.parametrize("build", runnable_builds())
+def test_every_build_takes_the_same_steps(build: str) -> None:
+    data = rows(50, 9, 2, classes=False, weighted=True)
+    found = find_kernels(build)
+    if found is None:
+        pytest.skip(f"the build {build} is not installed")
+    spec: dict[str, Any] = {"dropout": {"*:out": 0.2}, "noise": {"hid1:out": 0.1}, "epochs": 1}
+    training, _ = trained(data, [9, [33, "softplus"], 2], compiled=False, **spec)
+    other, _ = trained(data, [9, [33, "softplus"], 2], **(spec | {"epochs": 1}))
+    fresh = _with_build(data, [9, [33, "softplus"], 2], found, spec)
+    for name, value in training.kept_parameters().items():
+        np.testing.assert_allclose(fresh[name], value, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(other.kept_parameters()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def _with_build(data: TrainingData, layers: list[Any], build: Any, spec: Any) -> Any:
+    parsed = TrainSpec.model_validate({"network": {"layers": layers}, "batch_size": 16, **spec})
+    graph = build_graph(
+        parsed.network, form="regressor", input_shapes={"in": (9,)}, output_shape=(2,)
+    )
+    training = Training(graph, parsed, resolve(parsed, graph), data)
+    training._steps = DenseSteps(
+        graph,
+        parsed,
+        training.regularizers,
+        data,
+        parameters=training._parameters,
+        optimizer=training._optimizer,
+        masks=training._masks,
+        build=build,
+    )
+    for _ in training:
+        pass
+    return training.kept_parameters()
+
+
+def test_large_products_and_several_threads() -> None:
+    data = rows(300, 200, 10, classes=True, weighted=False)
+    layers = [200, 320, [300, "tanh"], 10]
+    spec: dict[str, Any] = {
+        "batch_size": 128,
+        "epochs": 1,
+        "dropout": {"hid*:out": 0.5},
+        "regularizers": [
+            {"form": "weight_l2", "weight": 0.1},
+            {"form": "hidden_l1", "weight": 0.1},
+        ],
+        "optimizer": {"form": "sgd", "learning_rate": 0.05},
+    }
+    for clip in (None, 0.01):
+        general, _ = trained(data, layers, compiled=False, gradient_clip=clip, **spec)
+        for threads in (1, 2, 3):
+            ours, _ = trained(data, layers, threads=threads, gradient_clip=clip, **spec)
+            again, _ = trained(data, layers, threads=threads, gradient_clip=clip, **spec)
+            for name, value in general.kept_parameters().items():
+                np.testing.assert_allclose(
+                    ours.kept_parameters()[name], value, rtol=1e-3, atol=1e-5
+                )
+                assert np.array_equal(ours.kept_parameters()[name], again.kept_parameters()[name])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda given: "-".join(map(str, given)))
+def test_stopped_anywhere_it_goes_on_to_the_same_bits(optimizer: dict[str, Any]) -> None:
+    data = rows(70, 5, 2, classes=False, weighted=False)
+    spec: dict[str, Any] = {"dropout": {"*:out": 0.2}, "optimizer": optimizer, "epochs": 3}
+    layers = [5, [21, "tanh"], 2]
+    whole, events = trained(data, layers, **spec)
+    state: bytes | None = None
+    seen: list[EpochEnd] = []
+    for _ in itertools.count():
+        part, _ = trained(data, layers, **(spec | {"epochs": 1}))
+        part = Training(part.graph, whole.spec, part.regularizers, data)
+        part._steps.block_rows = lambda: 32  # type: ignore[method-assign]
+        if state is not None:
+            part.restore(state)
+        event = next(iter(part), None)
+        if event is None:
+            break
+        seen += [event] if isinstance(event, EpochEnd) else []
+        state = part.state()
+    assert [event.train for event in seen] == [event.train for event in events]
+    for name, value in whole.kept_parameters().items():
+        assert np.array_equal(part.kept_parameters()[name], value), name
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_changes_nothing() -> None:
+    data = rows(40, 3, 1, classes=False, weighted=False)
+    training, _ = trained(data, [3, 4, 1], epochs=1)
+    fresh = Training(training.graph, training.spec, training.regularizers, data)
+    x = next(iter(data.x.values.values()))
+    before = fresh._parameters.flat.clone()
+    x[:] = 1e30
+    with pytest.raises(DivergedError, match="epoch 1"):
+        list(fresh)
+    assert torch.equal(fresh._parameters.flat, before)
