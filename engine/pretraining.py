@@ -236,11 +236,13 @@ class StagedTraining:
         *,
         stages: Sequence[Stage] = (),
         target_scale: npt.NDArray[np.float64] | None = None,
+        threads: int = 1,
     ) -> None:
         """Prepare to train `stages` and then `graph`; the rest is as `Training` takes it."""
         self._stages = tuple(stages)
         self._data = (train, valid)
         self._stage = 0  # those completed
+        self._threads = threads
         initial = initial_parameters(graph, seed=spec.seed)
         if spec.training is not None and spec.training.form == "sample":
             initial = sampled_parameters(graph, initial, train, seed=spec.seed)
@@ -253,6 +255,7 @@ class StagedTraining:
             valid,
             target_scale=target_scale,
             initial=self._learnt,
+            threads=threads,
         )
         self._current = self._begin()
 
@@ -260,6 +263,11 @@ class StagedTraining:
     def whole(self) -> Training | None:
         """The whole network's training once the stages are done."""
         return self._current if self._stage == len(self._stages) else None
+
+    @property
+    def path(self) -> str:
+        """What takes the steps of the stage at hand, or of the whole network."""
+        return self._current.path
 
     @property
     def stages(self) -> int:
@@ -323,7 +331,15 @@ class StagedTraining:
         if stage.reconstructs:
             train, valid = _reconstructing(train), valid and _reconstructing(valid)
         own = {name: v for name, v in self._learnt.items() if name in stage.graph.parameters}
-        return Training(stage.graph, stage.spec, stage.regularizers, train, valid, initial=own)
+        return Training(
+            stage.graph,
+            stage.spec,
+            stage.regularizers,
+            train,
+            valid,
+            initial=own,
+            threads=self._threads,
+        )
 
 
 def _reconstructing(data: TrainingData) -> TrainingData:

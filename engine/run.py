@@ -108,7 +108,8 @@ class Outcome:
 class TrainingRun:
     """One plan in training: `staged` to iterate, then `evaluate`, then `outcome`."""
 
-    def __init__(self, plan: TrainingPlan, rows: EncodedRows) -> None:
+    def __init__(self, plan: TrainingPlan, rows: EncodedRows, *, threads: int = 1) -> None:
+        """`threads` are the most that compiled kernels use, and part of what decides last bits."""
         self.plan = plan
         self.rows = rows
         self.staged = StagedTraining(
@@ -119,6 +120,7 @@ class TrainingRun:
             rows.valid,
             stages=plan.stages,
             target_scale=None if plan.graph.form == "classifier" else plan.encoding.target_scale,
+            threads=threads,
         )
         self._evaluation: Evaluation | None = None
         self._evaluated_epoch = 0

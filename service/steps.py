@@ -68,6 +68,10 @@ class TaskContext(Protocol):
     def checkpoint(self) -> bytes | None:
         """An earlier attempt's last snapshot."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads it may use at once."""
+
     def data(self, dataset_id: str) -> Data:
         """Return a stored data set."""
 

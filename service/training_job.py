@@ -90,7 +90,8 @@ class _TrainingJob:
         self._spec = spec
         data, other = job_data(job, spec, context)
         self.plan: TrainingPlan = plan_training(spec, data, other)
-        self._run = TrainingRun(self.plan, encode_rows(self.plan, data, other, device_of(spec)))
+        rows = encode_rows(self.plan, data, other, device_of(spec))
+        self._run = TrainingRun(self.plan, rows, threads=context.threads)
         self.staged = self._run.staged
         self._started = time.monotonic()
         self._rows_before = 0
@@ -118,7 +119,8 @@ class _TrainingJob:
                 "log",
                 {
                     "message": f"network {shape}: {graph.parameter_count} parameters, {rows} "
-                    f"training and {self.plan.valid_rows} validation rows, on {device}"
+                    f"training and {self.plan.valid_rows} validation rows, on {device}, "
+                    f"{self.staged.path}"
                 },
             )
         ]

@@ -36,6 +36,7 @@ class _Context:
     models: Models
     blobs: Blobs
     checkpoint: bytes | None
+    threads: int
     files: list[Path]
     """Temporary files, for the attempt to clean up."""
 
@@ -76,8 +77,12 @@ class Worker:
         should_stop: Callable[[], bool] = lambda: False,
         tick: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        threads: int = 1,
     ) -> None:
-        """`tick` is called at every step, as a sign of life; `clock` gives seconds."""
+        """`tick` is called at every step, as a sign of life; `clock` gives seconds.
+
+        `threads` are those that one job may use.
+        """
         self.name = name
         self._jobs = jobs
         self._datasets = datasets
@@ -87,6 +92,7 @@ class Worker:
         self._should_stop = should_stop
         self._tick = tick
         self._clock = clock
+        self._threads = threads
 
     def work_once(self) -> bool:
         """Claim and run one job; return False when none is runnable."""
@@ -157,6 +163,7 @@ class Worker:
             models=self._models,
             blobs=self._blobs,
             checkpoint=checkpoint,
+            threads=self._threads,
             files=attempt.files,
         )
         with closing(_generator(self._tasks[job.kind](job, context))) as steps:

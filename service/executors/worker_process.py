@@ -48,6 +48,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         tasks=tasks.TASKS,
         should_stop=stop.is_set,
         tick=lambda: _tell(pipe, b"."),
+        threads=max(1, (os.cpu_count() or 1) // max(1, settings.workers)),
     )
     _tell(pipe, b"w")
     idle_s = IDLE_S[0]
