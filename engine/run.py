@@ -131,6 +131,11 @@ class TrainingRun:
         assert self.staged.whole is not None
         return self.staged.whole
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether training is done; not the measuring."""
+        return self.staged.whole is not None and self.staged.whole.is_finished
+
     def evaluate(self) -> Generator[float, None, None]:
         """Measure the kept parameters on the validation rows, yielding the share that is done."""
         measured = self.rows.measured

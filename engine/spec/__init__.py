@@ -42,6 +42,7 @@ from engine.spec.regularizers import (
     RegularizerSpec,
     WeightSpec,
 )
+from engine.spec.search import HalvingSpec, RandomSpec, RangeSpec, SearchSpec
 from engine.spec.training import RegularizationSpec, StagesSpec, TrainSpec
 from engine.spec.values import MAX_SEED, MAX_SIZE, Count, Form, Nothing, Size, Spec, at_most
 
@@ -67,6 +68,7 @@ __all__ = [
     "Form",
     "GaussianNoiseSpec",
     "GenerateSpec",
+    "HalvingSpec",
     "HiddenL1Spec",
     "InitialSpec",
     "LayerForm",
@@ -79,11 +81,14 @@ __all__ = [
     "OptimizerSpec",
     "PassesSpec",
     "PredictSpec",
+    "RandomSpec",
+    "RangeSpec",
     "RecurrentPenaltySpec",
     "RegularizationSpec",
     "RegularizerSpec",
     "RmspropSpec",
     "RpropSpec",
+    "SearchSpec",
     "SequenceSpec",
     "SgdSpec",
     "Size",

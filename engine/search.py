@@ -1,0 +1,361 @@
+"""A search: an iterator over the training of all variants, and of the best once more.
+
+Each variant is trained and measured by the same `TrainingRun` as a job alone, so its numbers are
+those of that job. Like `Training` a search can be stopped at any event and resumed to the bit:
+which variants stood where when it was stopped changes nothing of what any of them comes to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+
+from engine.data.dataset import Data
+from engine.epochs import BlockEnd, EpochEnd
+from engine.errors import ArtifactError, DataError, DivergedError
+from engine.lanes import Lanes
+from engine.plan import TrainingPlan, plan_training
+from engine.pretraining import StageEvent
+from engine.run import EncodedRows, Outcome, TrainingRun, encode_rows
+from engine.search_plan import SearchPlan, refit_spec
+from engine.variant_run import VariantRun
+
+__all__ = ["RefitEvent", "Search", "SearchEvent", "Selected", "VariantEvent"]
+
+VariantStatus = Literal["queued", "running", "succeeded", "stopped", "failed"]
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """How far a variant has come."""
+
+    status: VariantStatus = "queued"
+    epochs: int = 0
+    """Of the whole network, completed when this was last told."""
+    kept_epoch: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    noise_precision: dict[str, float] | None = None
+    measured: int = 0
+    """How often: at each rung, and at the end."""
+    is_out: bool = False
+    """Not among those that went on at a rung."""
+    detail: str | None = None
+    """Why it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantEvent:
+    """A variant has begun, has been measured at a rung, or has ended."""
+
+    index: int
+    standing: Standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Some variant has moved on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """All variants have ended, and this one is the best."""
+
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitEvent:
+    """What happened in training the best once more."""
+
+    event: StageEvent | BlockEnd | EpochEnd
+
+
+SearchEvent = VariantEvent | Moved | Selected | RefitEvent
+
+
+class Search:
+    """All variants of one job, on one device."""
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        data: Data,
+        validation_data: Data | None = None,
+        *,
+        device: torch.device,
+        threads: int = 1,
+    ) -> None:
+        """Prepare to train the variants of `plan`, so many side by side as there are `threads`.
+
+        The data are those that the plan was made for.
+        """
+        self.plan = plan
+        self.standings = [Standing() for _ in plan.variants]
+        self.selected: int | None = None
+        self._data = (data, validation_data)
+        self._device = device
+        self._lanes: Lanes[VariantRun] = Lanes(threads)
+        self._rows: EncodedRows | None = None
+        self._runs: dict[int, VariantRun] = {}
+        self._round = 0
+        self._untold: list[int] = []
+        self._best: tuple[int, Outcome] | None = None
+        self._refit: TrainingRun | None = None
+
+    # -- the search --------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[SearchEvent]:
+        """Train until finished, from wherever this search stands.
+
+        A variant that diverges has failed and the others go on; raises DivergedError where all
+        have, DataError where none has the deciding metric.
+        """
+        yield from self._tell()
+        while self.selected is None:
+            yield from self._train_round()
+            yield from self._end_round()
+        yield Selected(index=self.selected)
+        if self.plan.refits:
+            self._rows = None
+            run = self._refit = self._refit or self._refit_run()
+            for event in run.staged:
+                yield RefitEvent(event=event)
+
+    def _train_round(self) -> Iterator[SearchEvent]:
+        """Train all that are in the running up to the next rung, or to their ends."""
+        for _ in self._lanes.drive(self._participants()):
+            yield from self._tell()
+            yield Moved()
+            for index in sorted(self._runs):
+                run = self._runs[index]
+                if run.ended:
+                    self._record(index, run)
+            yield from self._tell()
+
+    def _participants(self) -> Iterator[VariantRun]:
+        until = self.plan.rungs[self._round] if self._round < len(self.plan.rungs) else None
+        for index, standing in enumerate(self.standings):
+            if standing.status not in ("queued", "running") or standing.measured > self._round:
+                continue
+            run = self._runs.get(index) or self._run_of(index)
+            run.go_on(until)
+            if standing.status == "queued":
+                standing.status = "running"
+                self._untold.append(index)
+            yield run
+
+    def _run_of(self, index: int) -> VariantRun:
+        if self._rows is None:
+            first = self.plan.variants[0].plan
+            self._rows = encode_rows(first, *self._data, self._device)
+        run = VariantRun(TrainingRun(self.plan.variants[index].plan, self._rows))
+        self._runs[index] = run
+        return run
+
+    def _record(self, index: int, run: VariantRun) -> None:
+        """Take down what a run that has come to a rung, or to its end, is worth."""
+        standing = self.standings[index]
+        if standing.measured > self._round or standing.status == "failed":
+            return
+        standing.epochs = run.epochs
+        if run.outcome is None:
+            standing.status, standing.detail = "failed", run.failure
+        else:
+            standing.measured = self._round + 1
+            standing.kept_epoch = run.outcome.kept_epoch
+            standing.metrics = run.outcome.metrics
+            standing.noise_precision = run.outcome.noise_precision
+            if run.is_finished:
+                standing.status = "succeeded"
+            self._keep_if_best(index, run.outcome)
+        if standing.status != "running":
+            del self._runs[index]
+        self._untold.append(index)
+
+    def _keep_if_best(self, index: int, outcome: Outcome) -> None:
+        if self._best is None or self._worth(index) >= self._worth(self._best[0]):
+            self._best = index, outcome
+
+    def _worth(self, index: int) -> tuple[bool, int, bool, float, int]:
+        """Order variants: those at their end, those further on, and then by the metric."""
+        standing = self.standings[index]
+        score = self.plan.score(standing.metrics)
+        ended = standing.status == "succeeded"
+        return (ended, 0 if ended else standing.measured, score is not None, score or 0.0, -index)
+
+    def _end_round(self) -> Iterator[SearchEvent]:
+        """Stop those that do not go on; once none is left, choose the best."""
+        self._round += 1
+        if self._round <= len(self.plan.rungs):
+            self._halve()
+        for run in self._runs.values():
+            run.ended = False
+        if not self._runs:
+            self.selected = self._chosen()
+        yield from self._tell()
+
+    def _halve(self) -> None:
+        going = sorted(
+            (
+                index
+                for index, standing in enumerate(self.standings)
+                if standing.status in ("running", "succeeded") and not standing.is_out
+            ),
+            key=lambda index: self._worth(index)[2:],
+            reverse=True,
+        )
+        for index in sorted(going[self.plan.left_after(self._round) :]):
+            standing = self.standings[index]
+            standing.is_out = True
+            if standing.status == "running":
+                standing.status = "stopped"
+                del self._runs[index]
+                self._untold.append(index)
+
+    def _chosen(self) -> int:
+        if self._best is None:
+            raise DivergedError(
+                f"the losses of all {len(self.standings)} variants became infinite or NaN; of the "
+                f"first: {self.standings[0].detail}",
+                pointer="#/search",
+            )
+        index = self._best[0]
+        if self.plan.score(self.standings[index].metrics) is None:
+            raise DataError(
+                f"no variant has a finite {self.plan.select!r}; select by another metric",
+                pointer="#/search/select",
+            )
+        return index
+
+    def _tell(self) -> Iterator[VariantEvent]:
+        while self._untold:
+            index = self._untold.pop(0)
+            yield VariantEvent(index=index, standing=replace(self.standings[index]))
+
+    def _refit_run(self) -> TrainingRun:
+        assert self._best is not None
+        index, outcome = self._best
+        spec = self.plan.variants[index].plan.spec
+        data = self._data[0]
+        plan = plan_training(refit_spec(spec, outcome.kept_epoch, outcome.noise_precision), data)
+        return TrainingRun(plan, encode_rows(plan, data, None, self._device))
+
+    # -- what is told and kept ---------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done over all variants."""
+        moving = {index: run.epochs for index, run in list(self._runs.items())}
+        return sum(moving.get(i, s.epochs) for i, s in enumerate(self.standings))
+
+    @property
+    def refit(self) -> TrainingRun | None:
+        """The training of the best once more, when it has begun."""
+        return self._refit
+
+    @property
+    def best(self) -> int | None:
+        """The best variant so far, of those that were measured."""
+        return None if self._best is None else self._best[0]
+
+    def outcome(self) -> tuple[TrainingPlan, Outcome] | None:
+        """Return what the search leaves if it ends here; None before any epoch is done.
+
+        Its metrics have in `search` those by which the variant was chosen.
+        """
+        if self._best is None:
+            self._lanes.rest()
+            for index, run in sorted(self._runs.items()):
+                if run.epochs:
+                    return self.plan.variants[index].plan, run.run.outcome()
+            return None
+        index, chosen = self._best
+        plan = self.plan.variants[index].plan
+        kept = chosen
+        if self._refit is not None and self._refit.is_finished:
+            plan, kept = self._refit.plan, self._refit.outcome()
+        metrics = kept.metrics | {"search": self._told(index, chosen)}
+        return plan, replace(kept, metrics=metrics)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the best variant so far."""
+        if self._best is None:
+            return {}
+        index, chosen = self._best
+        return chosen.metrics | {"search": self._told(index, chosen)}
+
+    def _told(self, index: int, chosen: Outcome) -> dict[str, Any]:
+        return {
+            "variant": index,
+            "overrides": self.plan.variants[index].variant.overrides,
+            "kept_epoch": chosen.kept_epoch,
+            **chosen.metrics,
+        }
+
+    # -- exact resume ------------------------------------------------------------------------------
+
+    def state(self) -> bytes:
+        """Return everything that changes in the search, as one safetensors file."""
+        self._lanes.rest()
+        arrays: dict[str, Any] = {}
+        for index, run in self._runs.items():
+            arrays[f"run.{index}"] = _stored(run.run.staged.state())
+        if self._refit is not None:
+            arrays["refit"] = _stored(self._refit.staged.state())
+        best: dict[str, Any] | None = None
+        if self._best is not None:
+            index, outcome = self._best
+            best = {**vars(outcome), "index": index, "parameters": None}
+            arrays |= {f"best/{name}": value for name, value in outcome.parameters.items()}
+        told = {
+            "round": self._round,
+            "selected": self.selected,
+            "untold": self._untold,
+            "standings": [vars(standing) for standing in self.standings],
+            "best": best,
+        }
+        return safetensors.numpy.save(arrays, metadata={"search": json.dumps(told)})
+
+    def restore(self, state: bytes) -> None:
+        """Go on from what `state` returned; raises ArtifactError where it is not of this search."""
+        try:
+            arrays = safetensors.numpy.load(state)
+            header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
+            told = json.loads(header["__metadata__"]["search"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise ArtifactError("the checkpoint cannot be read") from error
+        if len(told["standings"]) != len(self.standings):
+            raise ArtifactError("the checkpoint belongs to another search")
+        self._round = told["round"]
+        self.selected = told["selected"]
+        self._untold = told["untold"]
+        self.standings = [Standing(**standing) for standing in told["standings"]]
+        if told["best"] is not None:
+            self._best = told["best"].pop("index"), _outcome(told["best"], arrays)
+        for index, standing in enumerate(self.standings):
+            if standing.status == "running":
+                self._run_of(index).run.staged.restore(arrays[f"run.{index}"].tobytes())
+        if "refit" in arrays:
+            self._refit = self._refit_run()
+            self._refit.staged.restore(arrays["refit"].tobytes())
+
+
+def _stored(state: bytes) -> Any:
+    return np.frombuffer(state, dtype=np.uint8)
+
+
+def _outcome(told: dict[str, Any], arrays: dict[str, Any]) -> Outcome:
+    parameters = {
+        name.removeprefix("best/"): value
+        for name, value in arrays.items()
+        if name.startswith("best/")
+    }
+    rates = {int(index): by_output for index, by_output in told["rates"].items()}
+    return Outcome(**told | {"parameters": parameters, "rates": rates})
