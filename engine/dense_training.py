@@ -123,9 +123,14 @@ class DenseSteps:
         self._optimizer = optimizer
 
     @property
+    def threads(self) -> int:
+        """How many threads take part."""
+        return self._descent.threads
+
+    @property
     def told(self) -> str:
         """Which kernels these are, and how many threads they use."""
-        threads = self._descent.threads
+        threads = self.threads
         return self._descent.build + (f", {threads} threads" if threads > 1 else "")
 
     def block_rows(self) -> int:

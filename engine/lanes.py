@@ -13,6 +13,10 @@ class _Moving(Protocol):
     @property
     def ended(self) -> bool: ...
 
+    @property
+    def threads(self) -> int:
+        """How many it takes."""
+
     def advance(self) -> None:
         """Go on for well under a second."""
 
@@ -21,7 +25,7 @@ Run = TypeVar("Run", bound=_Moving)
 
 
 class Lanes(Generic[Run]):
-    """Drives so many runs at a time, each bit by bit until it has ended."""
+    """Drives as many runs at a time as threads allow, each bit by bit until it has ended."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -35,7 +39,7 @@ class Lanes(Generic[Run]):
         """
         with ThreadPoolExecutor(self._threads) as pool:
             while True:
-                while len(self._moving) < self._threads:
+                while sum(run.threads for run in self._moving.values()) < self._threads:
                     run = next(runs, None)
                     if run is None:
                         break

@@ -270,6 +270,16 @@ class StagedTraining:
         return self._current.path
 
     @property
+    def threads(self) -> int:
+        """How many threads take these steps."""
+        return self._current.threads
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole network that are done."""
+        return 0 if self.whole is None else self.whole.epoch
+
+    @property
     def stages(self) -> int:
         return len(self._stages)
 

@@ -27,7 +27,7 @@ from engine.run import EncodedRows, Outcome, TrainingRun, encode_rows
 from engine.search_plan import SearchPlan, refit_spec
 from engine.variant_run import VariantRun
 
-__all__ = ["RefitEvent", "Search", "SearchEvent", "Selected", "VariantEvent"]
+__all__ = ["RefitEvent", "Search", "SearchEvent", "Selected", "Standing", "VariantEvent"]
 
 VariantStatus = Literal["queued", "running", "succeeded", "stopped", "failed"]
 
@@ -39,6 +39,8 @@ class Standing:
     status: VariantStatus = "queued"
     epochs: int = 0
     """Of the whole network, completed when this was last told."""
+    rows_done: int = 0
+    """Rows trained on by then, counted anew in every epoch."""
     kept_epoch: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     noise_precision: dict[str, float] | None = None
@@ -48,6 +50,17 @@ class Standing:
     """Not among those that went on at a rung."""
     detail: str | None = None
     """Why it failed."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what is told of it, as JSON."""
+        return {
+            "status": self.status,
+            "epochs": self.epochs,
+            "kept_epoch": self.kept_epoch,
+            "metrics": self.metrics,
+            "noise_precision": self.noise_precision,
+            "error": self.detail,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +105,17 @@ class Search:
         device: torch.device,
         threads: int = 1,
     ) -> None:
-        """Prepare to train the variants of `plan`, so many side by side as there are `threads`.
+        """Prepare to train the variants of `plan` on so many threads, as many side by side as fit.
 
-        The data are those that the plan was made for.
+        The data are those that the plan was made for. As for a job alone, `threads` are part of
+        what decides last bits, where a network is large enough to be trained by several.
         """
         self.plan = plan
         self.standings = [Standing() for _ in plan.variants]
         self.selected: int | None = None
         self._data = (data, validation_data)
         self._device = device
+        self._threads = threads
         self._lanes: Lanes[VariantRun] = Lanes(threads)
         self._rows: EncodedRows | None = None
         self._runs: dict[int, VariantRun] = {}
@@ -121,11 +136,12 @@ class Search:
         while self.selected is None:
             yield from self._train_round()
             yield from self._end_round()
-        yield Selected(index=self.selected)
-        if self.plan.refits:
+        if self.plan.refits and self._refit is None:
             self._rows = None
-            run = self._refit = self._refit or self._refit_run()
-            for event in run.staged:
+            self._refit = self._refit_run()
+        yield Selected(index=self.selected)
+        if self._refit is not None:
+            for event in self._refit.staged:
                 yield RefitEvent(event=event)
 
     def _train_round(self) -> Iterator[SearchEvent]:
@@ -155,7 +171,8 @@ class Search:
         if self._rows is None:
             first = self.plan.variants[0].plan
             self._rows = encode_rows(first, *self._data, self._device)
-        run = VariantRun(TrainingRun(self.plan.variants[index].plan, self._rows))
+        plan = self.plan.variants[index].plan
+        run = VariantRun(TrainingRun(plan, self._rows, threads=self._threads))
         self._runs[index] = run
         return run
 
@@ -165,6 +182,7 @@ class Search:
         if standing.measured > self._round or standing.status == "failed":
             return
         standing.epochs = run.epochs
+        standing.rows_done = run.run.staged.rows_done
         if run.outcome is None:
             standing.status, standing.detail = "failed", run.failure
         else:
@@ -245,7 +263,8 @@ class Search:
         spec = self.plan.variants[index].plan.spec
         data = self._data[0]
         plan = plan_training(refit_spec(spec, outcome.kept_epoch, outcome.noise_precision), data)
-        return TrainingRun(plan, encode_rows(plan, data, None, self._device))
+        rows = encode_rows(plan, data, None, self._device)
+        return TrainingRun(plan, rows, threads=self._threads)
 
     # -- what is told and kept ---------------------------------------------------------------------
 
@@ -254,6 +273,12 @@ class Search:
         """Epochs done over all variants."""
         moving = {index: run.epochs for index, run in list(self._runs.items())}
         return sum(moving.get(i, s.epochs) for i, s in enumerate(self.standings))
+
+    @property
+    def rows_done(self) -> int:
+        """Rows trained on so far, over all variants and counted anew in every epoch."""
+        moving = {index: run.run.staged.rows_done for index, run in list(self._runs.items())}
+        return sum(moving.get(i, s.rows_done) for i, s in enumerate(self.standings))
 
     @property
     def refit(self) -> TrainingRun | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from engine.data.dataset import Data
 from engine.data.profile import profile
@@ -19,20 +18,11 @@ from engine.plan import TrainingPlan, plan_training, vary
 from engine.spec import SearchSpec, TrainSpec, ValidationSpec
 from engine.variants import Variant, spec_of, variants_of
 
-__all__ = ["InvalidVariantError", "PlannedVariant", "SearchPlan", "plan_search", "refit_spec"]
+__all__ = ["PlannedVariant", "SearchPlan", "plan_search", "refit_spec"]
 
 _LARGE_IS_GOOD = ("log_likelihood", "accuracy", "r2")
 _REGRESSION = ("log_likelihood", "loss", "rmse", "mae", "r2")
 _CLASSIFICATION = ("loss", "accuracy", "log_likelihood")
-
-
-class InvalidVariantError(SpecError):
-    """A variant whose values their fields do not take; what pydantic found is in `found`."""
-
-    def __init__(self, variant: Variant, found: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(f"variant {variant.index} is no job", pointer="#/search")
-        self.variant = variant
-        self.found = found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +141,7 @@ def plan_search(
     by_network: dict[str, TrainingPlan] = {}
     planned: list[PlannedVariant] = []
     for variant in variants_of(search, seed=base.seed):
-        try:
-            spec = spec_of(base, variant)
-        except pydantic.ValidationError as error:
-            raise InvalidVariantError(variant, error.errors(include_url=False)) from error
+        spec = spec_of(base, variant)
         try:
             network = spec.network.model_dump_json()
             if network not in by_network:
@@ -165,9 +152,8 @@ def plan_search(
             plan = vary(by_network[network], spec, data)
         except EngineError as error:
             pointer = variant.located(error.pointer)
-            raise type_of(error)(
-                f"variant {variant.index}: {error.detail}", pointer=pointer
-            ) from error
+            kind = SpecError if isinstance(error, SpecError) else type(error)
+            raise kind(f"variant {variant.index}: {error.detail}", pointer=pointer) from error
         planned.append(PlannedVariant(variant=variant, plan=plan))
     first = planned[0].plan
     return SearchPlan(
@@ -176,11 +162,6 @@ def plan_search(
         select=_select(search, first),
         refits=refits and first.valid_rows > 0,
     )
-
-
-def type_of(error: EngineError) -> type[EngineError]:
-    """Return the nearest class of error that takes a sentence and a pointer."""
-    return SpecError if isinstance(error, SpecError) else type(error)
 
 
 def _refits(search: SearchSpec, base: TrainSpec) -> bool:

@@ -119,6 +119,11 @@ class Training:
         return self.spec.patience is not None and self._best.waited >= self.spec.patience
 
     @property
+    def threads(self) -> int:
+        """How many threads take the steps."""
+        return self._steps.threads if isinstance(self._steps, DenseSteps) else 1
+
+    @property
     def rows_done(self) -> int:
         """Rows trained on so far, counted anew in every epoch."""
         return self.epoch * self._train.rows + self._row

@@ -31,9 +31,14 @@ class VariantRun:
         self._row_flops = passes * run.plan.graph.flops_per_row + _STEP_FLOPS / spec.batch_size
 
     @property
+    def threads(self) -> int:
+        """How many threads it takes."""
+        return self.run.staged.threads
+
+    @property
     def epochs(self) -> int:
         """Epochs of the whole network that are done."""
-        return 0 if self.run.staged.whole is None else self.run.staged.whole.epoch
+        return self.run.staged.epochs
 
     @property
     def is_finished(self) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pydantic
 
 from engine.errors import SpecError
 from engine.spec import RangeSpec, SearchSpec, TrainSpec, ValidationSpec
 from engine.streams import generator
 
-__all__ = ["FIXED", "Variant", "spec_of", "variants_of"]
+__all__ = ["FIXED", "InvalidVariantError", "Variant", "spec_of", "variants_of"]
 
 FIXED = (
     *("inputs", "targets", "columns", "sample_weight", "rows", "sequence", "validation"),
@@ -44,6 +46,22 @@ class Variant:
             if own[: len(tokens)] == tokens:
                 return place
         return pointer
+
+
+class InvalidVariantError(SpecError):
+    """A variant whose values their fields do not take."""
+
+    def __init__(
+        self, variant: Variant, document: Mapping[str, Any], found: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """`found` is what pydantic says of the variant's whole `document`."""
+        place = next(iter(variant.places.values()), "#/search")
+        super().__init__(
+            f"variant {variant.index}: its fields do not take these values", pointer=place
+        )
+        self.variant = variant
+        self.document = document
+        self.found = found
 
 
 def tokens_of(path: str) -> tuple[str, ...]:
@@ -134,8 +152,8 @@ def _check_path(path: str, place: str, overrides: Mapping[str, Any]) -> None:
 def spec_of(base: TrainSpec, variant: Variant) -> TrainSpec:
     """Return the whole spec of a variant: what a job alone would be asked with.
 
-    Raises SpecError, with a pointer into the request, for a path that leads nowhere, and pydantic's
-    ValidationError for values that their fields do not take.
+    Raises SpecError, with a pointer into the request, for a path that leads nowhere, and its
+    InvalidVariantError for values that their fields do not take.
     """
     document = base.model_dump(mode="json", exclude=set(FIXED))
     for path, value in variant.overrides.items():
@@ -143,7 +161,11 @@ def spec_of(base: TrainSpec, variant: Variant) -> TrainSpec:
     fixed: dict[str, Any] = {name: getattr(base, name) for name in FIXED}
     if "seed" in variant.overrides:
         fixed["validation"] = _drawn_by(base)
-    return TrainSpec.model_validate(document).model_copy(update=fixed)
+    try:
+        return TrainSpec.model_validate(document).model_copy(update=fixed)
+    except pydantic.ValidationError as error:
+        found = error.errors(include_url=False, include_context=True)
+        raise InvalidVariantError(variant, document, found) from error
 
 
 def _drawn_by(base: TrainSpec) -> float | ValidationSpec | None:

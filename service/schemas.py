@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Nothing, Spec, TrainSpec
+from engine.spec import Nothing, SearchSpec, Spec, TrainSpec
 from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
@@ -29,6 +29,7 @@ __all__ = [
     "PreviewView",
     "RegularizerLogView",
     "TrainRequest",
+    "VariantView",
 ]
 
 
@@ -121,7 +122,8 @@ class TrainRequest(TrainSpec):
     """Every 30 seconds where neither is given."""
     limits: Limits | None = None
     calibrate: Nothing = None
-    search: Nothing = None
+    search: SearchSpec | None = None
+    """Train many variants of this job, and keep the best."""
 
     def spec(self) -> TrainSpec:
         """Return the engine's part of the request."""
@@ -159,6 +161,9 @@ class PlanView(View):
     estimated_memory_bytes: int
     estimated_seconds: float
     warnings: list[str]
+    search: dict[str, Any] | None = None
+    """Of a search: its `variants`, the metric that decides, the `rungs` of its halving; the rest of
+    the plan is then the first variant's, but for memory, time and warnings, which are of all."""
 
 
 # -- jobs ------------------------------------------------------------------------------------------
@@ -241,6 +246,26 @@ class RegularizerView(View):
 
 class RegularizerLogView(View):
     data: list[RegularizerView]
+
+
+class VariantView(View):
+    """One variant of a search, and what it came to."""
+
+    index: int
+    overrides: dict[str, Any]
+    """What is different in it, by path."""
+    status: Literal["queued", "running", "succeeded", "stopped", "failed"]
+    """`stopped`: at a rung of the halving, or because its job has ended; `failed`: its loss became
+    infinite or NaN."""
+    epochs: int
+    """Those done when it was last measured."""
+    kept_epoch: int | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """`train` and `valid`, of the parameters of the kept epoch: those of this job alone."""
+    noise_precision: dict[str, float] | None = None
+    error: str | None = None
+    selected: bool
+    """It is the best."""
 
 
 # -- models ----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -11,7 +11,9 @@ from engine.graph import build_graph
 from engine.spec import TrainSpec
 from engine.training import Training, TrainingData
 from service.prediction_job import predict
-from service.steps import Task
+from service.search_job import search
+from service.steps import Step, Task, TaskContext
+from service.store.jobs import Job
 from service.training_job import train
 
 __all__ = ["TASKS", "warm"]
@@ -28,4 +30,8 @@ def warm() -> None:
         pass
 
 
-TASKS: Mapping[str, Task] = {"train": train, "predict": predict}
+def _train(job: Job, context: TaskContext) -> Iterator[Step]:
+    return train(job, context) if job.spec.get("search") is None else search(job, context)
+
+
+TASKS: Mapping[str, Task] = {"train": _train, "predict": predict}

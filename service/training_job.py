@@ -17,11 +17,23 @@ from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
 from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
 from engine.spec import TrainSpec, ValidationSpec
-from engine.training import EpochEnd, Training
+from engine.training import BlockEnd, EpochEnd, Training
 from service.steps import NewModel, Step, TaskContext, TaskResult
 from service.store.jobs import Job
 
-__all__ = ["device_of", "job_data", "new_model", "train", "train_spec"]
+__all__ = [
+    "NewEvent",
+    "device_of",
+    "event_of",
+    "job_data",
+    "new_model",
+    "opening_events",
+    "train",
+    "train_spec",
+]
+
+NewEvent = tuple[str, dict[str, Any]]
+"""Its type, and its data."""
 
 
 def train_spec(job_spec: Mapping[str, Any]) -> TrainSpec:
@@ -56,19 +68,65 @@ def new_model(job: Job, plan: TrainingPlan, outcome: Outcome) -> NewModel:
     return NewModel(name=job.name, document=document, weights=weights)
 
 
+def opening_events(
+    plan: TrainingPlan, device: torch.device, path: str | None
+) -> Iterator[NewEvent]:
+    """Say what is about to be trained: the regularizer log, the rows, the plan's warnings.
+
+    `path` is what takes the steps, where that is known.
+    """
+    graph = plan.graph
+    shape = "-".join(shown(layer.shape).replace(" ", "") for layer in graph.layers)
+    rows = len(plan.split.train)
+    message = (
+        f"network {shape}: {graph.parameter_count} parameters, {rows} training and "
+        f"{plan.valid_rows} validation rows, on {device.type}"
+    ) + ("" if path is None else f", {path}")
+    yield "log", {"message": message}
+    for index, regularizer in enumerate(plan.regularizers):
+        description = describe_regularizer(index, regularizer)
+        yield "log", {"message": description["log"], "regularizer": description}
+    for text in plan.warnings:
+        yield "log", {"message": f"warning: {text}"}
+
+
+def event_of(event: StageEvent | BlockEnd | EpochEnd) -> tuple[NewEvent, ...]:
+    """Return what training has to say: something at the end of an epoch."""
+    if isinstance(event, EpochEnd):
+        data = {
+            "epoch": event.epoch,
+            "train": event.train,
+            "valid": event.valid,
+            "regularizers": event.regularizers,
+            "best": event.is_best,
+        }
+        return (("epoch", data),)
+    if isinstance(event, StageEvent) and isinstance(event.event, EpochEnd):
+        data = {
+            "stage": event.stage,
+            "stages": event.stages,
+            "layers": list(event.layers),
+            "epoch": event.event.epoch,
+            "train": event.event.train,
+            "valid": event.event.valid,
+        }
+        return (("pretrain", data),)
+    return ()
+
+
 def train(job: Job, context: TaskContext) -> Iterator[Step]:
     """Train a network on the job's data set, from its checkpoint if there is one."""
     spec = train_spec(job.spec)
     run = _TrainingJob(job, spec, context)
     if context.checkpoint is None:
-        yield Step(events=run.opening_events())
+        yield Step(events=tuple(opening_events(run.plan, run.device, run.staged.path)))
     else:
         run.restore(context.checkpoint)
     for event in run.staged:
         if isinstance(event, StageEvent):
             yield run.stage_step(event)
         else:
-            yield run.step(event if isinstance(event, EpochEnd) else None)
+            yield run.step(event)
     yield run.trained()
     for done in run.evaluate():
         yield run.evaluating(done)
@@ -102,53 +160,25 @@ class _TrainingJob:
         self._rows_before = self.staged.rows_done
 
     @property
+    def device(self) -> torch.device:
+        return self._run.rows.device
+
+    @property
     def training(self) -> Training:
         """The whole network's training, which follows the stages."""
         return self._run.training
 
     # -- what is told ------------------------------------------------------------------------------
 
-    def opening_events(self) -> tuple[tuple[str, dict[str, Any]], ...]:
-        """Say what is about to be trained: the regularizer log, the rows, the plan's warnings."""
-        graph = self.plan.graph
-        device = self._run.rows.device.type
-        shape = "-".join(shown(layer.shape).replace(" ", "") for layer in graph.layers)
-        rows = len(self.plan.split.train)
-        events: list[tuple[str, dict[str, Any]]] = [
-            (
-                "log",
-                {
-                    "message": f"network {shape}: {graph.parameter_count} parameters, {rows} "
-                    f"training and {self.plan.valid_rows} validation rows, on {device}, "
-                    f"{self.staged.path}"
-                },
-            )
-        ]
-        for index, regularizer in enumerate(self.plan.regularizers):
-            description = describe_regularizer(index, regularizer)
-            events.append(("log", {"message": description["log"], "regularizer": description}))
-        events.extend(("log", {"message": f"warning: {text}"}) for text in self.plan.warnings)
-        return tuple(events)
-
     def closing_message(self) -> str:
         training = self.training
         early = " early" if training.epoch < self._spec.epochs else ""
         return f"stopped{early} after epoch {training.epoch}; kept epoch {training.kept_epoch}"
 
-    def step(self, ended: EpochEnd | None) -> Step:
+    def step(self, event: BlockEnd | EpochEnd | None = None) -> Step:
         """Describe where training stands, after a block or at the end of an epoch."""
-        events: tuple[tuple[str, dict[str, Any]], ...] = ()
-        if ended is not None:
-            data = {
-                "epoch": ended.epoch,
-                "train": ended.train,
-                "valid": ended.valid,
-                "regularizers": ended.regularizers,
-                "best": ended.is_best,
-            }
-            events = (("epoch", data),)
         return Step(
-            events=events,
+            events=() if event is None else event_of(event),
             progress=self.progress("training", completed=self.training.epoch),
             metrics=self.training.kept_metrics or None,
             epoch=self.training.epoch,
@@ -158,33 +188,22 @@ class _TrainingJob:
 
     def stage_step(self, event: StageEvent) -> Step:
         """Describe where a stage before the whole network's training stands."""
-        events: tuple[tuple[str, dict[str, Any]], ...] = ()
-        if isinstance(event.event, EpochEnd):
-            data = {
-                "stage": event.stage,
-                "stages": event.stages,
-                "layers": list(event.layers),
-                "epoch": event.event.epoch,
-                "train": event.event.train,
-                "valid": event.event.valid,
-            }
-            events = (("pretrain", data),)
         done, total = self.staged.stage_epochs
         return Step(
-            events=events,
+            events=event_of(event),
             progress=self.progress("pretraining", completed=done, total=total),
             snapshot=self.staged.state,
         )
 
     def trained(self) -> Step:
         """Describe the end of training: worth keeping before what follows."""
-        return replace(self.step(None), is_milestone=True)
+        return replace(self.step(), is_milestone=True)
 
     def evaluating(self, done: float) -> Step:
         """Describe where the evaluation stands; what is kept and left is that of training."""
         percent = round(100 * done)
         progress = self.progress("evaluating", completed=percent, total=100, unit="%")
-        return replace(self.step(None), progress=progress)
+        return replace(self.step(), progress=progress)
 
     def progress(
         self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"

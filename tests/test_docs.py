@@ -51,6 +51,8 @@ def test_the_guide_lists_every_event() -> None:
         "log",
         "epoch",
         "pretrain",
+        "selected",
+        "variant",
     }
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from engine.spec import SearchSpec
+from engine.variants import variants_of
 from service.accept import preferred
 from service.bodies import StrictRoute
 from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
@@ -22,6 +24,7 @@ from service.schemas import (
     JobView,
     ListView,
     RegularizerLogView,
+    VariantView,
 )
 from service.shutdown import Shutdown
 from service.store.jobs import Event, Job, Jobs, Status
@@ -241,17 +244,52 @@ def get_regularizer_log(job_id: IdPath, jobs: JobsDep) -> Any:
     return {"data": [entries[index] for index in sorted(entries)]}
 
 
-def _opening(jobs: Jobs, job_id: str) -> list[Event]:
-    """Return the `log` events before the first epoch: what the build said."""
-    found: list[Event] = []
+@router.get("/jobs/{job_id}/variants", operation_id="listVariants", responses=problems(404))
+def list_variants(job_id: IdPath, jobs: JobsDep) -> ListView[VariantView]:
+    """List the variants of a search, in their order, as far as they are; all at once.
+
+    A training job without `search` has none.
+    """
+    job = jobs.get(job_id)
+    if job.spec.get("search") is None:
+        return ListView(data=[], has_more=False)
+    search = SearchSpec.model_validate(job.spec["search"])
+    found: dict[int, dict[str, Any]] = {
+        variant.index: {"overrides": variant.overrides, "status": "queued", "epochs": 0}
+        for variant in variants_of(search, seed=job.spec["seed"])
+    }
+    selected = None
+    for event in _all_events(jobs, job_id):
+        if event.type == "variant":
+            found[event.data["index"]] = event.data
+        elif event.type == "selected":
+            selected = event.data["variant"]
+    for variant in found.values():
+        if job.terminal and variant["status"] == "running":
+            variant["status"] = "stopped"
+    views = [
+        VariantView(**{**variant, "index": index, "selected": index == selected})
+        for index, variant in found.items()
+    ]
+    return ListView(data=views, has_more=False)
+
+
+def _all_events(jobs: Jobs, job_id: str) -> Iterator[Event]:
     after = 0
     while True:
         page = jobs.events(job_id, after=after, limit=_PAGE)
-        for event in page.data:
-            if event.type == "epoch":
-                return found
-            if event.type == "log":
-                found.append(event)
+        yield from page.data
         if not page.has_more:
-            return found
+            return
         after = page.data[-1].id
+
+
+def _opening(jobs: Jobs, job_id: str) -> list[Event]:
+    """Return the `log` events before the first epoch: what the build said."""
+    found: list[Event] = []
+    for event in _all_events(jobs, job_id):
+        if event.type == "epoch":
+            break
+        if event.type == "log":
+            found.append(event)
+    return found

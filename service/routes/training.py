@@ -14,11 +14,14 @@ from engine.data import formats
 from engine.data.schema import Schema
 from engine.errors import SpecError
 from engine.plan import TrainingPlan, plan_training
+from engine.search_plan import SearchPlan, plan_search
 from engine.spec import ValidationSpec
+from engine.variants import InvalidVariantError
 from service.bodies import StrictRoute
 from service.deps import BlobsDep, DatasetsDep, IdempotencyHeader, JobsDep, OwnerDep
 from service.errors import NotFound
 from service.idempotency import answer_once, created
+from service.pointers import located
 from service.problems import problems
 from service.routes.jobs import preferred_wait, wait_for_end
 from service.schemas import JobView, PlanView, TrainRequest
@@ -105,7 +108,7 @@ def _needed(body: TrainRequest) -> dict[str, str]:
     return needed
 
 
-def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
+def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan | SearchPlan:
     """Check the request against its data and this machine."""
     if body.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("this server has no CUDA device; take `auto` or `cpu`", pointer="#/device")
@@ -126,4 +129,20 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan:
     }
     other = loaded.get("#/validation/dataset")
     schema = Schema.model_validate(found["#/dataset"].schema)
-    return plan_training(body.spec(), loaded["#/dataset"], other, schema=schema)
+    data = loaded["#/dataset"]
+    if body.search is None:
+        return plan_training(body.spec(), data, other, schema=schema)
+    try:
+        return plan_search(body.search, body.spec(), data, other, schema=schema)
+    except InvalidVariantError as error:
+        raise _told(error) from error
+
+
+def _told(error: InvalidVariantError) -> SpecError:
+    """Say what is wrong with a variant as it is said of a request, and where it is asked for."""
+    found = [{**own, "loc": ("body", *own["loc"])} for own in error.found]
+    first = located(found, error.document)[0]
+    return SpecError(
+        f"variant {error.variant.index}: {first['detail']}",
+        pointer=error.variant.located(first["pointer"]),
+    )

@@ -120,7 +120,7 @@ def test_a_validation_data_set_is_another_one_that_exists(api: Api) -> None:
     assert api.post("/train", json=body).status_code == 202
 
 
-@pytest.mark.parametrize("field", ["calibrate", "search"])
+@pytest.mark.parametrize("field", ["calibrate"])
 def test_what_a_later_version_serves_is_refused_by_name(api: Api, field: str) -> None:
     """Nothing is accepted and ignored; the neutral value is taken."""
     body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}

@@ -1,0 +1,129 @@
+"""Search jobs: all variants of a training job, what is said of them, and the model of the best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
+from engine.search_plan import plan_search
+from engine.spec import SearchSpec, TrainSpec
+from service.steps import Step, TaskContext, TaskResult
+from service.store.jobs import Job
+from service.training_job import (
+    NewEvent,
+    device_of,
+    event_of,
+    job_data,
+    new_model,
+    opening_events,
+    train_spec,
+)
+
+__all__ = ["search"]
+
+
+def search(job: Job, context: TaskContext) -> Iterator[Step]:
+    """Train the variants of a job, from its checkpoint if there is one, and keep the best."""
+    run = _SearchJob(job, train_spec(job.spec), context)
+    if context.checkpoint is None:
+        yield Step(events=run.opening_events())
+    else:
+        run.restore(context.checkpoint)
+    for event in run.search:
+        yield run.step(event)
+    yield replace(run.step(None), result=run.result)
+
+
+class _SearchJob:
+    """One attempt at a search job: its search, and what is said of its progress."""
+
+    def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
+        self._job = job
+        asked = SearchSpec.model_validate(job.spec["search"])
+        data, other = job_data(job, spec, context)
+        self._plan = plan_search(asked, spec, data, other)
+        self._device = device_of(spec)
+        threads = context.threads if self._device.type == "cpu" else 1
+        self.search = Search(self._plan, data, other, device=self._device, threads=threads)
+        self._started = time.monotonic()
+        self._rows_before = 0
+        self._is_chosen_told = False
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go on from an earlier attempt's checkpoint."""
+        self.search.restore(checkpoint)
+        self._rows_before = self.search.rows_done
+        self._is_chosen_told = self.search.refit is not None
+
+    def opening_events(self) -> tuple[NewEvent, ...]:
+        """Say what is about to be searched."""
+        rows = len(self._plan.variants[0].plan.split.train)
+        message = (
+            f"{len(self._plan.variants)} variants, {rows} training and "
+            f"{self._plan.variants[0].plan.valid_rows} validation rows, on {self._device.type}; "
+            f"{self._plan.select} decides"
+        )
+        return (("log", {"message": message}),)
+
+    def step(self, event: SearchEvent | None) -> Step:
+        """Describe where the search stands."""
+        refit = self.search.refit
+        epochs = self.search.epochs + (0 if refit is None else refit.staged.epochs)
+        return Step(
+            events=tuple(self._events(event)),
+            progress=self._progress(),
+            metrics=self.search.metrics() or None,
+            epoch=epochs,
+            is_milestone=isinstance(event, Selected),
+            snapshot=self.search.state,
+            result=self.result if self.search.epochs else None,
+        )
+
+    def _events(self, event: SearchEvent | None) -> Iterator[NewEvent]:
+        if isinstance(event, VariantEvent):
+            overrides = self._plan.variants[event.index].variant.overrides
+            yield "variant", {"index": event.index, "overrides": overrides, **event.standing.told()}
+        elif isinstance(event, RefitEvent):
+            yield from event_of(event.event)
+        elif isinstance(event, Selected) and not self._is_chosen_told:
+            self._is_chosen_told = True
+            yield "selected", {"variant": event.index, "by": self._plan.select}
+            refit = self.search.refit
+            plan = self._plan.variants[event.index].plan if refit is None else refit.plan
+            path = None if refit is None else refit.staged.path
+            yield from opening_events(plan, self._device, path)
+
+    def _progress(self) -> dict[str, Any]:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = (self.search.rows_done - self._rows_before) / elapsed
+        refit = self.search.refit
+        if refit is not None:
+            done, total = refit.staged.epochs, refit.plan.spec.epochs
+            return _told("refitting", done, total, None, None)
+        done, total = self.search.epochs, self._plan.epochs
+        left = max(0, total - done) * len(self._plan.variants[0].plan.split.train)
+        return _told("searching", done, max(done, total), rate, left)
+
+    def result(self) -> TaskResult:
+        """Return the model of the best so far."""
+        left = self.search.outcome()
+        if left is None:
+            return TaskResult()
+        plan, outcome = left
+        return TaskResult(metrics=outcome.metrics, model=new_model(self._job, plan, outcome))
+
+
+def _told(
+    phase: str, completed: int, total: int, rate: float | None, rows_left: int | None
+) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "completed": completed,
+        "total": total,
+        "unit": "epoch",
+        "rows_per_second": None if rate is None else round(rate, 1),
+        "eta_seconds": round(rows_left / rate, 1) if rate and rows_left is not None else None,
+    }
