@@ -314,7 +314,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Tensor:
     else:
         flat = x.reshape(-1, x.shape[-1])
         product = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
-    return product.reshape(*x.shape[:-1], product.shape[-1])[..., :size]
+    product = product.reshape(*x.shape[:-1], product.shape[-1])
+    # A slice of everything, too, would be copied into zeros on the way back, at every step.
+    return product if product.shape[-1] == size else product[..., :size]
 
 
 def elements(shape: Shape) -> int:
