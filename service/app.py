@@ -89,13 +89,13 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
             Middleware(_HeadMiddleware),
             Middleware(MetricsMiddleware),
             Middleware(KeyMiddleware, settings=settings),
+            Middleware(predictions.Shortcut),
         ],
     )
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
     for part in (predictions, batches, datasets, training, jobs, models, aliases, health, web):
         app.include_router(part.router)
-    predictions.shorten(app)
     web.mount(app)
     _describe(app)
     return app

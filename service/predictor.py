@@ -36,13 +36,13 @@ from service.store.datasets import Datasets
 from service.store.models import Model, Models
 from service.turns import Joinable, Turn, Turns
 
-__all__ = ["PredictRequest", "Predictor", "Prepared"]
+__all__ = ["INLINE_BYTES", "PredictRequest", "Predictor", "Prepared"]
 
 T = TypeVar("T")
 
 _INLINE_FLOPS = 4e6
 """Less than half a millisecond by the compiled kernels."""
-_INLINE_BYTES = 16_384
+INLINE_BYTES = 16_384
 """Of a request, whose rows are encoded in about a quarter of a millisecond."""
 _INLINE_ANSWER = 4096
 """Numbers of an answer that are written in some ten microseconds."""
@@ -243,14 +243,21 @@ class Predictor:
         kept for the next. Raises NotFound, Corrupt, EngineError or TooLarge.
         """
         stored, loaded = await self._model(request.model)
-        is_stored = isinstance(request.inputs, dict) and "dataset" in request.inputs
-        if size <= _INLINE_BYTES and not is_stored:
+        if size <= INLINE_BYTES and not _is_stored(request):
             return self._prepare(request, key, stored, loaded)
         return await self._read(partial(self._prepare, request, None, stored, loaded))
 
+    def prepare_at_once(self, request: PredictRequest, key: Hashable) -> Prepared | None:
+        """Do what `prepare` does of a small request; None where it would have to wait."""
+        stored = self._models.find(request.model)
+        loaded = self.loaded.peek(stored.id)
+        if loaded is None or _is_stored(request):
+            return None
+        return self._prepare(request, key, stored, loaded)
+
     async def parse(self, size: int, parse: Callable[[], T]) -> T:
         """Return what a body of `size` bytes is parsed to; large ones in a thread."""
-        return parse() if size <= _INLINE_BYTES else await self._read(parse)
+        return parse() if size <= INLINE_BYTES else await self._read(parse)
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
@@ -348,6 +355,10 @@ class Predictor:
             of_rows = error.pointer.startswith("#/inputs/rows")
             pointer = error.pointer if of_rows else "#/inputs/dataset"
             raise DataError(error.detail, pointer=pointer) from error
+
+
+def _is_stored(request: PredictRequest) -> bool:
+    return isinstance(request.inputs, dict) and "dataset" in request.inputs
 
 
 async def _follow(

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
+from starlette.types import Message, Receive
 
 from service.app import create_app
 from service.deps import State
@@ -21,23 +22,48 @@ from service.worker import Worker
 
 
 class _AppTransport(httpx.BaseTransport):
-    """Calls the app in an event loop of its own; requests of several threads run side by side."""
+    """Calls the app in an event loop of its own; requests of several threads run side by side.
+
+    Bodies come in one message, as short ones do from a server, or `in_pieces` by that extension.
+    """
 
     def __init__(self, portal: BlockingPortal, app: FastAPI, state: State) -> None:
-        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+        async def in_pieces(scope: Any, receive: Any, send: Any) -> None:
             await app({**scope, "state": dict(state)}, receive, send)
 
+        async def whole(scope: Any, receive: Any, send: Any) -> None:
+            await in_pieces(scope, _whole(receive), send)
+
         self._portal = portal
-        self._transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+        self._transport = httpx.ASGITransport(whole, raise_app_exceptions=False)
+        self._in_pieces = httpx.ASGITransport(in_pieces, raise_app_exceptions=False)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.stream = httpx.ByteStream(request.read())
         return self._portal.call(self._call, request)
 
     async def _call(self, request: httpx.Request) -> httpx.Response:
-        response = await self._transport.handle_async_request(request)
+        is_cut = request.extensions.get("in_pieces", False)
+        transport = self._in_pieces if is_cut else self._transport
+        response = await transport.handle_async_request(request)
         content = await response.aread()
         return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+
+def _whole(receive: Receive) -> Receive:
+    """Return what gives a body's messages as one, and then those that follow."""
+    pieces: list[bytes] = []
+
+    async def once() -> Message:
+        message = await receive()
+        while message["type"] == "http.request" and message["more_body"]:
+            pieces.append(message["body"])
+            message = await receive()
+        if message["type"] == "http.request":
+            message = {**message, "body": b"".join([*pieces, message["body"]])}
+        return message
+
+    return once
 
 
 class Api(httpx.Client):
