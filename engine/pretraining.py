@@ -330,6 +330,10 @@ class StagedTraining:
         self._current = self._begin()
         self._current.restore(state)
 
+    def be_patient(self) -> None:
+        """Wait anew for an improvement where patience had run out."""
+        self._current.be_patient()
+
     def _learn(self, parameters: Mapping[str, Values]) -> None:
         self._learnt = {name: parameters.get(name, value) for name, value in self._learnt.items()}
 

@@ -288,6 +288,11 @@ class Training:
         }
         return safetensors.torch.save(tensors, metadata={"training": json.dumps(progress)})
 
+    def be_patient(self) -> None:
+        """Wait anew for an improvement where patience had run out."""
+        if self.spec.patience is not None and self._best.waited >= self.spec.patience:
+            self._best.waited = 0
+
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
         try:

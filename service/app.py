@@ -30,6 +30,7 @@ from service.routes import (
     jobs,
     models,
     predictions,
+    resumption,
     training,
     web,
 )
@@ -94,7 +95,8 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     )
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
-    for part in (predictions, batches, datasets, training, jobs, models, aliases, health, web):
+    first = (predictions, batches, datasets, training, jobs, resumption)
+    for part in (*first, models, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.errors import LeaseLost, NotFound
+from service.checkpoints import read_checkpoint, write_checkpoint
+from service.errors import LeaseLost
 from service.steps import NewModel, Step, TaskResult
 from service.store.blobs import Blobs, checkpoint_key, model_key
 from service.store.database import new_id
@@ -60,6 +60,7 @@ class Attempt:
         self._started = self._flushed = self._checkpointed = clock()
         self._checkpoint_epoch = 0
         self._has_checkpoint = False
+        self._checkpoint_key = None if job.checkpoint is None else job.checkpoint.key
         self._events: list[tuple[str, Mapping[str, Any]]] = []
         self._progress: Mapping[str, Any] | None = None
         self._metrics: Mapping[str, Any] | None = None
@@ -129,9 +130,8 @@ class Attempt:
     def _store_checkpoint(self, step: Step) -> Recorded:
         """Write the snapshot under a name of this attempt's own; the row makes it the job's."""
         assert step.snapshot is not None
-        content = step.snapshot()
         key = checkpoint_key(self.job.id, self.job.attempts)
-        self._blobs.put_bytes(key, hashlib.sha256(content).digest() + content)
+        write_checkpoint(self._blobs, key, step.snapshot())
         try:
             recorded = self._flush(Checkpoint(key, step.epoch))
         except LeaseLost:
@@ -140,6 +140,7 @@ class Attempt:
         if recorded.replaced is not None:
             self._blobs.delete(recorded.replaced)
         self._has_checkpoint = True
+        self._checkpoint_key = key
         self._checkpointed = self._clock()
         self._checkpoint_epoch = step.epoch
         return recorded
@@ -149,13 +150,8 @@ class Attempt:
         checkpoint = self.job.checkpoint
         if checkpoint is None:
             return None
-        try:
-            with self._blobs.open(checkpoint.key) as stream:
-                stored = stream.read()
-        except NotFound:
-            stored = b""
-        digest, content = stored[:32], stored[32:]
-        if hashlib.sha256(content).digest() != digest:
+        content = read_checkpoint(self._blobs, checkpoint.key)
+        if content is None:
             self.note("the checkpoint is damaged or missing; the job starts again")
             return None
         self._checkpoint_epoch = checkpoint.epoch
@@ -175,22 +171,37 @@ class Attempt:
         error = job_error(kind, detail)
         if pointer is not None:
             error["errors"] = [{"pointer": pointer, "detail": detail}]
-        self._finish(Status.FAILED, error=error)
+        # An attempt that ran out of time stands between two steps; any other broke within one.
+        self._finish(Status.FAILED, error=error, state=self._state() if kind == "timeout" else None)
 
     def finish(self, status: Status, result: TaskResult | None) -> None:
         """End the job with what it leaves, in one transaction."""
         metrics = None if result is None else result.metrics
+        state = self._state()
         if result is not None and result.model is not None:
-            self._finish_with_model(status, result.model, metrics)
+            self._finish_with_model(status, result.model, metrics, state)
         elif result is not None and result.dataset is not None:
             made = result.dataset
             staged = self._datasets.stage(made.dataset, made.file)
-            self._finish(status, metrics=metrics, dataset=staged)
+            self._finish(status, metrics=metrics, dataset=staged, state=state)
         else:
-            self._finish(status, metrics=metrics)
+            self._finish(status, metrics=metrics, state=state)
+
+    def _state(self) -> Checkpoint | None:
+        """Store where the attempt stands, for jobs that go on from there; None where none can."""
+        step = self.last
+        if step is None or step.snapshot is None or not step.is_resumable:
+            return None
+        key = checkpoint_key(self.job.id, self.job.attempts)
+        write_checkpoint(self._blobs, key, step.snapshot())
+        return Checkpoint(key, step.epoch)
 
     def _finish_with_model(
-        self, status: Status, model: NewModel, metrics: Mapping[str, Any] | None
+        self,
+        status: Status,
+        model: NewModel,
+        metrics: Mapping[str, Any] | None,
+        state: Checkpoint | None,
     ) -> None:
         model_id = new_id("mdl")
         key = model_key(model_id)
@@ -203,7 +214,7 @@ class Attempt:
             weights=key,
         )
         try:
-            finished = self._finish(status, metrics=metrics, model=row)
+            finished = self._finish(status, metrics=metrics, model=row, state=state)
         except BaseException:
             self._blobs.delete(key)
             raise
@@ -218,17 +229,26 @@ class Attempt:
         error: Mapping[str, Any] | None = None,
         model: NewModelRow | None = None,
         dataset: StagedDataset | None = None,
+        state: Checkpoint | None = None,
     ) -> Job:
-        finished = self._jobs.finish(
-            self.job,
-            status,
-            events=self._events,
-            progress=self._progress,
-            metrics=metrics or self._metrics,
-            error=error,
-            model=model,
-            dataset=dataset,
-        )
+        try:
+            finished = self._jobs.finish(
+                self.job,
+                status,
+                events=self._events,
+                progress=self._progress,
+                metrics=metrics or self._metrics,
+                error=error,
+                model=model,
+                dataset=dataset,
+                checkpoint=state,
+            )
+        except BaseException:
+            if state is not None:
+                self._blobs.delete(state.key)
+            raise
+        if state is not None and self._checkpoint_key is not None:
+            self._blobs.delete(self._checkpoint_key)
         self._blobs.delete_parts(self.job.id)
         self._forget()
         return finished

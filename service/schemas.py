@@ -8,13 +8,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Nothing, SearchSpec, Spec, TrainSpec
+from engine.spec import Nothing, Positive, SearchSpec, Spec, TrainSpec
 from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
 
 __all__ = [
+    "MAX_EPOCHS",
     "AliasRequest",
     "AliasView",
     "CancelRequest",
@@ -28,12 +29,16 @@ __all__ = [
     "PredictionView",
     "PreviewView",
     "RegularizerLogView",
+    "ResumeRequest",
     "TrainRequest",
     "VariantView",
 ]
 
 
 T = TypeVar("T")
+
+MAX_EPOCHS = 10_000_000
+"""Of a job, those of the jobs that it goes on from included."""
 
 
 class View(BaseModel):
@@ -198,6 +203,15 @@ class JobView(View):
     def of(cls, job: Job) -> JobView:
         fields = {name: getattr(job, name) for name in JobView.model_fields if name != "metrics"}
         return cls(metrics={"train": {}, "valid": {}} | job.metrics, **fields)
+
+
+class ResumeRequest(Spec):
+    """How to go on."""
+
+    epochs: Annotated[int, Strict(), Field(ge=1, le=MAX_EPOCHS)] | None = None
+    """More epochs; by default those that the job left undone, or if none as many as it had."""
+    learning_rate: Positive | None = None
+    """Another learning rate than the job's, such as a smaller one where its loss became NaN."""
 
 
 class CancelRequest(Spec):

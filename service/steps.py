@@ -57,6 +57,8 @@ class Step:
     """A good moment for a checkpoint, due or not."""
     snapshot: Callable[[], bytes] | None = None
     """Everything that is needed to go on from here."""
+    is_resumable: bool = False
+    """Whether another job may go on from here once this one has ended."""
     result: Callable[[], TaskResult] | None = None
     """What the job leaves if it ends here; the last step's is what it does leave."""
 

@@ -118,10 +118,11 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
     """Train a network on the job's data set, from its checkpoint if there is one."""
     spec = train_spec(job.spec)
     run = _TrainingJob(job, spec, context)
-    if context.checkpoint is None:
+    is_inherited = job.resumed_from is not None and job.checkpoint_attempt == 0
+    if context.checkpoint is not None:
+        run.restore(context.checkpoint, anew=is_inherited)
+    if context.checkpoint is None or is_inherited:
         yield Step(events=tuple(opening_events(run.plan, run.device, run.staged.path)))
-    else:
-        run.restore(context.checkpoint)
     for event in run.staged:
         if isinstance(event, StageEvent):
             yield run.stage_step(event)
@@ -136,6 +137,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         metrics=run.metrics(),
         epoch=run.training.epoch,
         snapshot=run.staged.state,
+        is_resumable=True,
         result=run.result,
     )
 
@@ -154,9 +156,11 @@ class _TrainingJob:
         self._started = time.monotonic()
         self._rows_before = 0
 
-    def restore(self, checkpoint: bytes) -> None:
-        """Go on from an earlier attempt's checkpoint."""
+    def restore(self, checkpoint: bytes, *, anew: bool) -> None:
+        """Go on from an earlier attempt's checkpoint, or anew from an earlier job's."""
         self.staged.restore(checkpoint)
+        if anew:
+            self.staged.be_patient()
         self._rows_before = self.staged.rows_done
 
     @property
@@ -183,6 +187,7 @@ class _TrainingJob:
             metrics=self.training.kept_metrics or None,
             epoch=self.training.epoch,
             snapshot=self.staged.state,
+            is_resumable=True,
             result=self.result if self.training.epoch else None,
         )
 
@@ -193,6 +198,7 @@ class _TrainingJob:
             events=event_of(event),
             progress=self.progress("pretraining", completed=done, total=total),
             snapshot=self.staged.state,
+            is_resumable=True,
         )
 
     def trained(self) -> Step:

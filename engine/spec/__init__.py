@@ -44,7 +44,17 @@ from engine.spec.regularizers import (
 )
 from engine.spec.search import HalvingSpec, RandomSpec, RangeSpec, SearchSpec
 from engine.spec.training import RegularizationSpec, StagesSpec, TrainSpec
-from engine.spec.values import MAX_SEED, MAX_SIZE, Count, Form, Nothing, Size, Spec, at_most
+from engine.spec.values import (
+    MAX_SEED,
+    MAX_SIZE,
+    Count,
+    Form,
+    Nothing,
+    Positive,
+    Size,
+    Spec,
+    at_most,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -80,6 +90,7 @@ __all__ = [
     "Nothing",
     "OptimizerSpec",
     "PassesSpec",
+    "Positive",
     "PredictSpec",
     "RandomSpec",
     "RangeSpec",

@@ -59,7 +59,11 @@ class NewJob:
     name: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     owner: str | None = None
+    id: str | None = None
+    """A new one where it is not given."""
     resumed_from: str | None = None
+    checkpoint: Checkpoint | None = None
+    """Where it begins, if not at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,12 @@ class Jobs:
         """Queue a job. NotFound for a data set or model not there; QueueFull, QuotaExceeded."""
         plain_text(new.name, pointer="#/name")
         now = self._clock()
-        needs = ("datasets", "models")
-        fields = {key: value for key, value in vars(new).items() if key not in needs}
+        others = ("datasets", "models", "checkpoint")
+        fields = {key: value for key, value in vars(new).items() if key not in others}
         row = {
             **fields,
-            "id": new_id("job"),
+            **_columns(new.checkpoint, attempt=0),
+            "id": new.id or new_id("job"),
             "status": Status.QUEUED,
             "metrics": {},
             "attempts": 0,
@@ -260,9 +265,7 @@ class Jobs:
             values["metrics"] = metrics
         if checkpoint is not None:
             events = [*events, ("checkpoint", place_of(job.kind, checkpoint.epoch))]
-            values["checkpoint_key"] = checkpoint.key
-            values["checkpoint_epoch"] = checkpoint.epoch
-            values["checkpoint_attempt"] = job.attempts
+            values |= _columns(checkpoint, job.attempts)
         with self._database.write() as connection:
             held = lifecycle.held_job(connection, job)
             if events or values:
@@ -286,11 +289,13 @@ class Jobs:
         result: Mapping[str, Any] | None = None,
         model: NewModelRow | None = None,
         dataset: StagedDataset | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Job:
         """End an attempt and its job: events, result and final event, or, with LeaseLost, none.
 
         `error` (see `job_error`) goes with `failed` and only with it; a model or data set goes with
-        `succeeded`, or with `cancelled` where it is to be kept, and is then the result.
+        `succeeded`, or with `cancelled` where it is to be kept, and is then the result. A
+        `checkpoint` replaces the former: where the job ended, for others to go on from.
         """
         _refuse_own(events)
         if (status is Status.FAILED) != (error is not None) or not status.terminal:
@@ -298,11 +303,9 @@ class Jobs:
         if status is Status.FAILED and (model or dataset or result is not None):
             raise ValueError("a failed job has no result")
         now = self._clock()
-        values: dict[str, Any] = {"result": result}
-        if progress is not None:
-            values["progress"] = progress
-        if metrics is not None:
-            values["metrics"] = metrics
+        given = {"progress": progress, "metrics": metrics}
+        values: dict[str, Any] = {"result": result} | _columns(checkpoint, job.attempts)
+        values |= {name: value for name, value in given.items() if value is not None}
         if model is not None:
             values |= {"model": model.id, "result": result or {"model": model.id}}
         if dataset is not None:
@@ -383,6 +386,17 @@ class Jobs:
         return claims.part(
             connection, worker, now, kind=kind, detail=detail, max_failures=self._max_failures
         )
+
+
+def _columns(checkpoint: Checkpoint | None, attempt: int) -> dict[str, Any]:
+    """Return the columns of a checkpoint of an attempt; none without one."""
+    if checkpoint is None:
+        return {}
+    return {
+        "checkpoint_key": checkpoint.key,
+        "checkpoint_epoch": checkpoint.epoch,
+        "checkpoint_attempt": attempt,
+    }
 
 
 def _require(connection: sa.Connection, job_id: str) -> None:

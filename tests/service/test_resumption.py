@@ -1,0 +1,133 @@
+"""Resumed jobs: from where another ended, to the bytes of one that never ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.service.conftest import Api, assert_problem
+
+ROWS = np.random.default_rng(4).standard_normal((40, 3))
+TABLE = ("a,b,y\n" + "\n".join(",".join(f"{v:.4f}" for v in row) for row in ROWS)).encode()
+NETWORK = {"layers": [None, [6, "tanh"], None]}
+
+
+def trained(api: Api, dataset: str, **spec: Any) -> dict[str, Any]:
+    job = api.train(dataset, **({"network": NETWORK, "dropout": {"*:out": 0.2}} | spec))
+    api.work()
+    return dict(api.get(f"/jobs/{job['id']}").json())
+
+
+def resumed(api: Api, job: dict[str, Any], **body: Any) -> dict[str, Any]:
+    answer = api.post(f"/jobs/{job['id']}/resume", json=body)
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    assert answer.headers["location"] == f"/jobs/{made['id']}"
+    assert made["resumed_from"] == job["id"]
+    api.work()
+    return dict(api.get(f"/jobs/{made['id']}").json())
+
+
+def weights(api: Api, job: dict[str, Any]) -> bytes:
+    return bytes(api.get(f"/models/{job['model']}/weights").content)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"optimizer": {"form": "rmsprop", "momentum": 0.5}},
+        {"validation": None, "batch_size": 7},
+        {
+            "training": {"form": "layerwise"},
+            "network": {"layers": [None, 6, 5, None]},
+            "validation": 0,
+        },
+        {"noise": {"hid1:out": 0.1}, "optimizer": "esgd"},
+    ],
+)
+def test_some_epochs_resumed_for_others_are_all_of_them(api: Api, spec: dict[str, Any]) -> None:
+    dataset = api.upload(TABLE)
+    whole = trained(api, dataset, epochs=7, **(spec | _staged(spec, 4)))
+    part = trained(api, dataset, epochs=4, **spec)
+    rest = resumed(api, part, epochs=3)
+    assert rest["status"] == "succeeded", rest["error"]
+    assert weights(api, rest) == weights(api, whole) != weights(api, part)
+    assert rest["metrics"] == whole["metrics"]
+    assert rest["spec"]["epochs"] == 7
+    history = [api.get(f"/jobs/{job['id']}/events").json()["data"] for job in (whole, rest)]
+    epochs = [[e["data"] for e in events if e["type"] == "epoch"] for events in history]
+    assert epochs[1] == epochs[0][4:]
+    log = api.get(f"/jobs/{rest['id']}/regularizers").json()["data"]
+    assert [line["epoch"] for entry in log for line in entry["history"][:1]] == [5] * len(log)
+    assert len(log) > 0
+
+
+def _staged(spec: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Stages take as many epochs as the job that began with them has."""
+    return {"training": {**spec["training"], "epochs": epochs}} if "training" in spec else {}
+
+
+def test_a_chain_of_resumed_jobs_outlives_those_before(api: Api) -> None:
+    dataset = api.upload(TABLE)
+    whole = trained(api, dataset, epochs=6)
+    job = trained(api, dataset, epochs=2)
+    for _ in range(2):
+        following = api.post(f"/jobs/{job['id']}/resume", json={"epochs": 2}).json()
+        assert api.delete(f"/jobs/{job['id']}").status_code == 204
+        api.work()
+        job = api.get(f"/jobs/{following['id']}").json()
+    assert weights(api, job) == weights(api, whole)
+
+
+def test_by_default_as_many_epochs_again(api: Api) -> None:
+    job = trained(api, api.upload(TABLE), epochs=3)
+    answer = api.post(f"/jobs/{job['id']}/resume")
+    assert answer.json()["spec"]["epochs"] == 6
+
+
+def test_patience_that_had_run_out_is_given_anew(api: Api) -> None:
+    spec = {"epochs": 200, "patience": 2, "optimizer": {"form": "sgd", "learning_rate": 0.5}}
+    job = trained(api, api.upload(TABLE), **spec)
+    stopped = job["progress"]["completed"]
+    assert stopped < 200
+    rest = resumed(api, job, epochs=5)
+    assert stopped + 2 <= rest["progress"]["completed"] <= stopped + 5
+
+
+def test_another_learning_rate_is_taken(api: Api) -> None:
+    job = trained(api, api.upload(TABLE), epochs=2)
+    one, two = (resumed(api, job, epochs=2, learning_rate=rate) for rate in (1e-3, 1e-2))
+    assert one["spec"]["optimizer"]["learning_rate"] == 1e-3
+    assert weights(api, one) != weights(api, two)
+
+
+def test_the_same_key_resumes_once(api: Api) -> None:
+    job = trained(api, api.upload(TABLE), epochs=1)
+    key = {"Idempotency-Key": "once"}
+    path = f"/jobs/{job['id']}/resume"
+    first, again = (api.post(path, json={"epochs": 1}, headers=key).json() for _ in range(2))
+    assert first == again
+    assert_problem(api.post(path, json={"epochs": 2}, headers=key), 422)
+
+
+def test_what_cannot_go_on_is_a_conflict(api: Api) -> None:
+    dataset = api.upload(TABLE)
+    waiting = api.train(dataset, network=NETWORK)
+    assert_problem(api.post(f"/jobs/{waiting['id']}/resume"), 409)
+    api.post(f"/jobs/{waiting['id']}/cancel")
+    problem = assert_problem(api.post(f"/jobs/{waiting['id']}/resume"), 409)
+    assert "no state" in problem["detail"]
+    job = trained(api, dataset, epochs=1)
+    assert api.delete(f"/datasets/{dataset}").status_code == 204
+    problem = assert_problem(api.post(f"/jobs/{job['id']}/resume"), 409)
+    assert "data set" in problem["detail"]
+    assert_problem(api.post("/jobs/job_none/resume"), 404)
+
+
+@pytest.mark.parametrize("body", [{"epochs": 0}, {"epochs": 10**7}, {"epoch": 1}, {"epochs": "2"}])
+def test_what_is_asked_for_is_checked(api: Api, body: dict[str, Any]) -> None:
+    job = trained(api, api.upload(TABLE), epochs=1)
+    assert_problem(api.post(f"/jobs/{job['id']}/resume", json=body), 422)
