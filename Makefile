@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak serve clean
+.PHONY: help setup demo test check format openapi docs soak paper serve clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -68,6 +68,11 @@ docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.
 
 soak: $(READY) ## 200 clients for a minute, each answer compared with its lone twin
 	$(BIN)/python -m bench.soak $(ARGS)
+
+DATA ?= data/uci
+
+paper: $(READY) ## Four UCI sets by a published protocol; DATA=folder has them, ARGS="--epochs 4000"
+	$(BIN)/python -m bench.paper --data $(DATA) $(ARGS)
 
 serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)
