@@ -97,6 +97,8 @@ class KeyMiddleware:
                 raise
             self._stored_exist = looking
         assert self._stored_exist is not None
+        if self._stored_exist.done():
+            return self._stored_exist.result()
         return await asyncio.shield(self._stored_exist)
 
 

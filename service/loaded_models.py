@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from engine import artifact
 from engine.errors import ArtifactError
 from engine.prediction import PredictionPlan
+from engine.regularizers import is_stochastic
 from service.errors import Corrupt, NotFound
 from service.store.blobs import Blobs
 from service.store.models import Model
@@ -27,6 +28,8 @@ class KeptPlan:
 
     def __init__(self, plan: PredictionPlan) -> None:
         self.plan = plan
+        self.is_stochastic = is_stochastic(plan.regularizers)
+        """Whether its passes differ."""
         self._flops: dict[int, float] = {}
 
     def flops(self, rows: int, check: Callable[[PredictionPlan, int], float]) -> float:

@@ -23,7 +23,6 @@ from engine.data.lengths import given_steps, steps_of, stored_steps
 from engine.errors import DataError
 from engine.generation import Generation, plan_generation
 from engine.prediction import Estimate, PredictionPlan, never, plan_prediction
-from engine.regularizers import is_stochastic
 from engine.spec import MAX_SEED, PredictSpec
 from engine.summary import Tree
 from service.answer_tables import STREAM, arrow_of
@@ -279,7 +278,6 @@ class Predictor:
         self, request: PredictRequest, key: Hashable | None, stored: Model, loaded: LoadedModel
     ) -> Prepared:
         """Make the plan, or find it by its key, and encode the rows."""
-        seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
         data = self._data(request.inputs)
         trained = loaded.model.encoding
         model = loaded.model
@@ -288,13 +286,13 @@ class Predictor:
             model = model.of_steps(given if data is None else stored_steps(trained, data))
 
         def make() -> PredictionPlan:
-            return plan_prediction(model, request.spec(), seed=seed)
+            return plan_prediction(model, request.spec(), seed=0)
 
         if key is None or model is not loaded.model:
             kept = KeptPlan(make())
         else:
             kept = loaded.plan(key, make)
-        plan = kept.plan.again(seed=seed, row_offset=request.row_offset)
+        plan = kept.plan.again(seed=_seed(request, kept), row_offset=request.row_offset)
         generation = None
         if request.generate is not None:
             generation = plan_generation(plan, trained_steps=steps_of(trained))
@@ -302,7 +300,7 @@ class Predictor:
         flops = kept.flops(len(x), check_size)
         if generation is not None:
             flops = check_generation(generation, len(x))
-        random = is_stochastic(plan.regularizers) or (generation is not None and generation.draws)
+        random = kept.is_stochastic or (generation is not None and generation.draws)
         return Prepared(
             model_id=stored.id,
             plan=plan,
@@ -355,6 +353,14 @@ class Predictor:
             of_rows = error.pointer.startswith("#/inputs/rows")
             pointer = error.pointer if of_rows else "#/inputs/dataset"
             raise DataError(error.detail, pointer=pointer) from error
+
+
+def _seed(request: PredictRequest, kept: KeptPlan) -> int:
+    """Return the seed that was given, else one that is drawn where anything may depend on it."""
+    if request.seed is not None:
+        return request.seed
+    draws = kept.is_stochastic or request.generate is not None
+    return secrets.randbelow(MAX_SEED + 1) if draws else 0
 
 
 def _is_stored(request: PredictRequest) -> bool:

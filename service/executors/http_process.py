@@ -74,6 +74,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing asks who a caller is, or by which scheme it came
         timeout_graceful_shutdown=max(1, int(settings.shutdown_s) - 2),
         timeout_keep_alive=30,
     )

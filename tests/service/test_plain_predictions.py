@@ -171,3 +171,16 @@ def test_answers_are_counted_either_way(api: Api) -> None:
     for status in (200, 422):
         line = f'bernoulli_requests_total{{method="POST",route="/predict",status="{status}"}} 2.0'
         assert line in counts
+
+
+def test_a_seed_is_drawn_where_anything_depends_on_it(shared: Api, model: str) -> None:
+    def seed(**body: Any) -> Any:
+        answer = shared.post("/predict", json={"model": model, "inputs": ROW, **body})
+        return answer.json()["seed"]
+
+    drawn = {seed(dropout={"in:out": 0.5}) for _ in range(3)}
+    assert len(drawn) == 3
+    assert None not in drawn
+    assert seed() is None
+    assert seed(dropout={"in:out": 0.0}) is None
+    assert seed(seed=4) == 4
