@@ -36,18 +36,24 @@ from engine.spec import NetworkSpec, RegularizationSpec, TrainSpec
 
 __all__ = [
     "FORMAT",
+    "MEMBER_KEYS",
     "Model",
     "describe_graph",
+    "describe_parameters",
     "describe_regularizer",
     "document_of",
     "graph_of_steps",
     "import_model",
     "load_model",
+    "predicts",
     "weights_of",
 ]
 
 FORMAT = 1
 """Version of the document; a reader refuses those it does not know."""
+
+MEMBER_KEYS = ("spec", "network", "rates", "noise_precision", "metrics", "kept_epoch")
+"""What the document of an ensemble tells of each member."""
 
 _SIZED = (None, "input", "ff", "softmax", "conv1", "conv2")
 """Forms of layers whose size nothing but the spec or the data can say."""
@@ -65,10 +71,40 @@ class Model:
     """The regularizers that it was trained with, with the rates that were learnt."""
     noise_precision: npt.NDArray[np.float64] | None
     """Broadcasts against outputs, in original units^-2; None where there is none."""
+    members: tuple[Model, ...] = ()
+    """Of an ensemble all its models, of which this is the first; they differ in nothing that says
+    what is read and what is predicted."""
 
     @property
     def graph(self) -> Graph:
         return self.network.graph
+
+    @property
+    def bytes(self) -> int:
+        """Memory for its parameters."""
+        return sum(model.network.bytes for model in self.members or (self,))
+
+    @property
+    def noise_variance(self) -> npt.NDArray[np.float64] | None:
+        """The variance of the noise, of an ensemble the mean over its members'."""
+        precisions = [model.noise_precision for model in self.members or (self,)]
+        known = [1 / precision for precision in precisions if precision is not None]
+        if len(known) < len(precisions):
+            return None
+        return known[0] if len(known) == 1 else np.mean(known, axis=0)
+
+    def precision_of_passes(self, passes: int) -> npt.NDArray[np.float64] | None:
+        """Return the precision of the noise of each of so many passes, of which members take turns.
+
+        It broadcasts against samples.
+        """
+        if not self.members:
+            return self.noise_precision
+        if self.noise_variance is None:
+            return None
+        precisions = [np.asarray(model.noise_precision) for model in self.members]
+        apart = np.stack([own.reshape(1, *own.shape) for own in precisions])
+        return np.concatenate([apart] * (passes // len(precisions)))
 
     def of_steps(self, steps: int | None) -> Model:
         """Return the model as it reads sequences of so many steps; itself, if None or its own.
@@ -89,6 +125,7 @@ class Model:
             self,
             network=self.network.of_graph(graph),
             encoding=of_steps(self.encoding, steps, graph.last.shape),
+            members=tuple(replace(model, members=()).of_steps(steps) for model in self.members),
         )
 
 
@@ -205,6 +242,15 @@ def load_model(
         )
     if hashlib.sha256(weights).hexdigest() != document["weights"]["sha256"]:
         raise ArtifactError("the stored weights are not those of the model: their hash differs")
+    values = _read(weights)
+    if "members" not in document:
+        return _model_of(document, values, device)
+    return _ensemble_of(document, values, device)
+
+
+def _model_of(
+    document: Mapping[str, Any], values: Mapping[str, npt.NDArray[Any]], device: torch.device | None
+) -> Model:
     try:
         network_spec = NetworkSpec.model_validate(document["network"])
         encoding = Encoding.model_validate(document["encoding"])
@@ -214,16 +260,67 @@ def load_model(
         raise ArtifactError("the model's document cannot be read") from error
     assert network_spec.form is not None
     graph = build_graph(network_spec, form=network_spec.form, input_shapes=None, output_shape=None)
-    values = _checked(graph, _read(weights))
+    own = _checked(graph, values)
     precision = document["noise_precision"]
     rates = {int(index): by_output for index, by_output in document.get("rates", {}).items()}
     return Model(
-        network=Network(graph, values, device=device),
+        network=Network(graph, own, device=device),
         encoding=encoding,
         trained=learnt(resolve(trained, graph), rates),
         noise_precision=None
         if precision is None
         else encoding.along_targets([precision[name] for name in encoding.target_names]),
+    )
+
+
+def _ensemble_of(
+    document: Mapping[str, Any], values: Mapping[str, npt.NDArray[Any]], device: torch.device | None
+) -> Model:
+    """Load each member; parameters are named by its number first, ``1.hid1.w``."""
+    by_member: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for name, value in values.items():
+        member, _, own = name.partition(".")
+        by_member.setdefault(member, {})[own] = value
+    told = document["members"]
+    if (
+        not isinstance(told, list)
+        or not told
+        or sorted(by_member, key=str) != sorted(map(str, range(len(told))))
+    ):
+        raise ArtifactError("the weights are not those of the ensemble's members")
+    members = tuple(
+        _model_of({**document, **own}, by_member[str(index)], device)
+        for index, own in enumerate(told)
+    )
+    if len({predicts(model.graph) for model in members}) > 1:
+        raise ArtifactError("the members of the ensemble do not predict the same")
+    return replace(members[0], members=members)
+
+
+def describe_parameters(model: Model) -> dict[str, Any]:
+    """Return the parameters by name, and how many numbers they are, of all members."""
+    graphs = [own.graph for own in model.members]
+    if not graphs:
+        return {key: describe_graph(model.graph)[key] for key in ("parameters", "parameter_count")}
+    return {
+        "parameters": {
+            f"{index}.{name}": told
+            for index, graph in enumerate(graphs)
+            for name, told in describe_graph(graph)["parameters"].items()
+        },
+        "parameter_count": sum(graph.parameter_count for graph in graphs),
+    }
+
+
+def predicts(graph: Graph) -> tuple[Any, ...]:
+    """Return what the members of an ensemble have in common beside their encoding."""
+    noise = graph.noise_loss
+    return (
+        graph.form,
+        graph.last.out,
+        graph.last.shape,
+        graph.noise_output,
+        None if noise is None else noise.covar_eps,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from engine.artifact import (
     FORMAT,
     describe_graph,
+    describe_parameters,
     describe_regularizer,
     load_model,
     resolved_regularizers,
@@ -26,6 +27,7 @@ _MAX_DOCUMENT = 64 * 2**20
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows, so that equal models have equal bytes
 _KEYS = frozenset(
     {"format", "version", "spec", "network", "encoding", "rates", "noise_precision", "metrics"}
+    | {"members"}
     | {"kept_epoch", "calibration"}
 )
 
@@ -57,11 +59,13 @@ def read_bundle(content: bytes, *, max_bytes: int) -> tuple[dict[str, Any], byte
     document["weights"] = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
     try:
         model = load_model(document, weights)
-        if (
-            model.encoding.input_shapes != {layer.name: layer.shape for layer in model.graph.inputs}
-            or model.encoding.output_shape != model.graph.last.shape
-        ):
-            raise ArtifactError("the bundle's encoding does not fit its network")
+        for own in model.members or (model,):
+            shapes = {layer.name: layer.shape for layer in own.graph.inputs}
+            if (own.encoding.input_shapes, own.encoding.output_shape) != (
+                shapes,
+                own.graph.last.shape,
+            ):
+                raise ArtifactError("the bundle's encoding does not fit its network")
         described = [
             describe_regularizer(index, regularizer)
             for index, regularizer in enumerate(resolved_regularizers(document, model.graph))
@@ -73,6 +77,7 @@ def read_bundle(content: bytes, *, max_bytes: int) -> tuple[dict[str, Any], byte
     metrics = document.get("metrics")
     document |= {
         **describe_graph(model.graph),
+        **describe_parameters(model),
         "regularizers": described,
         "metrics": metrics if isinstance(metrics, dict) else {},
     }

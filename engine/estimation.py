@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.data.inputs import Inputs
-from engine.sampling import PreparedRows, Sampler
 from engine.statistics import BLOCK
 from engine.summary import Summary, Tree
 from engine.tallies import EXACT_PASSES, Kept, Piece, Tally
 
-__all__ = ["NOISE", "OWN", "Drawing", "Estimate", "Reading", "StoppedBy", "kept_passes", "never"]
+__all__ = [
+    "NOISE",
+    "OWN",
+    "Drawing",
+    "Estimate",
+    "Passes",
+    "Reading",
+    "StoppedBy",
+    "kept_passes",
+    "never",
+]
 
 StoppedBy = Literal["num_samples", "tolerance", "budget_ms"]
 Samples = npt.NDArray[np.float32]
@@ -63,13 +72,46 @@ class Reading:
         return samples if self.adapt is None else self.adapt(samples)
 
 
+class _Rows(Protocol):
+    """Rows of which passes can be drawn."""
+
+    @property
+    def deterministic(self) -> Mapping[str, Samples]:
+        """What no mask reaches."""
+
+    def draw(self, first: int, count: int) -> Mapping[str, Samples]:
+        """Return passes `first` to `first + count - 1`, of ensembles so many of each member."""
+
+
+class Passes(Protocol):
+    """What draws passes: a sampler, or those of an ensemble's members together."""
+
+    @property
+    def stochastic(self) -> Sequence[str]:
+        """Outputs that differ between passes."""
+
+    @property
+    def members(self) -> int:
+        """How many passes are drawn for each that is asked for."""
+
+    @property
+    def numbers_per_row(self) -> int:
+        """What is held for a row that is prepared."""
+
+    def size_of(self, name: str) -> int:
+        """Return how many numbers an output has."""
+
+    def prepare(self, x: Inputs, row_ids: Indices, seeds: Sequence[int] | None = None) -> _Rows:
+        """Prepare rows, so that passes of them can be drawn."""
+
+
 class _Part:
     """Some of the rows, and what is known of them."""
 
     def __init__(
         self,
         readings: Mapping[str, Reading],
-        sampler: Sampler,
+        sampler: Passes,
         x: Inputs,
         ids: Indices,
         seeds: Sequence[int] | None,
@@ -79,11 +121,11 @@ class _Part:
         self._sampler = sampler
         self._ids = ids
         self._seeds = seeds
-        self._holds = len(x) * sampler.network.graph.numbers_per_row <= _PREPARED
-        self._prepared: PreparedRows | None = None
+        self._holds = len(x) * sampler.numbers_per_row <= _PREPARED
+        self._prepared: _Rows | None = None
         drawn = set(sampler.stochastic)
         self.tallies = {
-            name: Tally(reading.kept, constant=reading.output not in drawn)
+            name: Tally(reading.kept, constant=reading.output not in drawn, members=sampler.members)
             for name, reading in readings.items()
         }
         for name, tally in self.tallies.items():
@@ -92,7 +134,7 @@ class _Part:
                 value = self.prepared().deterministic[reading.output]
                 tally.add(tally.reduce(reading.of(value[None])))
 
-    def prepared(self) -> PreparedRows:
+    def prepared(self) -> _Rows:
         if self._prepared is not None:
             return self._prepared
         prepared = self._sampler.prepare(self.x, self._ids, self._seeds)
@@ -122,7 +164,7 @@ class Drawing:
         *,
         summary: Summary,
         readings: Mapping[str, Reading],
-        sampler: Sampler,
+        sampler: Passes,
         x: Inputs,
         row_ids: Indices,
         seeds: Sequence[int] | None = None,
@@ -138,9 +180,9 @@ class Drawing:
         self._ids = row_ids
         self._seeds = seeds
         self._passes = summary.spec.num_samples or 1
-        size_of = sampler.network.graph.size_of
-        self._width = sum(size_of(name) for name in sampler.stochastic) or 1
-        self._kept = kept_passes(readings, self._passes)
+        own = sum(sampler.size_of(name) for name in sampler.stochastic)
+        self._width = own * sampler.members or 1
+        self._kept = kept_passes(readings, self._passes * sampler.members)
         self._is_joint = any(reading.kept.covariance for reading in readings.values())
 
     def whole(self) -> Tree:
@@ -197,7 +239,8 @@ class Drawing:
         return done, late()
 
     def _reason(self, parts: Sequence[_Part], done: int, is_late: bool) -> StoppedBy | None:
-        if all(self._summary.meets_tolerance(part.tallies[OWN], done) for part in parts):
+        drawn = done * self._sampler.members
+        if all(self._summary.meets_tolerance(part.tallies[OWN], drawn) for part in parts):
             return "tolerance"
         if done == self._passes:
             return "num_samples"
@@ -227,6 +270,7 @@ class Drawing:
 
     def _outputs_of(self, part: _Part, passes: int) -> Tree:
         tallies, summary = part.tallies, self._summary
+        passes *= self._sampler.members
         answer = summary.of_passes(tallies[OWN], tallies.get(NOISE), part.x, passes)
         for name, tally in tallies.items():
             if name not in (OWN, NOISE):

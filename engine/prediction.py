@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from engine.artifact import Model
 from engine.data.inputs import Inputs
-from engine.estimation import NOISE, OWN, Drawing, Estimate, Reading, kept_passes, never
+from engine.estimation import (
+    NOISE,
+    OWN,
+    Drawing,
+    Estimate,
+    Passes,
+    Reading,
+    kept_passes,
+    never,
+)
 from engine.names import match
 from engine.partition import Partition
 from engine.prediction_checks import (
@@ -260,7 +269,7 @@ class PredictionPlan:
         """
         if self.num_samples is not None:
             return self._drawing(x, row_ids, stop, threads, seeds).whole()
-        sampler = self._sampler(stop, threads)
+        sampler = self.sampler(stop, threads)
         rows = sampler.prepare(x, row_ids, seeds)
         drawn = dict(rows.deterministic)
         if sampler.stochastic:
@@ -280,13 +289,17 @@ class PredictionPlan:
         return Drawing(
             summary=self.summary,
             readings=self.readings,
-            sampler=self._sampler(stop, threads),
+            sampler=self._passes(stop, threads),
             x=x,
             row_ids=row_ids,
             seeds=seeds,
         )
 
-    def _sampler(self, stop: Callable[[], bool], threads: int) -> Sampler:
+    def _passes(self, stop: Callable[[], bool], threads: int) -> Passes:
+        return self.sampler(stop, threads)
+
+    def sampler(self, stop: Callable[[], bool], threads: int) -> Sampler:
+        """Return what draws the passes of the model alone."""
         return Sampler(
             self.model.network,
             self.regularizers,
@@ -331,15 +344,18 @@ class PredictionPlan:
         return readings
 
 
-def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> PredictionPlan:
+def plan_prediction(
+    model: Model, spec: PredictSpec, *, seed: int, alone: bool = True
+) -> PredictionPlan:
     """Resolve a request: which rates act, which outputs and statistics are asked for.
 
     With `num_samples` and no dropout key the rates are those of training. Raises SpecError where
     the model has none, or for a statistic that it does not have; PatternError for a pattern that
-    matches nothing.
+    matches nothing. A model that is not `alone` is one of an ensemble, which has several passes
+    though all of one member's be the same.
     """
     check_ends(spec)
-    regularizers = acting_regularizers(model, spec)
+    regularizers = acting_regularizers(model, spec, alone=alone)
     warnings = unread_warnings(regularizers, model.graph)
     readable = readable_outputs(model.graph, regularizers)
     extra: dict[str, None] = {}
@@ -352,7 +368,7 @@ def plan_prediction(model: Model, spec: PredictSpec, *, seed: int) -> Prediction
     if start is not None and spec.statistics is None:
         statistics = tuple(name for name in statistics if name != "reconstruction_error")
     if spec.num_samples is not None:
-        if not is_stochastic(regularizers):
+        if alone and not is_stochastic(regularizers):
             warnings.append(
                 "nothing is dropped and no noise is added, so all passes are the same; leave out "
                 "the dropout and noise keys for the rates of training"

@@ -75,8 +75,13 @@ def given_start(
     return name
 
 
-def acting_regularizers(model: Model, spec: PredictSpec) -> tuple[Regularizer, ...]:
-    """Return what drops and adds noise; raise SpecError for what cannot, or for nothing at all."""
+def acting_regularizers(
+    model: Model, spec: PredictSpec, *, alone: bool = True
+) -> tuple[Regularizer, ...]:
+    """Return what drops and adds noise; raise SpecError for what cannot, or for nothing at all.
+
+    A model that is not `alone`, but one of an ensemble, may have been trained without any.
+    """
     asks_for_trained = spec.dropout == "trained"
     if asks_for_trained:
         _refuse_beside_trained(spec)
@@ -98,7 +103,7 @@ def acting_regularizers(model: Model, spec: PredictSpec) -> tuple[Regularizer, .
     if not asks_for_trained and spec.num_samples is None:
         return ()
     trained = trained_perturbations(model)
-    if not is_stochastic(trained):
+    if alone and not is_stochastic(trained):
         raise SpecError(
             "the model was trained without dropout and noise, so all passes would be the same; "
             "give `input_dropout`, `hidden_dropout`, `output_dropout` or `dropout` with rates, or "

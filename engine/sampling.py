@@ -77,6 +77,20 @@ class Sampler:
         self._seed = seed
         self._purpose = f"predict {masks}"
 
+    @property
+    def members(self) -> int:
+        """One network draws one pass at a time; see `engine.ensembles`."""
+        return 1
+
+    @property
+    def numbers_per_row(self) -> int:
+        """What is held for a row that is prepared."""
+        return self.network.graph.numbers_per_row
+
+    def size_of(self, name: str) -> int:
+        """Return how many numbers an output has."""
+        return self.network.graph.size_of(name)
+
     def deterministic(self, x: Inputs) -> dict[str, Array]:
         """Return the wanted outputs that no mask reaches, each (rows, *shape)."""
         return self.prepare(x, np.zeros(len(x), dtype=np.int64)).deterministic

@@ -121,7 +121,8 @@ class Search:
         self._runs: dict[int, VariantRun] = {}
         self._round = 0
         self._untold: list[int] = []
-        self._best: tuple[int, Outcome] | None = None
+        self._best: int | None = None
+        self._outcomes: dict[int, Outcome] = {}
         self._refit: TrainingRun | None = None
 
     # -- the search --------------------------------------------------------------------------------
@@ -192,14 +193,24 @@ class Search:
             standing.noise_precision = run.outcome.noise_precision
             if run.is_finished:
                 standing.status = "succeeded"
-            self._keep_if_best(index, run.outcome)
+            self._keep(index, run.outcome)
         if standing.status != "running":
             del self._runs[index]
         self._untold.append(index)
 
-    def _keep_if_best(self, index: int, outcome: Outcome) -> None:
-        if self._best is None or self._worth(index) >= self._worth(self._best[0]):
-            self._best = index, outcome
+    def _keep(self, index: int, outcome: Outcome) -> None:
+        """Hold on to the best, and where all become an ensemble to those at their end."""
+        best = self._best
+        if best is None or self._worth(index) >= self._worth(best):
+            self._best = index
+        self._outcomes[index] = outcome
+        for held in list(self._outcomes):
+            if held != self._best and not self._is_member(held):
+                del self._outcomes[held]
+
+    def _is_member(self, index: int) -> bool:
+        is_ensemble = self.plan.search.keep == "ensemble"
+        return is_ensemble and self.standings[index].status == "succeeded"
 
     def _worth(self, index: int) -> tuple[bool, int, bool, float, int]:
         """Order variants: those at their end, those further on, and then by the metric."""
@@ -244,13 +255,12 @@ class Search:
                 f"first: {self.standings[0].detail}",
                 pointer="#/search",
             )
-        index = self._best[0]
-        if self.plan.score(self.standings[index].metrics) is None:
+        if self.plan.score(self.standings[self._best].metrics) is None:
             raise DataError(
                 f"no variant has a finite {self.plan.select!r}; select by another metric",
                 pointer="#/search/select",
             )
-        return index
+        return self._best
 
     def _tell(self) -> Iterator[VariantEvent]:
         while self._untold:
@@ -259,8 +269,8 @@ class Search:
 
     def _refit_run(self) -> TrainingRun:
         assert self._best is not None
-        index, outcome = self._best
-        spec = self.plan.variants[index].plan.spec
+        outcome = self._outcomes[self._best]
+        spec = self.plan.variants[self._best].plan.spec
         data = self._data[0]
         plan = plan_training(refit_spec(spec, outcome.kept_epoch, outcome.noise_precision), data)
         rows = encode_rows(plan, data, None, self._device)
@@ -285,44 +295,34 @@ class Search:
         """The training of the best once more, when it has begun."""
         return self._refit
 
-    @property
-    def best(self) -> int | None:
-        """The best variant so far, of those that were measured."""
-        return None if self._best is None else self._best[0]
+    def members(self) -> list[tuple[TrainingPlan, Outcome]]:
+        """Return what the search leaves if it ends here, the best first; empty before any epoch.
 
-    def outcome(self) -> tuple[TrainingPlan, Outcome] | None:
-        """Return what the search leaves if it ends here; None before any epoch is done.
-
-        Its metrics have in `search` those by which the variant was chosen.
+        One, or all of an ensemble.
         """
         if self._best is None:
             self._lanes.rest()
             for index, run in sorted(self._runs.items()):
                 if run.epochs:
-                    return self.plan.variants[index].plan, run.run.outcome()
-            return None
-        index, chosen = self._best
-        plan = self.plan.variants[index].plan
-        kept = chosen
+                    return [(self.plan.variants[index].plan, run.run.outcome())]
+            return []
         if self._refit is not None and self._refit.is_finished:
-            plan, kept = self._refit.plan, self._refit.outcome()
-        metrics = kept.metrics | {"search": self._told(index, chosen)}
-        return plan, replace(kept, metrics=metrics)
+            return [(self._refit.plan, self._refit.outcome())]
+        order = [self._best, *(index for index in sorted(self._outcomes) if index != self._best)]
+        return [(self.plan.variants[index].plan, self._outcomes[index]) for index in order]
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of the best variant so far."""
+        """Return in `search` the metrics of the best variant so far; empty before there is one."""
         if self._best is None:
             return {}
-        index, chosen = self._best
-        return chosen.metrics | {"search": self._told(index, chosen)}
-
-    def _told(self, index: int, chosen: Outcome) -> dict[str, Any]:
-        return {
-            "variant": index,
-            "overrides": self.plan.variants[index].variant.overrides,
+        chosen = self._outcomes[self._best]
+        told = {
+            "variant": self._best,
+            "overrides": self.plan.variants[self._best].variant.overrides,
             "kept_epoch": chosen.kept_epoch,
             **chosen.metrics,
         }
+        return {"search": told}
 
     # -- exact resume ------------------------------------------------------------------------------
 
@@ -334,17 +334,17 @@ class Search:
             arrays[f"run.{index}"] = _stored(run.run.staged.state())
         if self._refit is not None:
             arrays["refit"] = _stored(self._refit.staged.state())
-        best: dict[str, Any] | None = None
-        if self._best is not None:
-            index, outcome = self._best
-            best = {**vars(outcome), "index": index, "parameters": None}
-            arrays |= {f"best/{name}": value for name, value in outcome.parameters.items()}
+        outcomes: dict[int, Any] = {}
+        for index, outcome in self._outcomes.items():
+            outcomes[index] = {**vars(outcome), "parameters": None}
+            arrays |= {f"{index}/{name}": value for name, value in outcome.parameters.items()}
         told = {
             "round": self._round,
             "selected": self.selected,
             "untold": self._untold,
             "standings": [vars(standing) for standing in self.standings],
-            "best": best,
+            "best": self._best,
+            "outcomes": outcomes,
         }
         return safetensors.numpy.save(arrays, metadata={"search": json.dumps(told)})
 
@@ -362,8 +362,9 @@ class Search:
         self.selected = told["selected"]
         self._untold = told["untold"]
         self.standings = [Standing(**standing) for standing in told["standings"]]
-        if told["best"] is not None:
-            self._best = told["best"].pop("index"), _outcome(told["best"], arrays)
+        self._best = told["best"]
+        for name, outcome in told["outcomes"].items():
+            self._outcomes[int(name)] = _outcome(outcome, arrays, f"{name}/")
         for index, standing in enumerate(self.standings):
             if standing.status == "running":
                 self._run_of(index).run.staged.restore(arrays[f"run.{index}"].tobytes())
@@ -376,11 +377,11 @@ def _stored(state: bytes) -> Any:
     return np.frombuffer(state, dtype=np.uint8)
 
 
-def _outcome(told: dict[str, Any], arrays: dict[str, Any]) -> Outcome:
+def _outcome(told: dict[str, Any], arrays: dict[str, Any], prefix: str) -> Outcome:
     parameters = {
-        name.removeprefix("best/"): value
+        name.removeprefix(prefix): value
         for name, value in arrays.items()
-        if name.startswith("best/")
+        if name.startswith(prefix)
     }
     rates = {int(index): by_output for index, by_output in told["rates"].items()}
     return Outcome(**told | {"parameters": parameters, "rates": rates})

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.artifact import predicts
 from engine.data.dataset import Data
 from engine.data.profile import profile
 from engine.data.schema import Schema
 from engine.errors import EngineError, SpecError
+from engine.graph import Graph
 from engine.plan import TrainingPlan, plan_training, vary
 from engine.spec import SearchSpec, TrainSpec, ValidationSpec
 from engine.variants import Variant, spec_of, variants_of
@@ -146,7 +148,10 @@ def plan_search(
             network = spec.network.model_dump_json()
             if network not in by_network:
                 by_network[network] = plan_training(spec, data, validation_data, schema=schema)
-                _check_same_rows(by_network[network], next(iter(by_network.values())))
+                first = next(iter(by_network.values()))
+                _check_same_rows(by_network[network], first)
+                if search.keep == "ensemble":
+                    _check_predicts_same(by_network[network].graph, first.graph)
                 if refits:
                     plan_training(refit_spec(spec, 1, None), data, schema=schema)
             plan = vary(by_network[network], spec, data)
@@ -155,12 +160,12 @@ def plan_search(
             kind = SpecError if isinstance(error, SpecError) else type(error)
             raise kind(f"variant {variant.index}: {error.detail}", pointer=pointer) from error
         planned.append(PlannedVariant(variant=variant, plan=plan))
-    first = planned[0].plan
+    plan = planned[0].plan
     return SearchPlan(
         search=search,
         variants=tuple(planned),
-        select=_select(search, first),
-        refits=refits and first.valid_rows > 0,
+        select=_select(search, plan),
+        refits=refits and plan.valid_rows > 0,
     )
 
 
@@ -173,6 +178,8 @@ def _refits(search: SearchSpec, base: TrainSpec) -> bool:
             "another, so there is nothing to add to them; leave `refit` out",
             pointer="#/search/refit",
         )
+    if search.keep == "ensemble":
+        return False
     if search.refit is not None:
         return search.refit
     return bool(validation) and not elsewhere
@@ -189,6 +196,15 @@ def _check_same_rows(plan: TrainingPlan, first: TrainingPlan) -> None:
         raise SpecError(
             "the data are read otherwise for this network than for the first variant's, and "
             "variants are compared on the same inputs, targets and rows",
+            pointer="#/network",
+        )
+
+
+def _check_predicts_same(graph: Graph, first: Graph) -> None:
+    if predicts(graph) != predicts(first):
+        raise SpecError(
+            "members of an ensemble predict the same: their last layers have the same name, and so "
+            "have those of learnt variances, with the same `covar_eps`",
             pointer="#/network",
         )
 

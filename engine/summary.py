@@ -149,10 +149,10 @@ class Summary:
 
     def meets_tolerance(self, own: Tally, passes: int) -> bool:
         """Say whether no standard error of the prediction is above the tolerance."""
-        variance = own.variance(passes)
+        variance = own.error_variance(passes)
         if self.tolerance is None or variance is None:
             return False
-        errors = np.sqrt(variance / passes) * self.model.encoding.target_scale
+        errors = np.sqrt(variance) * self.model.encoding.target_scale
         return bool((errors <= self.tolerance).all())
 
     def _of_numbers(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
@@ -212,22 +212,29 @@ class Summary:
         std = np.sqrt(variance) * scale
         answer = joint | {"std": std}
         if "standard_error" in asked:
-            answer["standard_error"] = std / math.sqrt(passes)
+            answer["standard_error"] = self._error(tally, std, passes, scale)
         return answer
+
+    def _error(self, tally: Tally, std: Array, passes: int, scale: Array | float) -> Array:
+        if not self.model.members:
+            return std / math.sqrt(passes)
+        variance = tally.error_variance(passes)
+        return np.full(std.shape, np.nan) if variance is None else np.sqrt(variance) * scale
 
     def _variances(self, std: Array, noise: Tally | None) -> Tree:
         epistemic = std**2
-        precision = self.model.noise_precision
+        variance = self.model.noise_variance
         if noise is not None:
             aleatoric = noise.mean
-        elif precision is not None:
-            aleatoric = np.broadcast_to(1 / precision, std.shape)
+        elif variance is not None:
+            aleatoric = np.broadcast_to(variance, std.shape)
         else:
             aleatoric = np.full(std.shape, np.nan)
         return {"epistemic": epistemic, "aleatoric": aleatoric, "total": epistemic + aleatoric}
 
     def _predictive_quantiles(self, own: Tally, noise: Tally | None) -> Tree:
-        samples, precision = own.samples, self.model.noise_precision
+        samples = own.samples
+        precision = self.model.precision_of_passes(len(samples))
         if noise is not None:
             precision = 1 / noise.samples
         if precision is None:

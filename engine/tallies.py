@@ -58,14 +58,20 @@ class Piece:
     entropies: Blocks | None
     votes: npt.NDArray[np.int64] | None
     samples: Samples | None
+    members: tuple[Blocks, ...] = ()
+    """Of an ensemble the passes of each member by itself, for their spread."""
 
 
 class Tally:
     """What is known of an output after some passes, (rows, *shape)."""
 
-    def __init__(self, kept: Kept, *, constant: bool = False) -> None:
-        """Of a `constant` output one sample is added, which stands for all passes."""
+    def __init__(self, kept: Kept, *, constant: bool = False, members: int = 1) -> None:
+        """Of a `constant` output one sample is added, which stands for all passes.
+
+        Of an ensemble the members take turns: a pass of each, and then the next of each.
+        """
         self._kept = kept
+        self._members = tuple(Moments() for _ in range(members)) if members > 1 else ()
         self.constant = constant
         self._moments = Moments()
         self._entropies = Moments()
@@ -84,11 +90,18 @@ class Tally:
             entropies=entropies,
             votes=count_votes(samples) if kept.votes else None,
             samples=samples if kept.holds else None,
+            members=self._apart(samples) if spread else (),
         )
+
+    def _apart(self, samples: Samples) -> tuple[Blocks, ...]:
+        count = len(self._members)
+        return tuple(reduce_blocks(samples[index::count]) for index in range(count))
 
     def add(self, piece: Piece) -> None:
         """Add the passes that follow."""
         self._moments.add(piece.blocks)
+        for moments, blocks in zip(self._members, piece.members, strict=False):
+            moments.add(blocks)
         if piece.entropies is not None:
             self._entropies.add(piece.entropies)
         if piece.votes is not None:
@@ -122,6 +135,22 @@ class Tally:
         if self.constant:
             return np.zeros(self.mean.shape) if passes > 1 else None
         return self._moments.variance
+
+    def error_variance(self, passes: int) -> Values | None:
+        """Return the variance of the mean, which of one pass does not exist; needs `spread`.
+
+        The members of an ensemble are given and not drawn: only their passes' spread counts.
+        """
+        variance = self.variance(passes)
+        if not self._members:
+            return None if variance is None else variance / passes
+        count = len(self._members)
+        within = [moments.variance for moments in self._members]
+        known = [own for own in within if own is not None]
+        if len(known) < count:
+            return None
+        total: Values = np.add.reduce(known) / (passes * count)
+        return total
 
     def covariance(self, passes: int) -> Values:
         """Return the sample covariance between rows, (rows, rows, *shape); NaN for one pass."""

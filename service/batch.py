@@ -19,8 +19,9 @@ from engine.collation import Layout, Rows, passed_through
 from engine.data.dataset import Data, Limits
 from engine.data.inputs import Inputs
 from engine.data.lengths import stored_steps
+from engine.ensembles import plan_model
 from engine.errors import DataError, SpecError
-from engine.prediction import PredictionPlan, plan_prediction
+from engine.prediction import PredictionPlan
 from engine.spec import PredictSpec
 from engine.streams import STREAM_VERSION
 from engine.tabulation import blocks_of
@@ -66,7 +67,7 @@ class Batch:
         self._key = key
         with _Located():
             self.model = model.of_steps(stored_steps(model.encoding, data))
-        self.plan: PredictionPlan = plan_prediction(self.model, spec, seed=seed)
+        self.plan: PredictionPlan = plan_model(self.model, spec, seed=seed)
         if rows is not None:
             _require_rows(rows, data.rows)
         with _Located():
@@ -150,7 +151,7 @@ class Batch:
         passes = None if spec.num_samples is None else min(spec.num_samples, 2)
         few = spec.model_copy(update={"num_samples": passes})
         ids = self._ids(0, 1)
-        outputs = plan_prediction(self.model, few, seed=seed).run(self._encoded(0, 1), ids)
+        outputs = plan_model(self.model, few, seed=seed).run(self._encoded(0, 1), ids)
         layout = Layout.of(
             blocks_of(outputs, self.model),
             self._passed(ids),

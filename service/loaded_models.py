@@ -147,7 +147,7 @@ class LoadedModels:
     def _sizes(self) -> dict[str, int]:
         """Return the bytes of each model in memory, the longest unused first."""
         return {
-            name: future.result().model.network.bytes
+            name: future.result().model.bytes
             for name, future in self._models.items()
             if future.done() and not future.cancelled() and future.exception() is None
         }

@@ -20,9 +20,10 @@ from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.inputs import Inputs
 from engine.data.lengths import given_steps, steps_of, stored_steps
+from engine.ensembles import plan_model
 from engine.errors import DataError
 from engine.generation import Generation, plan_generation
-from engine.prediction import Estimate, PredictionPlan, never, plan_prediction
+from engine.prediction import Estimate, PredictionPlan, never
 from engine.spec import MAX_SEED, PredictSpec
 from engine.summary import Tree
 from service.answer_tables import STREAM, arrow_of
@@ -286,7 +287,7 @@ class Predictor:
             model = model.of_steps(given if data is None else stored_steps(trained, data))
 
         def make() -> PredictionPlan:
-            return plan_prediction(model, request.spec(), seed=0)
+            return plan_model(model, request.spec(), seed=0)
 
         if key is None or model is not loaded.model:
             kept = KeptPlan(make())

@@ -329,6 +329,10 @@ class ModelView(ModelSummary):
     version: str
     weights: dict[str, Any]
     """`sha256` and `bytes` of the safetensors file."""
+    members: list[dict[str, Any]] | None = None
+    """Of an ensemble, the best first: each one's `spec`, `network`, `rates`, `noise_precision`,
+    `metrics` and `kept_epoch`. What stands above is then the first member's; `parameters` are all,
+    each named by its member's number first, `1.hid1.w`, and `metrics` have those of the choice."""
 
     @classmethod
     def of(cls, model: Model) -> ModelView:

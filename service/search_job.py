@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from engine.ensembles import ensemble_document
+from engine.plan import TrainingPlan
+from engine.run import Outcome
 from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
 from engine.search_plan import plan_search
 from engine.spec import SearchSpec, TrainSpec
-from service.steps import Step, TaskContext, TaskResult
+from service.steps import NewModel, Step, TaskContext, TaskResult
 from service.store.jobs import Job
 from service.training_job import (
     NewEvent,
@@ -51,6 +54,7 @@ class _SearchJob:
         self._started = time.monotonic()
         self._rows_before = 0
         self._is_chosen_told = False
+        """Whether it has been said which variant was chosen."""
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from an earlier attempt's checkpoint."""
@@ -75,7 +79,7 @@ class _SearchJob:
         return Step(
             events=tuple(self._events(event)),
             progress=self._progress(),
-            metrics=self.search.metrics() or None,
+            metrics=self._metrics() or None,
             epoch=epochs,
             is_milestone=isinstance(event, Selected),
             snapshot=self.search.state,
@@ -107,13 +111,34 @@ class _SearchJob:
         left = max(0, total - done) * len(self._plan.variants[0].plan.split.train)
         return _told("searching", done, max(done, total), rate, left)
 
+    def _metrics(self) -> dict[str, Any]:
+        found = self.search.metrics()
+        best = found.get("search", {})
+        return {name: best[name] for name in ("train", "valid") if name in best} | found
+
     def result(self) -> TaskResult:
-        """Return the model of the best so far."""
-        left = self.search.outcome()
-        if left is None:
+        """Return the model of the best so far, or of all that have come to their end."""
+        members = self.search.members()
+        if not members:
             return TaskResult()
-        plan, outcome = left
-        return TaskResult(metrics=outcome.metrics, model=new_model(self._job, plan, outcome))
+        told = self.search.metrics()
+        if len(members) == 1:
+            plan, outcome = members[0]
+            outcome = replace(outcome, metrics=outcome.metrics | told)
+            model = new_model(self._job, plan, outcome)
+        else:
+            model = self._ensemble(members, told)
+        return TaskResult(metrics=model.document["metrics"], model=model)
+
+    def _ensemble(
+        self, members: list[tuple[TrainingPlan, Outcome]], told: dict[str, Any]
+    ) -> NewModel:
+        documents = [
+            (new_model(self._job, plan, outcome).document, outcome.parameters)
+            for plan, outcome in members
+        ]
+        document, weights = ensemble_document(documents, {"train": {}, "valid": {}} | told)
+        return NewModel(name=self._job.name, document=document, weights=weights)
 
 
 def _told(

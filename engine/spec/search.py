@@ -104,15 +104,18 @@ class SearchSpec(Spec):
     refit: Annotated[bool, Strict()] | None = None
     """Train the best once more, from the start, on all of `rows`, the validation rows included, for
     its kept number of epochs and with its noise precision. By default where validation rows were
-    taken out of these."""
-    keep: Literal["best"] = "best"
-    """What becomes the model."""
+    taken out of these. Not with an ensemble."""
+    keep: Literal["best", "ensemble"] = "best"
+    """What becomes the model: the best, or all variants that came to their end, as one ensemble
+    whose members' passes count as one another's in a prediction."""
 
     @model_validator(mode="after")
     def _exactly_one_way(self) -> SearchSpec:
         given = [n for n in ("grid", "variants", "random") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of `grid`, `variants` and `random`")
+        if self.keep == "ensemble" and self.refit:
+            raise ValueError("`refit` trains the best once more; leave it out for an ensemble")
         if self.grid is not None:
             count = math.prod(len(values) for values in self.grid.values())
             if count > MAX_VARIANTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,9 @@ def finished(run: Search) -> Search:
 
 
 def artifact(run: Search) -> tuple[dict[str, Any], bytes]:
-    left = run.outcome()
-    assert left is not None
-    return artifact_of(*left, version="0")
+    ((plan, outcome),) = run.members()
+    told = replace(outcome, metrics=outcome.metrics | run.metrics())
+    return artifact_of(plan, told, version="0")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -94,10 +95,9 @@ def test_the_best_by_the_metric_is_kept_with_the_parameters_that_it_has_alone() 
         values = [s.metrics["valid"][select.partition(".")[2]] for s in run.standings]
         assert run.selected == values.index(best(values))
         lone = alone(run.plan.variants[run.selected].plan.spec)
-        left = run.outcome()
-        assert left is not None
+        ((_, kept),) = run.members()
         for name, value in lone.parameters.items():
-            np.testing.assert_array_equal(left[1].parameters[name], value)
+            np.testing.assert_array_equal(kept.parameters[name], value)
 
 
 def test_refitting_is_training_on_all_rows_for_the_kept_epochs_with_the_chosen_noise() -> None:

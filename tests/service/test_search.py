@@ -72,6 +72,54 @@ def test_events_tell_of_variants_the_choice_and_the_epochs_of_the_refit(api: Api
     assert [line["epoch"] for line in log[0]["history"]] == epochs
 
 
+def test_an_ensemble_is_one_model_whose_members_are_the_variants(api: Api) -> None:
+    dataset = api.upload(csv_of(60))
+    search = {"variants": [{"seed": 1}, {"seed": 2}, {"seed": 3}], "keep": "ensemble"}
+    job = finished(api, dataset=dataset, search=search)
+    variants = api.get(f"/jobs/{job['id']}/variants").json()["data"]
+    model = api.get(f"/models/{job['model']}").json()
+    best = [variant["selected"] for variant in variants].index(True)
+    order = [best, *(index for index in range(3) if index != best)]
+    told = [(member["metrics"], member["spec"]["seed"]) for member in model["members"]]
+    assert told == [(variants[index]["metrics"], index + 1) for index in order]
+    assert model["parameter_count"] == 3 * (3 * 6 + 6 + 6 + 1)
+    assert {name.split(".")[0] for name in model["parameters"]} == {"0", "1", "2"}
+    assert job["metrics"]["search"]["variant"] == best
+    request = {"model": job["model"], "inputs": [[0.1, 0.2, 0.3]], "num_samples": 8, "seed": 3}
+    asked = {**request, "statistics": ["mean", "samples"]}
+    answer = api.post("/predict", json=asked).json()
+    samples = answer["outputs"]["samples"]
+    assert (len(samples), answer["num_samples"]) == (24, 8)
+    mean = sum(sample[0][0] for sample in samples) / 24
+    assert answer["outputs"]["mean"][0][0] == pytest.approx(mean)
+    assert (
+        answer == api.post("/predict", json={**request, "statistics": ["mean", "samples"]}).json()
+    )
+    plain = api.post("/predict", json={k: request[k] for k in ("model", "inputs")})
+    assert plain.status_code == 200, plain.text
+    bundle = api.get(f"/models/{job['model']}/bundle").content
+    headers = {"Content-Type": "application/zip"}
+    copy = api.post("/models", content=bundle, headers=headers).json()
+    assert copy["parameters"] == model["parameters"]
+    again = api.post("/predict", json={**request, "model": copy["id"]}).json()
+    assert again["outputs"]["mean"] == answer["outputs"]["mean"]
+
+
+def test_a_stored_data_set_is_predicted_by_an_ensemble(api: Api) -> None:
+    dataset = api.upload(csv_of(60))
+    search = {"grid": {"hidden_dropout": [0.1, 0.3]}, "keep": "ensemble"}
+    job = finished(api, dataset=dataset, search=search)
+    body = {"model": job["model"], "inputs": {"dataset": dataset}, "num_samples": 20, "seed": 1}
+    answer = api.post("/predictions", json=body)
+    assert answer.status_code == 202, answer.text
+    api.work()
+    done = api.get(answer.headers["location"]).json()
+    assert done["status"] == "succeeded", done
+    rows = api.get(f"/datasets/{done['result']['dataset']}/preview", params={"rows": 1}).json()
+    online = api.post("/predict", json={**body, "inputs": {"dataset": dataset, "rows": [0]}}).json()
+    assert rows["rows"][0]["mean"] == online["outputs"]["mean"][0][0]
+
+
 def test_variants_are_listed_before_anything_has_run(api: Api) -> None:
     job = api.train(api.upload(), search={"grid": GRID})
     variants = api.get(f"/jobs/{job['id']}/variants").json()["data"]
@@ -169,6 +217,16 @@ def test_the_plan_of_a_search_tells_of_its_variants(api: Api) -> None:
         ),
         ({"grid": GRID, "select": "valid.accuracy"}, "#/search/select", "valid.rmse"),
         ({"grid": GRID, "keep": "some"}, "#/search/keep", "best"),
+        ({"grid": GRID, "keep": "ensemble", "refit": True}, "#/search", "leave it out"),
+        (
+            {
+                "variants": [{}, {"network.layers.2.name": "y"}],
+                "keep": "ensemble",
+                "select": "valid.loss",
+            },
+            "#/search/variants/1/network.layers.2.name",
+            "last layers have the same name",
+        ),
         ({"grid": {"network.form": ["regressor", "classifier"]}}, "#/targets", "variant 1"),
         (
             {"grid": {"seed": list(range(40)), "epochs": list(range(1, 40))}},
