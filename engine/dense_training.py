@@ -161,21 +161,22 @@ class DenseSteps:
             rates=rates,
             epoch=epoch,
             position=position,
-            steps_before=int(count),
+            steps_before=int(count.item()),
             loss=sums.loss,
         )
         if block.bad_loss is not None:
             raise diverged(block.bad_loss, epoch)
-        count += len(rates)
-        sums.rows += len(order)
+        count.add_(len(rates))
+        rows = order.shape[0]
+        sums.rows += rows
         sums.loss = block.loss
         for index, total in zip(self._penalties, block.terms, strict=True):
             add(sums.terms, str(index), total)
         for (site, width), dropped in zip(self._sites, block.dropped, strict=True):
             if site.kind == "dropout":
-                sums.tally.count(site, len(order) * width, dropped)
+                sums.tally.count(site, rows * width, dropped)
         for site, width in self._idle:
-            sums.tally.count(site, len(order) * width, 0)
+            sums.tally.count(site, rows * width, 0)
 
 
 def _resident(train: TrainingData) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -80,7 +80,9 @@ class Optimizer:
                 memory[name] = torch.zeros_like(self._flat, requires_grad=False)
         if "momentum_buffer" in names[:1] or not names:  # plain descent counts no steps
             return [memory[name] for name in names], torch.zeros(())
-        return [memory[name] for name in names], memory.setdefault("step", torch.zeros(()))
+        if "step" not in memory:
+            memory["step"] = torch.zeros(())
+        return [memory[name] for name in names], memory["step"]
 
     def step(self) -> None:
         """Update the parameters in place from their gradient."""

@@ -71,6 +71,7 @@ class Training:
         self.regularizers = tuple(regularizers)
         self.target_scale = target_scale
         self._train = train
+        self._rows = train.rows
         self._valid = valid
         self._device = device = train.y.device
         self._concrete = {
@@ -126,7 +127,7 @@ class Training:
     @property
     def rows_done(self) -> int:
         """Rows trained on so far, counted anew in every epoch."""
-        return self.epoch * self._train.rows + self._row
+        return self.epoch * self._rows + self._row
 
     def __iter__(self) -> Iterator[BlockEnd | EpochEnd]:
         """Train until finished, from wherever this run stands.
@@ -137,19 +138,19 @@ class Training:
         while not self.is_finished:
             epoch = self.epoch + 1
             order = torch.from_numpy(
-                generator(self.spec.seed, "shuffle", epoch).permutation(self._train.rows)
+                generator(self.spec.seed, "shuffle", epoch).permutation(self._rows)
             ).to(self._device)
-            while self._row < self._train.rows:
-                stop = min(self._row + block_rows, self._train.rows)
+            while self._row < self._rows:
+                stop = min(self._row + block_rows, self._rows)
                 self._train_block(order[self._row : stop], epoch)
                 self._row = stop
-                if stop < self._train.rows:
+                if stop < self._rows:
                     yield BlockEnd(epoch=epoch, rows_done=stop)
             yield self._end_epoch(epoch)
 
     def _train_block(self, rows: Tensor, epoch: int) -> None:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
-        steps = -(-len(rows) // self.spec.batch_size)
+        steps = -(-rows.shape[0] // self.spec.batch_size)
         rates = np.full(steps, self.spec.optimizer.learning_rate)
         self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
 

@@ -223,12 +223,12 @@ class Descent:
         given.x, given.y = x.data_ptr(), y.data_ptr()
         given.weights = None if weights is None else weights.data_ptr()
         given.order, given.rates = order.data_ptr(), rates.ctypes.data
-        given.rows, given.epoch, given.position = len(order), epoch, position
+        given.rows, given.epoch, given.position = order.shape[0], epoch, position
         given.steps_before, given.loss = steps_before, loss
         if self._room is None:
             size = int(self._library.bernoulli_descent_bytes(ctypes.byref(given)))
             self._room = np.zeros(size + _LINE, dtype=np.uint8)
-        given.room = -(-self._room.ctypes.data // _LINE) * _LINE
+            given.room = -(-self._room.ctypes.data // _LINE) * _LINE
         for site in self._sites:
             site.dropped = 0
         for term in self._terms:
