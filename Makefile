@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak paper serve clean
+.PHONY: help setup demo test check format openapi docs soak kills paper serve clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -68,6 +68,9 @@ docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.
 
 soak: $(READY) ## 200 clients for a minute, each answer compared with its lone twin
 	$(BIN)/python -m bench.soak $(ARGS)
+
+kills: $(READY) ## Kill one job 20 times, and compare its model with that of one left alone
+	$(BIN)/python -m pytest tests/e2e/test_durability.py -k again_and_again --kills=20 $(ARGS)
 
 DATA ?= data/uci
 

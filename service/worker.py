@@ -140,7 +140,10 @@ class Worker:
             last = self._follow(job, attempt)
             return Status.SUCCEEDED, _result_of(last)
         except Cancelled as cancelled:
-            return Status.CANCELLED, _result_of(attempt.last) if cancelled.keep else None
+            kept = _result_of(attempt.last) if cancelled.keep else None
+            if cancelled.keep and kept is None:
+                attempt.note("there was nothing to keep yet: no epoch had ended")
+            return Status.CANCELLED, kept
 
     def _follow(self, job: Job, attempt: Attempt) -> Step | None:
         """Go through the task's steps to the last; raise to end it before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from tests.e2e.servers import Server, csv_of, serving, wait_for
 pytestmark = pytest.mark.processes
 
 SPEC: dict[str, Any] = {
-    "network": {"layers": [None, 40, 40, None]},
+    "network": {"layers": [None, 200, 200, None]},
     "hidden_dropout": 0.2,
     "input_dropout": 0.1,
     "epochs": 150,
     "batch_size": 8,
-    "checkpoint_every": {"seconds": 0.2},
+    "checkpoint_every": {"epochs": 5},
 }
 
 
@@ -83,6 +84,49 @@ def check(server: Server, job_id: str, undisturbed: tuple[bytes, dict[str, Any]]
     assert job["metrics"] == undisturbed[1]
     log = server.client.get(f"/jobs/{job_id}/regularizers").json()["data"]
     assert [entry["epoch"] for entry in log[0]["history"]] == list(range(1, 151))
+
+
+@pytest.mark.timeout(1800)
+def test_a_job_killed_again_and_again_ends_with_the_same_bytes(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """At random epochs, the worker or all there is; `make kills` does it 20 times."""
+    kills = pytestconfig.getoption("kills")
+    spec = SPEC | {"epochs": 150 * kills}
+    with serving(tmp_path / "calm") as server:
+        dataset = server.upload(csv_of())
+        job = server.finished(server.train(dataset=dataset, **spec)["id"], 600)
+        calm = (server.weights(job["model"]), job["metrics"])
+    rng = random.Random(kills)
+    data = tmp_path / "data"
+    job_id = ""
+    for number in range(kills):
+        with serving(data) as server:
+            job_id = job_id or server.train(dataset=server.upload(csv_of()), **spec)["id"]
+            trained_to(server, job_id, 150 * number + rng.randrange(1, 120))
+            if rng.random() < 0.5:
+                (pid,) = server.children("worker")
+                os.kill(pid, signal.SIGKILL)
+                trained_to(server, job_id, 150 * number + rng.randrange(1, 120))
+            server.kill()
+    with serving(data) as server:
+        job = server.finished(job_id, 600)
+        assert job["status"] == "succeeded", job
+        assert job["attempts"] > kills
+        assert (server.weights(job["model"]), job["metrics"]) == calm
+        log = server.client.get(f"/jobs/{job_id}/regularizers").json()["data"]
+        assert [entry["epoch"] for entry in log[0]["history"]] == list(range(1, 150 * kills + 1))
+
+
+def trained_to(server: Server, job_id: str, epoch: int) -> None:
+    """Wait until a job that is not at its end has come to an epoch."""
+
+    def is_there() -> bool:
+        job = server.client.get(f"/jobs/{job_id}").json()
+        assert not job["terminal"], job
+        return bool(job["progress"] and job["progress"]["completed"] >= epoch)
+
+    wait_for(is_there, 60)
 
 
 def test_sigterm_checkpoints_the_job_and_the_next_start_goes_on(

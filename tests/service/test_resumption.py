@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.dense_training import DenseSteps
 from tests.service.conftest import Api, assert_problem
 
 ROWS = np.random.default_rng(4).standard_normal((40, 3))
@@ -131,3 +133,89 @@ def test_what_cannot_go_on_is_a_conflict(api: Api) -> None:
 def test_what_is_asked_for_is_checked(api: Api, body: dict[str, Any]) -> None:
     job = trained(api, api.upload(TABLE), epochs=1)
     assert_problem(api.post(f"/jobs/{job['id']}/resume", json=body), 422)
+
+
+def cancelled_after(api: Api, steps: int, spec: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Queue a job, cancel it after so many of its steps, and return it."""
+    given = {"network": NETWORK, "dropout": {"*:out": 0.2}} | spec
+    job = api.train(api.upload(TABLE), **given)
+    taken = itertools.count(1)
+
+    def cancel() -> None:
+        if next(taken) == steps:
+            answer = api.post(f"/jobs/{job['id']}/cancel", json={"keep": keep})
+            assert answer.status_code == 202
+
+    # The clock goes by a second a step: what is asked of the job is seen at each.
+    api.worker(tick=cancel, clock=itertools.count().__next__).work_once()
+    return dict(api.get(f"/jobs/{job['id']}").json())
+
+
+def best_epoch(api: Api, job: dict[str, Any]) -> int:
+    events = api.get(f"/jobs/{job['id']}/events").json()["data"]
+    return int(
+        [e["data"]["epoch"] for e in events if e["type"] == "epoch" and e["data"]["best"]][-1]
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_cancelled_job_keeps_its_best_epoch_whether_or_not_within_another(
+    blocks: int, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DenseSteps, "block_rows", lambda _: -(-36 // blocks))
+    spec = {"epochs": 50, "batch_size": 6, "optimizer": {"form": "sgd", "learning_rate": 0.3}}
+    job = cancelled_after(api, 17, spec, keep=True)
+    assert job["status"] == "cancelled"
+    assert job["result"] == {"model": job["model"]}
+    monkeypatch.undo()
+    best = trained(api, job["spec"]["dataset"], **(spec | {"epochs": best_epoch(api, job)}))
+    assert weights(api, job) == weights(api, best)
+    assert job["metrics"] == best["metrics"]
+    answer = api.post("/predict", json={"model": job["model"], "inputs": [[0.1, 0.2]]})
+    assert answer.status_code == 200
+    whole = trained(api, job["spec"]["dataset"], **spec)
+    assert weights(api, resumed(api, job)) == weights(api, whole)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"training": {"form": "layerwise"}, "network": {"layers": [None, 6, 5, None]}},
+    ],
+)
+def test_before_the_first_epoch_has_ended_there_is_nothing_to_keep_and_the_log_says_so(
+    spec: dict[str, Any], api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DenseSteps, "block_rows", lambda _: 12)
+    job = cancelled_after(api, 2, {"epochs": 3, "batch_size": 6, **spec}, keep=True)
+    assert (job["status"], job["model"], job["result"]) == ("cancelled", None, None)
+    events = api.get(f"/jobs/{job['id']}/events").json()["data"]
+    assert "nothing to keep" in [e["data"] for e in events if e["type"] == "log"][-1]["message"]
+    rest = resumed(api, job)
+    staged = _staged(spec, 3)
+    whole = trained(api, job["spec"]["dataset"], epochs=3, batch_size=6, **(spec | staged))
+    assert weights(api, rest) == weights(api, whole)
+
+
+def test_a_job_whose_loss_became_nan_goes_on_from_its_last_checkpoint(api: Api) -> None:
+    job = trained(
+        api,
+        api.upload(TABLE),
+        network={"layers": [None, None]},
+        epochs=1000,
+        batch_size=40,
+        optimizer={"form": "sgd", "learning_rate": 3.0},
+        checkpoint_every={"epochs": 1},
+    )
+    assert job["status"] == "failed"
+    assert job["error"]["kind"] == "user"
+    assert "learning_rate" in job["error"]["detail"]
+    assert job["error"]["errors"][0]["pointer"] == "#/optimizer/learning_rate"
+    rest = resumed(api, job, epochs=2000, learning_rate=0.1)
+    assert rest["status"] == "succeeded", rest["error"]
+    assert rest["spec"]["optimizer"]["learning_rate"] == 0.1
+    events = api.get(f"/jobs/{rest['id']}/events").json()["data"]
+    first = next(event["data"] for event in events if event["type"] == "epoch")
+    assert first["epoch"] == job["progress"]["completed"] + 1
+    assert rest["metrics"]["valid"]["loss"] < 2 < first["valid"]["loss"]
