@@ -28,6 +28,7 @@ __all__ = ["BLOCK_FLOPS", "AutogradSteps", "diverged"]
 BLOCK_FLOPS = 5e8
 """About 50 ms of products: checkpoints and cancels wait no longer for a block."""
 _STEP_FLOPS = 5e6  # what the overhead of one step is worth
+_EVALUATION_NUMBERS = 1 << 22  # of all layers' outputs, computed at once
 _BLOCK_BYTES = 64 << 20  # of masks drawn at once
 
 
@@ -70,6 +71,8 @@ class AutogradSteps:
         read = [name for _, penalty in self._penalties for name in penalty.reads]
         read += [monitor.name for monitor in self._monitors if not monitor.is_parameter]
         self._wanted = tuple(dict.fromkeys((*self._terms.outputs, *read)))
+        self._plain_terms = LossTerms(graph, {})
+        self._evaluation_rows = max(1, min(4096, _EVALUATION_NUMBERS // graph.numbers_per_row))
 
     def block_rows(self) -> int:
         """Rows of a block: whole batches, worth about 50 ms of work."""
@@ -106,6 +109,36 @@ class AutogradSteps:
             count = batch.stop - batch.start
             sums.rows += count
             sums.loss += loss * count
+
+    def measure(self, data: TrainingData) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+        """Return the loss of a deterministic pass, without penalties, and the network's outputs.
+
+        Beside the loss stand its terms, where there are several, and what monitors of outputs see.
+        """
+        last = self._graph.last
+        monitors = [monitor for monitor in self._monitors if not monitor.is_parameter]
+        monitored = [monitor.name for monitor in monitors]
+        wanted = tuple(dict.fromkeys((last.out, *self._plain_terms.outputs, *monitored)))
+        pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        with torch.no_grad():
+            for start in range(0, data.rows, self._evaluation_rows):
+                x = data.x[start : start + self._evaluation_rows]
+                values = evaluate(self._graph, self._weights, x.values, wanted=wanted)
+                for name, value in values.items():
+                    pieces[name].append(value)
+            outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
+            targets = [target[:] for target in data.targets]  # windows become tensors
+            weights = None if data.weights is None else data.weights[:]
+            terms = self._plain_terms.values(
+                outputs, targets, weights, batch_size=self._spec.batch_size
+            )
+            found = {"loss": torch.stack(terms).sum().item()}
+            if len(terms) > 1:
+                named = zip(self._plain_terms.labels, terms, strict=True)
+                found |= {label: term.item() for label, term in named}
+        for monitor in monitors:
+            found |= dict(monitor.shares(outputs[monitor.name]))
+        return found, outputs[last.out].cpu().numpy()
 
     def _step(self, data: TrainingData, masks: Masks, sums: EpochSums) -> float:
         """Return the loss; one that is not finite changes no parameter."""

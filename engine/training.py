@@ -26,11 +26,8 @@ from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
-from engine.losses import LossTerms
 from engine.masks import Tally, TrainingMasks
-from engine.metrics import deterministic_metrics
-from engine.monitors import resolve_monitors
-from engine.network import evaluate, trainable_weights
+from engine.metrics import DeterministicMetrics
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
 from engine.regularizers import ConcreteDropout, Regularizer
@@ -40,8 +37,6 @@ from engine.streams import generator
 from engine.training_data import TrainingData
 
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
-
-_EVALUATION_NUMBERS = 1 << 22  # of all layers' outputs, computed at once
 
 
 class Training:
@@ -90,11 +85,8 @@ class Training:
             initial_parameters(graph, seed=spec.seed) | dict(initial or {}) | logits
         )
         self._best_flat = self._parameters.flat.clone()
-        self._weights = trainable_weights(graph, self._parameters)
         self._optimizer = Optimizer(spec.optimizer, self._parameters, seed=spec.seed)
         self._masks = TrainingMasks(graph, self.regularizers, seed=spec.seed, device=device)
-        self._plain_terms = LossTerms(graph, {})
-        self._monitors = resolve_monitors(spec, graph)
         parts = (graph, spec, self.regularizers, train)
         learnt: _Learnt = {
             "parameters": self._parameters,
@@ -103,7 +95,7 @@ class Training:
         }
         self._steps, self.path = _steps(parts, learnt, threads if compiled else None)
         """What takes the steps, and where these are no compiled kernels why."""
-        self._evaluation_rows = max(1, min(4096, _EVALUATION_NUMBERS // graph.numbers_per_row))
+        self._metrics: DeterministicMetrics | None = None
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
@@ -203,37 +195,13 @@ class Training:
     # -- measuring ---------------------------------------------------------------------------------
 
     def _measure(self, data: TrainingData) -> dict[str, float]:
-        """Return the metrics of one deterministic pass."""
-        last = self.graph.last
-        monitored = [monitor.name for monitor in self._monitors if not monitor.is_parameter]
-        wanted = tuple(dict.fromkeys((last.out, *self._plain_terms.outputs, *monitored)))
-        pieces: dict[str, list[Tensor]] = {name: [] for name in wanted}
-        with torch.no_grad():
-            for start in range(0, data.rows, self._evaluation_rows):
-                x = data.x[start : start + self._evaluation_rows]
-                values = evaluate(self.graph, self._weights, x.values, wanted=wanted)
-                for name, value in values.items():
-                    pieces[name].append(value)
-            outputs = {name: torch.cat(parts) for name, parts in pieces.items()}
-            targets = [target[:] for target in data.targets]  # windows become tensors
-            weights = None if data.weights is None else data.weights[:]
-            terms = self._plain_terms.values(
-                outputs, targets, weights, batch_size=self.spec.batch_size
+        """Return the metrics of one deterministic pass over the validation rows."""
+        metrics, outputs = self._steps.measure(data)
+        if self._metrics is None:
+            self._metrics = DeterministicMetrics(
+                self.graph, data.y[:].cpu().numpy(), target_scale=self.target_scale
             )
-            metrics = {"loss": torch.stack(terms).sum().item()}
-            if len(terms) > 1:
-                named = zip(self._plain_terms.labels, terms, strict=True)
-                metrics |= {label: term.item() for label, term in named}
-        metrics |= deterministic_metrics(
-            self.graph,
-            outputs[last.out].cpu().numpy(),
-            targets[0].cpu().numpy(),
-            target_scale=self.target_scale,
-        )
-        for monitor in self._monitors:
-            if not monitor.is_parameter:
-                metrics |= dict(monitor.shares(outputs[monitor.name]))
-        return metrics
+        return metrics | self._metrics.of(outputs)
 
     # -- what is kept ------------------------------------------------------------------------------
 

@@ -370,33 +370,48 @@ static void backward_product(const Crew *crew, int thread, const Matrix *matrix,
     small_product(&part, rows, below->stride);
 }
 
-/* Take rows `first` to `first + rows` of a batch forward and back; `partial` has room for the loss,
- * the terms of penalties and what each site dropped. */
-static void pass_rows(const Crew *crew, int thread, int64_t start, size_t batch, size_t first,
-                      size_t rows, double mass, double *partial) {
+INLINE int64_t row_of(const Descent *given, int64_t at) {
+    return given->order ? given->order[at] : at;
+}
+
+/* Take rows `first` to `first + rows` of a batch through all layers; nothing is drawn without
+ * `dropped`, where it adds up how many elements each site dropped. */
+static void forward_rows(const Crew *crew, int thread, int64_t start, size_t first, size_t rows,
+                         double *dropped) {
     const Descent *given = crew->given;
-    int32_t last = given->layer_count - 1;
-    const Activity *activities = crew->activities;
-    double *totals = partial + 2, *dropped = totals + given->penalty_count;
     float *scratch = crew->scratch[thread];
-    for (int32_t l = 0; l <= last; l++) {
-        const Activity *activity = activities + l;
+    for (int32_t l = 0; l < given->layer_count; l++) {
+        const Activity *activity = crew->activities + l;
         const DenseLayer *layer = given->layers + l;
         if (l) forward_product(given, crew->matrices + l, activity - 1, activity, first, rows);
         for (size_t row = first; row < first + rows; row++) {
             int64_t at = start + (int64_t)row;
             size_t from = row * activity->stride;
-            if (l == 0) gather(given, activity, row, given->order[at]);
+            if (l == 0) gather(given, activity, row, row_of(given, at));
             else if (activity->activated != activity->pre) {
                 activate_row(activity->activated + from, activity->pre + from, activity->width,
                              layer->activation, NULL, NULL, 0);
                 for (size_t k = activity->width; k < activity->stride; k++)
                     activity->activated[from + k] = 0;
             }
-            if (layer->sites)
-                act(given, layer, activity, row, given->position + at, scratch, dropped);
+            if (!layer->sites) continue;
+            if (dropped) act(given, layer, activity, row, given->position + at, scratch, dropped);
+            else
+                memcpy(activity->out + from, activity->activated + from,
+                       activity->stride * sizeof *activity->out);
         }
     }
+}
+
+/* Take rows of a batch forward and back; `partial` has room for the loss, the terms of penalties
+ * and what each site dropped. */
+static void pass_rows(const Crew *crew, int thread, int64_t start, size_t batch, size_t first,
+                      size_t rows, double mass, double *partial) {
+    const Descent *given = crew->given;
+    int32_t last = given->layer_count - 1;
+    const Activity *activities = crew->activities;
+    double *totals = partial + 2;
+    forward_rows(crew, thread, start, first, rows, totals + given->penalty_count);
     for (size_t row = first; row < first + rows; row++) {
         int64_t from = given->order[start + (int64_t)row];
         double share = given->weights ? given->weights[from] / mass : 1.0 / (double)batch;
@@ -650,7 +665,7 @@ typedef struct {
 static double mass_of(const Descent *given, int64_t start, size_t batch) {
     double mass = 0;
     if (!given->weights) return (double)batch;
-    for (size_t i = 0; i < batch; i++) mass += given->weights[given->order[start + (int64_t)i]];
+    for (size_t i = 0; i < batch; i++) mass += given->weights[row_of(given, start + (int64_t)i)];
     return mass > 1.17549435e-38 ? mass : 1.17549435e-38;
 }
 
@@ -830,6 +845,29 @@ PUBLIC int32_t bernoulli_descend(Descent *given) {
     for (int t = 1; t < begun; t++) pthread_join(threads[t], NULL);
     copy_matrices(&crew, 1);
     return given->bad_loss != 0;
+}
+
+/* Take all rows through the layers as they are, with no order and nothing drawn: write what comes
+ * out, (rows, outputs), and the loss. */
+PUBLIC void bernoulli_measure(Descent *given, float *outputs) {
+    Crew crew;
+    memset(&crew, 0, sizeof crew);
+    lay_crew(given, &crew, given->room, NULL, NULL);
+    copy_matrices(&crew, 0);
+    const Activity *last = crew.activities + given->layer_count - 1;
+    double mass = mass_of(given, 0, (size_t)given->rows), loss = 0;
+    for (int64_t start = 0; start < given->rows; start += given->batch) {
+        size_t rows = least((size_t)given->batch, (size_t)(given->rows - start));
+        forward_rows(&crew, 0, start, 0, rows, NULL);
+        for (size_t row = 0; row < rows; row++) {
+            int64_t at = start + (int64_t)row;
+            double share = (given->weights ? given->weights[at] : 1.0) / mass;
+            loss += lose(given, last, row, at, share * given->loss_weight);
+            memcpy(outputs + (size_t)at * last->width, last->out + row * last->stride,
+                   last->width * sizeof *outputs);
+        }
+    }
+    given->loss = loss;
 }
 
 PUBLIC int64_t bernoulli_descent_layout(void) {

@@ -225,10 +225,7 @@ class Descent:
         given.order, given.rates = order.data_ptr(), rates.ctypes.data
         given.rows, given.epoch, given.position = order.shape[0], epoch, position
         given.steps_before, given.loss = steps_before, loss
-        if self._room is None:
-            size = int(self._library.bernoulli_descent_bytes(ctypes.byref(given)))
-            self._room = np.zeros(size + _LINE, dtype=np.uint8)
-            given.room = -(-self._room.ctypes.data // _LINE) * _LINE
+        self._make_room()
         for site in self._sites:
             site.dropped = 0
         for term in self._terms:
@@ -241,6 +238,39 @@ class Descent:
             dropped=tuple(site.dropped for site in self._sites[:sites]),
             bad_loss=given.bad_loss if failed else None,
         )
+
+    def measure(
+        self,
+        *,
+        parameters: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> tuple[float, npt.NDArray[np.float32]]:
+        """Return the loss of a deterministic pass, without penalties, and (rows, outputs).
+
+        What is given is as `run` takes it.
+        """
+        given = self._given
+        given.parameters = parameters.data_ptr()
+        given.memory = (ctypes.c_void_p * 3)()
+        given.x, given.y, given.order = x.data_ptr(), y.data_ptr(), None
+        given.weights = None if weights is None else weights.data_ptr()
+        given.rows = x.shape[0]
+        self._make_room()
+        outputs = np.empty((given.rows, self._layers[-1].width), dtype=np.float32)
+        at = ctypes.c_void_p(outputs.ctypes.data)
+        self._library.bernoulli_measure(ctypes.byref(given), at)
+        return given.loss, outputs
+
+    def _make_room(self) -> None:
+        if self._room is None:
+            memory = (ctypes.c_void_p * 3)(*self._given.memory)
+            self._given.memory = (ctypes.c_void_p * 3)(1, 1, 1)  # room for as many as there may be
+            size = int(self._library.bernoulli_descent_bytes(ctypes.byref(self._given)))
+            self._given.memory = memory
+            self._room = np.zeros(size + _LINE, dtype=np.uint8)
+            self._given.room = -(-self._room.ctypes.data // _LINE) * _LINE
 
 
 def _site(site: DrawingSite) -> DrawingSiteStructure:

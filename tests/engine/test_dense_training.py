@@ -68,6 +68,7 @@ def trained(
     *,
     compiled: bool = True,
     threads: int = 1,
+    valid: TrainingData | None = None,
     **given_spec: Any,
 ) -> tuple[Training, list[EpochEnd]]:
     form: Form = "classifier" if data.y.dtype == torch.int64 else "regressor"
@@ -86,16 +87,20 @@ def trained(
         input_shapes={"in": (layers[0],)},
         output_shape=(layers[-1][0] if isinstance(layers[-1], list) else layers[-1],),
     )
-    training = Training(graph, spec, resolve(spec, graph), data, threads=threads, compiled=compiled)
+    training = Training(
+        graph, spec, resolve(spec, graph), data, valid, threads=threads, compiled=compiled
+    )
     assert ("kernels" in training.path) == compiled, training.path
     return training, [event for event in training if isinstance(event, EpochEnd)]
 
 
 def assert_alike(data: TrainingData, layers: list[Any], **spec: Any) -> None:
-    ours, events = trained(data, layers, **spec)
-    general, expected = trained(data, layers, compiled=False, **spec)
+    valid = data[: max(1, data.rows // 2)]
+    ours, events = trained(data, layers, valid=valid, **spec)
+    general, expected = trained(data, layers, valid=valid, compiled=False, **spec)
     for event, other in zip(events, expected, strict=True):
         assert event.train["loss"] == pytest.approx(other.train["loss"], rel=1e-4, abs=1e-6)
+        assert event.valid == pytest.approx(other.valid, rel=1e-3, abs=1e-4, nan_ok=True)
         for one, two in zip(event.regularizers, other.regularizers, strict=True):
             assert one["rates"] == two["rates"]  # the same draws
             assert one["loss"] == pytest.approx(two["loss"], rel=1e-4, abs=1e-6)
