@@ -24,6 +24,8 @@ from service.worker import Worker
 
 IDLE_S = (0.01, 0.05)
 """How long an idle worker waits before it looks again, at first and at most."""
+_NICENESS = 10
+"""Predictions go before jobs: somebody waits for each of them, and a job uses what is left."""
 
 
 def _now() -> datetime:
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--pipe", type=int, required=True)
     arguments = parser.parse_args()
     die_with(arguments.parent)
+    os.nice(_NICENESS)
     settings = Settings()
     configure_logs(settings.log_level, process=arguments.name)
     os.set_blocking(arguments.pipe, False)
