@@ -281,8 +281,13 @@ class Search:
     @property
     def epochs(self) -> int:
         """Epochs done over all variants."""
-        moving = {index: run.epochs for index, run in list(self._runs.items())}
+        moving = self.running
         return sum(moving.get(i, s.epochs) for i, s in enumerate(self.standings))
+
+    @property
+    def running(self) -> dict[int, int]:
+        """Epochs done by each variant that is neither at its end nor waiting to begin."""
+        return {index: run.epochs for index, run in list(self._runs.items())}
 
     @property
     def rows_done(self) -> int:

@@ -183,7 +183,8 @@ class JobView(View):
     terminal: bool
     """Nothing will happen to it any more."""
     progress: dict[str, Any] | None
-    """`phase`, `completed`, `total`, `unit`, `rows_per_second`, `eta_seconds`."""
+    """`phase`, `completed`, `total`, `unit`, `rows_per_second`, `eta_seconds`; of a search in phase
+    `searching` also `running`, the epochs done by each variant that has begun, by its number."""
     metrics: dict[str, Any]
     """`train` and `valid`, of the parameters kept so far."""
     model: str | None
@@ -272,7 +273,7 @@ class VariantView(View):
     """`stopped`: at a rung of the halving, or because its job has ended; `failed`: its loss became
     infinite or NaN."""
     epochs: int
-    """Those done when it was last measured."""
+    """Those done; of one that is `running`, lately."""
     kept_epoch: int | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     """`train` and `valid`, of the parameters of the kept epoch: those of this job alone."""

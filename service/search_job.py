@@ -109,7 +109,8 @@ class _SearchJob:
             return _told("refitting", done, total, None, None)
         done, total = self.search.epochs, self._plan.epochs
         left = max(0, total - done) * len(self._plan.variants[0].plan.split.train)
-        return _told("searching", done, max(done, total), rate, left)
+        running = {str(index): epochs for index, epochs in self.search.running.items()}
+        return _told("searching", done, max(done, total), rate, left) | {"running": running}
 
     def _metrics(self) -> dict[str, Any]:
         found = self.search.metrics()

@@ -264,9 +264,11 @@ def list_variants(job_id: IdPath, jobs: JobsDep) -> ListView[VariantView]:
             found[event.data["index"]] = event.data
         elif event.type == "selected":
             selected = event.data["variant"]
-    for variant in found.values():
-        if job.terminal and variant["status"] == "running":
-            variant["status"] = "stopped"
+    running = (job.progress or {}).get("running", {})
+    for index, variant in found.items():
+        if variant["status"] == "running":
+            variant["epochs"] = running.get(str(index), variant["epochs"])
+            variant["status"] = "stopped" if job.terminal else "running"
     views = [
         VariantView(**{**variant, "index": index, "selected": index == selected})
         for index, variant in found.items()

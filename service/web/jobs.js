@@ -156,7 +156,9 @@ function factsOf(job) {
 }
 
 /** Metrics by name, of the training and of the validation rows. */
-export function metricsTable(metrics) {
+export function metricsTable({ search, ...own }) {
+  // What is trained once more on all rows has no validation rows left; it was chosen by these.
+  const metrics = Object.keys(own.valid ?? {}).length ? own : { ...own, "valid, when chosen": search?.valid ?? {} };
   const kinds = Object.keys(metrics).filter((kind) => Object.keys(metrics[kind]).length);
   const names = [...new Set(kinds.flatMap((kind) => Object.keys(metrics[kind])))];
   if (!names.length) return element("p", { class: "faint" }, "None yet.");
@@ -186,6 +188,7 @@ function eventLine(event) {
 
 function eventText({ type, data }) {
   if (type === "log") return data.message;
+  if (type === "variant") return `${data.index} ${data.status}, ${JSON.stringify(data.overrides)}`;
   if (type !== "epoch") {
     return Object.entries(data)
       .filter(([, value]) => value !== null)

@@ -76,6 +76,8 @@ def test_a_cancelled_search_keeps_its_best_so_far(tmp_path: Path) -> None:
         spec = SPEC | {"search": {"variants": variants}, "hidden_dropout": 0.1}
         job_id = server.train(dataset=server.upload(csv_of()), **spec)["id"]
         wait_for(lambda: seen(server, job_id, "variant") >= 4)
+        listed = f"/jobs/{job_id}/variants"
+        wait_for(lambda: server.client.get(listed).json()["data"][1]["epochs"] > 2)
         server.client.post(f"/jobs/{job_id}/cancel", json={"keep": True})
         job = server.finished(job_id)
         assert job["status"] == "cancelled"
