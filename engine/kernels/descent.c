@@ -370,7 +370,7 @@ static void backward_product(const Crew *crew, int thread, const Matrix *matrix,
     small_product(&part, rows, below->stride);
 }
 
-INLINE int64_t row_of(const Descent *given, int64_t at) {
+INLINE int64_t source_row(const Descent *given, int64_t at) {
     return given->order ? given->order[at] : at;
 }
 
@@ -387,7 +387,7 @@ static void forward_rows(const Crew *crew, int thread, int64_t start, size_t fir
         for (size_t row = first; row < first + rows; row++) {
             int64_t at = start + (int64_t)row;
             size_t from = row * activity->stride;
-            if (l == 0) gather(given, activity, row, row_of(given, at));
+            if (l == 0) gather(given, activity, row, source_row(given, at));
             else if (activity->activated != activity->pre) {
                 activate_row(activity->activated + from, activity->pre + from, activity->width,
                              layer->activation, NULL, NULL, 0);
@@ -665,7 +665,7 @@ typedef struct {
 static double mass_of(const Descent *given, int64_t start, size_t batch) {
     double mass = 0;
     if (!given->weights) return (double)batch;
-    for (size_t i = 0; i < batch; i++) mass += given->weights[row_of(given, start + (int64_t)i)];
+    for (size_t i = 0; i < batch; i++) mass += given->weights[source_row(given, start + (int64_t)i)];
     return mass > 1.17549435e-38 ? mass : 1.17549435e-38;
 }
 
