@@ -78,7 +78,7 @@ class EquilibratedSgd(torch.optim.Optimizer):
         if spec.momentum:
             velocity = memory["velocity"].mul_(spec.momentum).add_(scaled)
             scaled = scaled.add_(velocity, alpha=spec.momentum) if spec.nesterov else velocity
-        self._flat.sub_(scaled, alpha=spec.learning_rate)
+        self._flat.sub_(scaled, alpha=self.param_groups[0]["lr"])
 
     def _memory(self) -> Mapping[str, Tensor]:
         """Return what is kept between steps; made at the first."""

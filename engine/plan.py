@@ -33,7 +33,8 @@ from engine.plan_checks import (
 )
 from engine.pretraining import Stage, plan_stages
 from engine.regularizers import Regularizer, resolve
-from engine.spec import SequenceSpec, TrainSpec
+from engine.schedules import schedule_of
+from engine.spec import PlateauSpec, SequenceSpec, TrainSpec
 
 __all__ = ["TrainingPlan", "plan_training", "vary"]
 
@@ -214,6 +215,12 @@ def vary(plan: TrainingPlan, spec: TrainSpec, data: Data) -> TrainingPlan:
         raise SpecError(
             "`patience` watches the validation loss; give `validation` rows, or leave it out",
             pointer="#/patience",
+        )
+    if isinstance(schedule_of(spec.optimizer), PlateauSpec) and not plan.valid_rows:
+        raise SpecError(
+            "the schedule 'plateau' watches the validation loss; give `validation` rows (a refit "
+            "has none), or take another schedule",
+            pointer="#/optimizer/schedule/form",
         )
     check_noise_precision(spec, plan.selection, plan.encoding)
     return replace(

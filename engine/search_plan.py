@@ -17,6 +17,7 @@ from engine.data.schema import Schema
 from engine.errors import EngineError, SpecError
 from engine.graph import Graph
 from engine.plan import TrainingPlan, plan_training, vary
+from engine.schedules import with_span
 from engine.spec import SearchSpec, TrainSpec, ValidationSpec
 from engine.variants import Variant, spec_of, variants_of
 
@@ -238,6 +239,7 @@ def refit_spec(
             "validation": None,
             "epochs": epochs,
             "patience": None,
+            "optimizer": with_span(spec.optimizer, spec.epochs),
             "noise_precision": fixed,
         }
     )

@@ -32,6 +32,7 @@ from engine.optimizers import Optimizer
 from engine.parameters import Parameters
 from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import rate_of
+from engine.schedules import Schedule, schedule_of
 from engine.spec import TrainSpec
 from engine.streams import generator
 from engine.training_data import TrainingData
@@ -96,6 +97,9 @@ class Training:
         self._steps, self.path = _steps(parts, learnt, threads if compiled else None)
         """What takes the steps, and where these are no compiled kernels why."""
         self._metrics: DeterministicMetrics | None = None
+        self._schedule = Schedule(
+            spec.optimizer, epochs=spec.epochs, steps=-(-train.rows // spec.batch_size)
+        )
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
@@ -143,19 +147,23 @@ class Training:
     def _train_block(self, rows: Tensor, epoch: int) -> None:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
         steps = -(-rows.shape[0] // self.spec.batch_size)
-        rates = np.full(steps, self.spec.optimizer.learning_rate)
+        rates = self._schedule.rates(epoch, self._row // self.spec.batch_size, steps)
         self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
         sums = self._sums
         train = {"loss": sums.loss / sums.rows}
         train |= {label: total / sums.rows for label, total in sums.shares.items()}
+        if schedule_of(self.spec.optimizer) is not None:
+            last = (self._train.rows - 1) // self.spec.batch_size
+            train["learning_rate"] = float(self._schedule.rates(epoch, last, 1)[0])
         valid = {} if self._valid is None else self._measure(self._valid)
         regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
         self.epoch = epoch
         self._row = 0
         self._sums = EpochSums()
         is_best = self._keep_if_best(epoch, train, valid)
+        self._schedule.end_epoch(valid.get("loss"))
         return EpochEnd(
             epoch=epoch, train=train, valid=valid, regularizers=regularizers, is_best=is_best
         )
@@ -254,6 +262,7 @@ class Training:
             "row": self._row,
             "sums": {**vars(self._sums), "tally": vars(self._sums.tally)},
             "best": vars(self._best),
+            "schedule": self._schedule.state(),
         }
         return safetensors.torch.save(tensors, metadata={"training": json.dumps(progress)})
 
@@ -286,6 +295,7 @@ class Training:
         tally = Tally(**progress["sums"].pop("tally"))
         self._sums = EpochSums(**progress["sums"], tally=tally)
         self._best = Best(**progress["best"])
+        self._schedule.restore(progress.get("schedule", {}))
 
 
 class _Learnt(TypedDict):

@@ -11,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.spec.schedules import ScheduleSpec
 from engine.spec.values import (
     NonNegative,
     Positive,
@@ -18,7 +19,14 @@ from engine.spec.values import (
 )
 
 
-class SgdSpec(Spec):
+class _Scheduled(Spec):
+    """What every optimizer has whose learning rate may change; `rprop` finds its own steps."""
+
+    schedule: ScheduleSpec | None = None
+    """How the learning rate changes; by default it stays."""
+
+
+class SgdSpec(_Scheduled):
     """Stochastic gradient descent, with classical or Nesterov momentum."""
 
     form: Literal["sgd"]
@@ -33,7 +41,7 @@ class SgdSpec(Spec):
         return self
 
 
-class NagSpec(Spec):
+class NagSpec(_Scheduled):
     """Nesterov's accelerated gradient, as downhill names it."""
 
     form: Literal["nag"]
@@ -62,7 +70,7 @@ class RpropSpec(Spec):
         return self
 
 
-class AdagradSpec(Spec):
+class AdagradSpec(_Scheduled):
     """Adagrad (Duchi, Hazan & Singer 2011)."""
 
     form: Literal["adagrad"]
@@ -70,7 +78,7 @@ class AdagradSpec(Spec):
     epsilon: Positive = 1e-10
 
 
-class AdadeltaSpec(Spec):
+class AdadeltaSpec(_Scheduled):
     """Adadelta (Zeiler 2012)."""
 
     form: Literal["adadelta"]
@@ -80,7 +88,7 @@ class AdadeltaSpec(Spec):
     epsilon: Positive = 1e-6
 
 
-class RmspropSpec(Spec):
+class RmspropSpec(_Scheduled):
     """RMSprop (Tieleman & Hinton 2012, lecture 6.5)."""
 
     form: Literal["rmsprop"]
@@ -93,7 +101,7 @@ class RmspropSpec(Spec):
     """Divide by the deviation of the gradients, not by their root mean square (Graves 2013)."""
 
 
-class EsgdSpec(Spec):
+class EsgdSpec(_Scheduled):
     """Equilibrated descent (Dauphin, de Vries & Bengio 2015): divides by rows of the Hessian.
 
     Every step takes a product with the Hessian, about twice the work of another optimizer's, and
@@ -116,7 +124,7 @@ class EsgdSpec(Spec):
         return self
 
 
-class AdamSpec(Spec):
+class AdamSpec(_Scheduled):
     """Adam (Kingma & Ba 2015), or with `adamw` decoupled decay (Loshchilov & Hutter 2019)."""
 
     form: Literal["adam", "adamw"]

@@ -13,7 +13,7 @@ import engine
 from engine.data import formats
 from engine.kernels import library_name
 from engine.plan import MAX_PARAMETERS
-from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS
+from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS, SCHEDULES
 from engine.streams import STREAM_VERSION
 from engine.summary import statistics_of
 from service import limits
@@ -86,6 +86,7 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "activations": list(ACTIVATIONS),
             "losses": list(LOSSES),
             "optimizers": list(OPTIMIZERS),
+            "schedules": list(SCHEDULES),
             "regularizers": list(REGULARIZERS),
         },
         "statistics": {

@@ -36,6 +36,14 @@ CASES: dict[str, dict[str, Any]] = {
     "layerwise": {"training": {"form": "layerwise", "epochs": 2}},
     "pretrained": {"training": {"form": "pretrain", "epochs": 2}},
     "sampled": {"training": {"form": "sample"}},
+    "one cycle": {"optimizer": {"form": "adam", "schedule": {"form": "one_cycle"}}},
+    "plateau": {
+        "optimizer": {
+            "form": "rmsprop",
+            "schedule": {"form": "plateau", "patience": 0, "threshold": 0.5},
+        },
+        "patience": None,
+    },
     "learnt rates": {
         "regularizers": [{"form": "concrete_dropout", "pattern": "hid1:out", "weight": 0.01}]
     },

@@ -48,6 +48,8 @@ def weights(api: Api, job: dict[str, Any]) -> bytes:
             "validation": 0,
         },
         {"noise": {"hid1:out": 0.1}, "optimizer": "esgd"},
+        {"optimizer": {"form": "adam", "schedule": {"form": "cosine", "epochs": 6}}},
+        {"optimizer": {"form": "adam", "schedule": {"form": "plateau", "patience": 0}}},
     ],
 )
 def test_some_epochs_resumed_for_others_are_all_of_them(api: Api, spec: dict[str, Any]) -> None:
