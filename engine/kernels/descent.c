@@ -319,6 +319,12 @@ static double lose(const Descent *given, const Activity *last, size_t row, int64
     return each * loss;
 }
 
+/* A loss as single precision has it: what does not fit is infinite. */
+static double single(double loss) {
+    if (fabs(loss) > FLT_MAX) return copysign(INFINITY, loss);
+    return (float)loss;
+}
+
 /* -- one thread's rows of a batch --------------------------------------------------------------- */
 
 static void punish_outputs(const Descent *given, int32_t layer, const Activity *activity,
@@ -687,8 +693,8 @@ static void *descend(void *argument) {
                       mass_of(given, start, batch), partial);
         meet(crew, threads);
         double loss = sum_of(crew, threads, 0);
-        if (!(fabs(loss) <= FLT_MAX)) { /* single precision would have been infinite */
-            if (thread == 0) given->bad_loss = isnan(loss) ? loss : copysign(INFINITY, loss);
+        if (!isfinite(single(loss))) {
+            if (thread == 0) given->bad_loss = single(loss);
             break;
         }
         Update update = update_of(given, step);
@@ -867,7 +873,7 @@ PUBLIC void bernoulli_measure(Descent *given, float *outputs) {
                    last->width * sizeof *outputs);
         }
     }
-    given->loss = loss;
+    given->loss = single(loss);
 }
 
 PUBLIC int64_t bernoulli_descent_layout(void) {
