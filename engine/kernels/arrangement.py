@@ -13,7 +13,8 @@ _RELU = FUNCTIONS["relu"]
 _ELEMENTWISE = frozenset(range(FUNCTIONS["gelu"] + 1)) | {FUNCTIONS["prelu"], FUNCTIONS["lgrelu"]}
 _IN_PLACE = (Kind.ACTIVATE, Kind.DROP, Kind.NOISE, Kind.ADD, Kind.MULTIPLY, Kind.NORM)
 _MOST_THINNED = 1 << 23  # weights, of which a thinned product has a copy
-_PRODUCTS = (Kind.AFFINE, Kind.DOT, Kind.CONNECT)
+_PRODUCTS = (Kind.AFFINE, Kind.DOT, Kind.DROP_DOT, Kind.CONNECT)
+_MOST_GROUPED = 64  # inputs, of which a word of as many bits says which are dropped
 
 
 def arranged_steps(steps: Sequence[Step], widths: Sequence[int]) -> tuple[list[Step], list[int]]:
@@ -21,7 +22,7 @@ def arranged_steps(steps: Sequence[Step], widths: Sequence[int]) -> tuple[list[S
 
     `steps` have a buffer of its own for each value, of which `widths` has the width.
     """
-    return _placed(_fused(_used(steps)), widths)
+    return _placed(_grouped(_fused(_used(steps))), widths)
 
 
 def _reads(step: Step) -> list[int]:
@@ -55,10 +56,46 @@ def _fused(steps: Sequence[Step]) -> list[Step]:
         maker = steps[makers[-1]]
         if step.kind is Kind.DROP and maker.kind is Kind.LOAD:
             steps[i] = replace(step, src=-1, other=maker.what)
+        elif step.kind is Kind.DOT and maker.kind is Kind.DROP and maker.src >= 0:
+            steps[i] = replace(
+                step,
+                kind=Kind.DROP_DOT,
+                src=maker.src,
+                what=maker.what,
+                limit=maker.limit,
+                scale=maker.scale,
+            )
+            steps[makers[-1]] = replace(maker, dst=-1)
         elif step.kind is Kind.ACTIVATE and step.what == _RELU and maker.kind is Kind.AFFINE:
             steps[makers[-1]] = replace(maker, dst=step.dst, what=1)
             steps[i] = replace(step, dst=-1)
     return _used(steps)
+
+
+def _grouped(steps: Sequence[Step]) -> list[Step]:
+    """Let pairs of which the first drop of known values leaves the same be computed as one.
+
+    They stay together through products and functions until another drop, if nothing else reads
+    what these give.
+    """
+    for start, step in enumerate(steps):
+        if step.kind is not Kind.DROP or step.src >= 0 or step.width > _MOST_GROUPED:
+            continue
+        grouped = list(steps)
+        grouped[start] = replace(step, kind=Kind.GROUP)
+        buffer = step.dst
+        while sum(buffer in _reads(other) for other in steps) == 1:
+            i = next(i for i, other in enumerate(steps) if buffer in _reads(other))
+            reader = steps[i]
+            grouped[i] = replace(reader, grouped=1)
+            if reader.kind in (Kind.DROP, Kind.DROP_DOT):
+                return grouped
+            if reader.kind not in (Kind.AFFINE, Kind.ACTIVATE) or reader.column:
+                break
+            if sum(other.dst == reader.dst for other in steps) > 1:
+                break
+            buffer = reader.dst
+    return list(steps)
 
 
 def _placed(steps: Sequence[Step], widths: Sequence[int]) -> tuple[list[Step], list[int]]:
@@ -71,7 +108,8 @@ def _placed(steps: Sequence[Step], widths: Sequence[int]) -> tuple[list[Step], l
     for i, step in enumerate(steps):
         if step.dst not in of:
             width = rounded(widths[step.dst])
-            if step.kind in _IN_PLACE and last.get(step.src) == i and rooms[of[step.src]] >= width:
+            in_place = step.kind in _IN_PLACE and not (step.kind is Kind.DROP and step.grouped)
+            if in_place and last.get(step.src) == i and rooms[of[step.src]] >= width:
                 of[step.dst] = of[step.src]
             else:
                 fitting = [room for room in free if rooms[room] >= width]
@@ -110,7 +148,7 @@ def _thinned_by(steps: Sequence[Step], start: int) -> int:
         if step.kind in _PRODUCTS and step.dst == buffer and step.src != buffer:
             continue
         alone = sum(buffer in _reads(other) for other in steps[i:]) == 1
-        if step.kind is Kind.DROP and alone:
+        if step.kind in (Kind.DROP, Kind.DROP_DOT) and alone:
             return i + 1
         if not (step.kind is Kind.ACTIVATE and step.what in _ELEMENTWISE and alone):
             return 0

@@ -28,8 +28,10 @@
 #endif
 
 #define PANEL 32 /* columns of a panel of weights; buffers have a multiple of it */
+#define FEW 4 /* columns of a product that are each summed by themselves, at most */
 #define INNER_BLOCK 128 /* inputs at a time: a panel's block of them stays in the first-level cache */
 #define ALIGN 64
+#define LAYOUT 2 /* raised where fields or kinds of steps come to mean something else */
 #define PUBLIC __attribute__((visibility("default")))
 #define UNROLLED _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
@@ -90,27 +92,23 @@ INLINE int any_set(vs flags) {
 #endif
 }
 
-/* Store what is kept of 16-bit lanes: src * scale, or scale itself without src, else 0. */
-INLINE void store_kept(float *dst, const float *src, vs dropped, size_t left, float scale) {
+/* Those numbers of a vector that 16-bit lanes, of which it is one half, do not drop; else 0. */
+INLINE vf undropped(vf x, vs dropped, int half) {
 #if LANES == 16
-    __mmask32 kept = ~_mm512_movepi16_mask((__m512i)dropped);
-    __m512 by = _mm512_set1_ps(scale);
-    __m512 one = src ? _mm512_loadu_ps(src) : _mm512_set1_ps(1);
-    _mm512_storeu_ps(dst, _mm512_maskz_mul_ps((__mmask16)kept, one, by));
-    if (left <= LANES) return;
-    __m512 two = src ? _mm512_loadu_ps(src + LANES) : _mm512_set1_ps(1);
-    _mm512_storeu_ps(dst + LANES, _mm512_maskz_mul_ps((__mmask16)(kept >> 16), two, by));
+    __mmask32 gone = _mm512_movepi16_mask((__m512i)dropped);
+    return (vf)_mm512_maskz_mov_ps((__mmask16) ~(gone >> half * LANES), (__m512)x);
 #else
     vs_half halves[2];
     memcpy(halves, &dropped, sizeof dropped);
-    for (int half = 0; half < 2; half++) {
-        if (half && left <= LANES) return;
-        vi gone = __builtin_convertvector(halves[half], vi);
-        vf kept = all(scale);
-        if (src) kept = load(src + half * LANES) * scale;
-        store(dst + half * LANES, (vf)((vi)kept & ~gone));
-    }
+    return (vf)((vi)x & ~__builtin_convertvector(halves[half], vi));
 #endif
+}
+
+/* The words of elements 0 to 2 LANES - 1 are the mixed counter; the next are LANES / 2 on. */
+INLINE vw first_counter(uint64_t state) {
+    vw counter = {0};
+    for (int lane = 0; lane < LANES / 2; lane++) counter[lane] = (uint64_t)(lane + 1) * GAMMA;
+    return counter + state;
 }
 
 /* dst = what elements `first` to `first + count` keep: src * scale, or 0; without src it is scale.
@@ -118,20 +116,54 @@ INLINE void store_kept(float *dst, const float *src, vs dropped, size_t left, fl
 INLINE void drop(float *dst, const float *src, size_t first, size_t count, uint64_t state,
                  uint32_t limit, float scale) {
     const vh high = (uint16_t)(limit >> 16) - (vh){0};
-    vw counter = {0};
-    for (int lane = 0; lane < LANES / 2; lane++) counter[lane] = (uint64_t)(lane + 1) * GAMMA;
-    counter += state + first / 4 * GAMMA;
+    vw counter = first_counter(state + first / 4 * GAMMA);
     vs tied = {0};
     for (size_t i = 0; i < count; i += 2 * LANES) {
         vw word = counter;
         MIX(word);
         counter += LANES / 2 * GAMMA;
+        vs dropped = (vs)((vh)word < high);
         tied |= (vs)((vh)word == high);
-        store_kept(dst + i, src ? src + i : NULL, (vs)((vh)word < high), count - i, scale);
+        for (int half = 0; half < 2; half++) {
+            if (half && count - i <= LANES) break;
+            vf kept = all(scale);
+            if (src) kept = load(src + i + half * LANES) * scale;
+            store(dst + i + half * LANES, undropped(kept, dropped, half));
+        }
     }
     if ((limit & 0xFFFF) && any_set(tied))
         for (size_t i = 0; i < count; i++)
             if (is_dropped(state, first + i, limit)) dst[i] = 0;
+}
+
+/* patterns = which of `width` elements, at most 64, each of so many states drops, as bits. There is
+ * room for whole vectors. Words of one number are mixed together, of as many states as lanes. */
+static void drop_patterns(uint64_t *patterns, const uint64_t *states, size_t count, size_t width,
+                          uint32_t limit) {
+    const vh high = (uint16_t)(limit >> 16) - (vh){0};
+    const vw places = UINT64_C(0x0008000400020001) - (vw){0};
+    const uint64_t inside = ~UINT64_C(0) >> (64 - width);
+    for (size_t i = 0; i < count; i += LANES / 2) {
+        vw counter = *(const vwu *)(states + i), found = {0};
+        vs tied = {0};
+        for (size_t word = 0; 4 * word < width; word++) {
+            counter += GAMMA;
+            vw drawn = counter;
+            MIX(drawn);
+            tied |= (vs)((vh)drawn == high);
+            vw bits = (vw)((vh)drawn < high) & places;
+            bits |= bits >> 32;
+            bits |= bits >> 16;
+            found |= (bits & 15) << 4 * word;
+        }
+        *(vwu *)(patterns + i) = (vwu)(found & inside);
+        if (!(limit & 0xFFFF) || !any_set(tied)) continue;
+        for (size_t lane = i; lane < least(i + LANES / 2, count); lane++) {
+            patterns[lane] = 0;
+            for (size_t k = 0; k < width; k++)
+                patterns[lane] |= (uint64_t)is_dropped(states[lane], k, limit) << k;
+        }
+    }
 }
 
 /* The normal number at which its distribution function is p: Wichura 1988, algorithm AS 241. */
@@ -522,7 +554,8 @@ static void expand_row(float *dst, const float *src, const Kept *kept, size_t wi
 
 /* -- steps -------------------------------------------------------------------------------------- */
 
-enum { LOAD, CONSTANT, AFFINE, DOT, CONNECT, ACTIVATE, DROP, NOISE, ADD, MULTIPLY, COPY, NORM, STORE };
+enum { LOAD, CONSTANT, AFFINE, DOT, CONNECT, ACTIVATE, DROP, NOISE, ADD, MULTIPLY, COPY, NORM, STORE,
+       GROUP, DROP_DOT };
 
 typedef struct {
     int32_t kind, dst, src, other;
@@ -530,7 +563,8 @@ typedef struct {
     int32_t column; /* of dst, for COPY; whether to add to dst, for products */
     int32_t what;   /* the known values, the site, the activation or the output; for AFFINE whether
                        to rectify what it gives */
-    int32_t thin;   /* 1 + the site that will drop what a product gives, for all rows of a tile */
+    int32_t thin;   /* 1 + the step that will drop what a product gives, for all rows of a tile */
+    int32_t grouped; /* whether src has a row for each group of pairs, and not for each pair */
     uint32_t limit;
     float scale;
     const float *weight, *bias;
@@ -554,6 +588,10 @@ typedef struct {
     size_t *strides;
     int64_t *pass, *row; /* of each pair, from 0 */
     uint64_t *state, *mixed_pass, *mixed_row; /* of each pair; what of it all sites share */
+    uint32_t *group;           /* of each pair; pairs of a group are alike before the second mask */
+    uint32_t *first, *slots;   /* pairs: the first of each group; of a hash table, from 1 */
+    uint64_t *pattern;         /* which inputs each pair drops */
+    size_t groups, slot_count; /* of pairs in the tile; a power of two, 0 where all stay alone */
     int32_t *used;
     Kept inputs, columns;          /* of a product */
     float *mask, *thin, *thinned; /* of one row; of a thinned product */
@@ -573,10 +611,27 @@ static void states_of(const Work *work, Tile *tile, int32_t site) {
     }
 }
 
+/* How many rows of a buffer a step reads, and which is that of a pair. */
+INLINE size_t rows_to_read(const Tile *tile, const Step *step) {
+    return step->grouped ? tile->groups : tile->rows;
+}
+INLINE size_t row_of_pair(const Tile *tile, const Step *step, size_t pair) {
+    return step->grouped ? tile->group[pair] : pair;
+}
+
 /* A row of what a step reads: of a buffer, or of the known values. */
 INLINE const float *read_row(const Work *work, const Tile *tile, const Step *step, size_t i) {
-    if (step->src >= 0) return tile->buffers[step->src] + i * tile->strides[step->src];
+    if (step->src >= 0)
+        return tile->buffers[step->src] + row_of_pair(tile, step, i) * tile->strides[step->src];
     return work->known[step->other] + (size_t)tile->row[i] * rounded((size_t)step->width);
+}
+
+/* What a mask leaves of numbers, and 0 where it is 0, whatever they are; all without a mask. */
+INLINE vf masked(const float *src, const float *mask, size_t at) {
+    vf x = load(src + at);
+    if (!mask) return x;
+    vf kept = load(mask + at);
+    return choose(kept == 0.0f, all(0), x * kept);
 }
 
 static void drop_tile(const Work *work, Tile *tile, const Step *step) {
@@ -591,9 +646,48 @@ static void drop_tile(const Work *work, Tile *tile, const Step *step) {
         }
         if (i == 0 || tile->state[i] != tile->state[i - 1])
             drop(tile->mask, NULL, 0, width, tile->state[i], step->limit, step->scale);
-        for (size_t k = 0; k < width; k += LANES) {
-            vf x = load(src + k), kept = load(tile->mask + k);
-            store(dst + k, choose(kept == 0.0f, all(0), x * kept));
+        for (size_t k = 0; k < width; k += LANES) store(dst + k, masked(src, tile->mask, k));
+    }
+}
+
+/* Say which group a pair is in: of those of its row that drop the same. A new one gets the next
+ * number. */
+INLINE uint32_t group_of(Tile *tile, uint32_t pair) {
+    uint64_t hash = (tile->pattern[pair] + (uint64_t)tile->row[pair] * ROW) * GAMMA;
+    for (size_t slot = hash >> 32;; slot++) {
+        uint32_t *found = tile->slots + (slot & (tile->slot_count - 1));
+        if (*found == 0) {
+            tile->first[tile->groups] = pair;
+            return (*found = (uint32_t)++tile->groups) - 1;
+        }
+        uint32_t other = tile->first[*found - 1];
+        if (tile->pattern[other] == tile->pattern[pair] && tile->row[other] == tile->row[pair])
+            return *found - 1;
+    }
+}
+
+/* Drop of known rows; what pairs have alike is computed once, until another mask parts them. */
+static void group_tile(const Work *work, Tile *tile, const Step *step) {
+    size_t stride = tile->strides[step->dst], width = (size_t)step->width;
+    if (!tile->slot_count) {
+        for (size_t i = 0; i < tile->rows; i++) tile->group[i] = (uint32_t)i;
+        tile->groups = tile->rows;
+        drop_tile(work, tile, step);
+        return;
+    }
+    states_of(work, tile, step->what);
+    drop_patterns(tile->pattern, tile->state, tile->rows, width, step->limit);
+    memset(tile->slots, 0, tile->slot_count * sizeof *tile->slots);
+    tile->groups = 0;
+    for (size_t i = 0; i < tile->rows; i++) tile->group[i] = group_of(tile, (uint32_t)i);
+    for (size_t group = 0; group < tile->groups; group++) {
+        size_t pair = tile->first[group];
+        const float *src = read_row(work, tile, step, pair);
+        float *dst = tile->buffers[step->dst] + group * stride;
+        uint64_t pattern = tile->pattern[pair];
+        for (size_t k = 0; k < width; k++, pattern >>= 1) {
+            float kept[2] = {src[k] * step->scale, 0}; /* no branch that would be guessed wrongly */
+            dst[k] = kept[pattern & 1];
         }
     }
 }
@@ -627,6 +721,7 @@ static void fill(Tile *tile, int32_t buffer, size_t width, const float *values) 
 /* Where all rows of a tile lose the same columns, only the others are computed: the weights' kept
  * inputs and columns are put side by side and multiplied, and the result goes where it belongs. */
 static int thinned_product(const Work *work, Tile *tile, const Step *step, Part part) {
+    /* Where masks are shared there are no groups, so that each row is a pair's. */
     size_t width = (size_t)step->width, inner = (size_t)step->inner;
     const Step *site = work->steps + step->thin - 1;
     states_of(work, tile, site->what);
@@ -673,14 +768,23 @@ static void affine_tile(const Work *work, Tile *tile, const Step *step) {
                  .b = step->weight, .c = tile->buffers[step->dst],
                  .c_stride = tile->strides[step->dst], .count = inner, .bias = step->bias,
                  .rectify = step->what};
-    if (inner >= 48 && inputs_in_use(&tile->inputs, part.a, part.a_stride, tile->rows, inner,
+    size_t rows = rows_to_read(tile, step);
+    if (inner >= 48 && inputs_in_use(&tile->inputs, part.a, part.a_stride, rows, inner,
                                      tile->used)) {
         part.count = tile->inputs.count;
         part.inputs = tile->inputs.listed;
     }
     if (!step->column && !step->bias) fill(tile, step->dst, rounded(width), NULL);
     if (thins(work, step) && thinned_product(work, tile, step, part)) return;
-    multiply(&part, tile->rows, inner, (width + 15) / 16 * 16);
+    multiply(&part, rows, inner, (width + 15) / 16 * 16);
+}
+
+/* Numbers `first` and on, zero from `count` on. */
+INLINE vf inside(vf x, size_t first, size_t count) {
+    if (first + LANES <= count) return x;
+    vi place;
+    for (int lane = 0; lane < LANES; lane++) place[lane] = lane;
+    return choose(place < (int32_t)count - (int32_t)first, x, all(0));
 }
 
 /* The sum of 16 numbers: of halves, of these halves, and so on. */
@@ -703,32 +807,88 @@ INLINE float total(const vf *sums) {
     return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
-/* A product with few columns: weight is (width, inner rounded up) with zeros behind the last input,
- * and 16 sums run side by side. What stands behind the inputs is not read: it may be anything. */
-static void dot_tile(Tile *tile, const Step *step) {
+/* A product of one row with few columns: weight is (width, inner rounded up) with zeros behind the
+ * last input, and 16 sums run side by side. What stands behind the inputs is not read: it may be
+ * anything. With a mask, it is of what that leaves of the row. */
+INLINE void dot_row(const Step *step, float *dst, const float *src, const float *mask) {
     size_t inner = (size_t)step->inner, room = rounded(inner), width = (size_t)step->width;
     size_t whole = inner / 16 * 16;
-    float inside[16];
-    for (size_t k = 0; k < 16; k++) inside[k] = whole + k < inner ? 1 : 0;
-    for (size_t i = 0; i < tile->rows; i++) {
-        const float *src = tile->buffers[step->src] + i * tile->strides[step->src];
-        float *dst = tile->buffers[step->dst] + i * tile->strides[step->dst];
-        for (size_t n = 0; n < width; n++) {
-            const float *weight = step->weight + n * room;
-            vf sums[16 / LANES];
-            for (int v = 0; v < 16 / LANES; v++) sums[v] = all(0);
-            for (size_t k = 0; k < whole; k += 16)
-                for (int v = 0; v < 16 / LANES; v++)
-                    sums[v] += load(src + k + v * LANES) * load(weight + k + v * LANES);
-            if (whole < inner)
-                for (int v = 0; v < 16 / LANES; v++) {
-                    vf x = load(src + whole + v * LANES);
-                    x = choose(load(inside + v * LANES) != 0.0f, x, all(0));
-                    sums[v] += x * load(weight + whole + v * LANES);
-                }
-            float begun = step->column ? dst[n] : step->bias ? step->bias[n] : 0;
-            dst[n] = total(sums) + begun;
+    for (size_t n = 0; n < width; n++) {
+        const float *weight = step->weight + n * room;
+        vf sums[16 / LANES];
+        for (int v = 0; v < 16 / LANES; v++) sums[v] = all(0);
+        for (size_t k = 0; k < whole; k += 16)
+            for (int v = 0; v < 16 / LANES; v++)
+                sums[v] += masked(src, mask, k + (size_t)v * LANES) * load(weight + k + v * LANES);
+        if (whole < inner)
+            for (int v = 0; v < 16 / LANES; v++) {
+                size_t k = whole + (size_t)v * LANES;
+                sums[v] += inside(masked(src, mask, k), k, inner) * load(weight + k);
+            }
+        float begun = step->column ? dst[n] : step->bias ? step->bias[n] : 0;
+        dst[n] = total(sums) + begun;
+    }
+}
+
+static void dot_tile(Tile *tile, const Step *step) {
+    for (size_t i = 0; i < tile->rows; i++)
+        dot_row(step, tile->buffers[step->dst] + i * tile->strides[step->dst],
+                tile->buffers[step->src] + i * tile->strides[step->src], NULL);
+}
+
+/* Drop, and the product with few columns of what is kept, which is not stored between; the numbers
+ * are those of the two steps. Return 0 where bits behind the first 16 of a draw decide. */
+INLINE int drop_dot_row(const Step *step, float *dst, const float *src, uint64_t state,
+                        size_t width) {
+    size_t inner = (size_t)step->inner, room = rounded(inner);
+    const vh high = (uint16_t)(step->limit >> 16) - (vh){0};
+    vw counter = first_counter(state);
+    vs tied = {0};
+    vf sums[FEW][16 / LANES];
+    for (size_t n = 0; n < width; n++)
+        for (int v = 0; v < 16 / LANES; v++) sums[n][v] = all(0);
+    for (size_t k = 0; k < inner; k += 2 * LANES) {
+        vw word = counter;
+        MIX(word);
+        counter += LANES / 2 * GAMMA;
+        vs dropped = (vs)((vh)word < high);
+        tied |= (vs)((vh)word == high);
+        UNROLLED for (int half = 0; half < 2; half++) {
+            size_t at = k + (size_t)half * LANES;
+            if (at >= (inner + 15) / 16 * 16) break;
+            vf x = undropped(inside(load(src + at) * step->scale, at, inner), dropped, half);
+            UNROLLED for (size_t n = 0; n < width; n++)
+                sums[n][at % 16 / LANES] += x * load(step->weight + n * room + at);
         }
+    }
+    if ((step->limit & 0xFFFF) && any_set(tied)) return 0;
+    for (size_t n = 0; n < width; n++) {
+        float begun = step->column ? dst[n] : step->bias ? step->bias[n] : 0;
+        dst[n] = total(sums[n]) + begun;
+    }
+    return 1;
+}
+
+INLINE void drop_dot_rows(const Work *work, Tile *tile, const Step *step, size_t width) {
+    size_t inner = (size_t)step->inner;
+    for (size_t i = 0; i < tile->rows; i++) {
+        float *dst = tile->buffers[step->dst] + i * tile->strides[step->dst];
+        const float *src = read_row(work, tile, step, i);
+        uint64_t state = tile->state[i];
+        if (!work->shared && drop_dot_row(step, dst, src, state, width)) continue;
+        if (!work->shared || i == 0 || state != tile->state[i - 1])
+            drop(tile->mask, NULL, 0, inner, state, step->limit, step->scale);
+        dot_row(step, dst, src, tile->mask);
+    }
+}
+
+static void drop_dot_tile(const Work *work, Tile *tile, const Step *step) {
+    states_of(work, tile, step->what);
+    switch (step->width) {
+    case 1: drop_dot_rows(work, tile, step, 1); break;
+    case 2: drop_dot_rows(work, tile, step, 2); break;
+    case 3: drop_dot_rows(work, tile, step, 3); break;
+    case FEW: drop_dot_rows(work, tile, step, FEW); break;
     }
 }
 
@@ -806,7 +966,7 @@ static void copy_tile(Tile *tile, const Step *step) {
 }
 
 static void activate_tile(Tile *tile, const Step *step) {
-    for (size_t i = 0; i < tile->rows; i++)
+    for (size_t i = 0, rows = rows_to_read(tile, step); i < rows; i++)
         activate_row(tile->buffers[step->dst] + i * tile->strides[step->dst],
                      tile->buffers[step->src] + i * tile->strides[step->src], (size_t)step->width,
                      step->what, step->weight, step->bias, (size_t)step->other);
@@ -821,6 +981,8 @@ static void run_tile(const Work *work, Tile *tile) {
         case CONNECT: connect_tile(work, tile, step); break;
         case ACTIVATE: activate_tile(tile, step); break;
         case DROP: drop_tile(work, tile, step); break;
+        case GROUP: group_tile(work, tile, step); break;
+        case DROP_DOT: drop_dot_tile(work, tile, step); break;
         case NOISE: noise_tile(work, tile, step); break;
         case ADD:
         case MULTIPLY: combine_tile(tile, step); break;
@@ -839,6 +1001,7 @@ typedef struct {
     const Work *work;
     atomic_int_fast64_t next;
     int64_t tile_passes, tile_rows, by_pass, by_row;
+    size_t slots; /* of a tile's table of groups */
     atomic_int failed;
 } Turns;
 
@@ -873,6 +1036,10 @@ static size_t laid_out(const Work *work, size_t pairs, Tile *tile, void *from) {
         kept->listed = claimed(&at, widest * sizeof *kept->listed);
         kept->lanes = claimed(&at, widest / 16 * sizeof *kept->lanes);
     }
+    tile->group = claimed(&at, pairs * sizeof *tile->group);
+    tile->first = claimed(&at, pairs * sizeof *tile->first);
+    tile->pattern = claimed(&at, (pairs + LANES) * sizeof *tile->pattern);
+    tile->slots = claimed(&at, tile->slot_count * sizeof *tile->slots);
     tile->used = claimed(&at, widest * sizeof *tile->used);
     tile->mask = claimed(&at, (widest + 2 * PANEL) * sizeof *tile->mask);
     tile->thin = claimed(&at, thin * sizeof *tile->thin);
@@ -909,7 +1076,7 @@ static void lay_pairs(const Work *work, Tile *tile, int64_t pass, int64_t passes
 static void *take_turns(void *argument) {
     Turns *turns = argument;
     const Work *work = turns->work;
-    Tile tile;
+    Tile tile = {.slot_count = turns->slots};
     size_t pairs = (size_t)(turns->tile_passes * turns->tile_rows);
     size_t bytes = laid_out(work, pairs, &tile, NULL);
     void *room = aligned_alloc(ALIGN, bytes);
@@ -941,6 +1108,31 @@ static int64_t evenly(int64_t passes, int64_t most) {
     return whole < most ? whole : most;
 }
 
+/* How many different sets of `width` elements so many passes drop, on average. */
+static double different_masks(size_t width, double rate, double passes) {
+    double sets = 1, found = 0;
+    for (size_t k = 0; k <= width; k++) {
+        double chance = pow(rate, (double)k) * pow(1 - rate, (double)(width - k));
+        found += sets * -expm1(passes * log1p(-chance));
+        sets = sets * (double)(width - k) / (double)(k + 1);
+    }
+    return found;
+}
+
+/* The room for a tile's table of groups, or 0 where so few pairs are alike that it does not pay. */
+static size_t slots_for(const Work *work, int64_t passes, int64_t rows) {
+    for (int32_t i = 0; i < work->count && !work->shared; i++) {
+        const Step *step = work->steps + i;
+        if (step->kind != GROUP) continue;
+        double different = different_masks((size_t)step->width, step->limit * 0x1p-32, (double)passes);
+        if (different > 0.7 * (double)passes) return 0;
+        size_t slots = 64;
+        while (slots < 2 * (size_t)(passes * rows)) slots *= 2;
+        return slots;
+    }
+    return 0;
+}
+
 /* Run all passes of all rows; return 0, or 1 where memory ran out. */
 PUBLIC int32_t bernoulli_run(const Work *work) {
     Turns turns = {.work = work};
@@ -958,6 +1150,7 @@ PUBLIC int32_t bernoulli_run(const Work *work) {
     }
     turns.tile_passes = (int64_t)least((size_t)work->passes, (size_t)turns.tile_passes);
     turns.tile_rows = (int64_t)least((size_t)span, (size_t)turns.tile_rows);
+    turns.slots = slots_for(work, turns.tile_passes, turns.tile_rows);
     turns.by_pass = (work->passes + turns.tile_passes - 1) / turns.tile_passes;
     turns.by_row = (span + turns.tile_rows - 1) / turns.tile_rows;
     atomic_init(&turns.next, 0);
@@ -998,4 +1191,6 @@ PUBLIC void bernoulli_normals(const uint64_t *states, int64_t rows, int64_t widt
 PUBLIC int32_t bernoulli_lanes(void) { return LANES; }
 
 /* Tells a build of another source from this. */
-PUBLIC int32_t bernoulli_layout(void) { return (int32_t)(sizeof(Step) << 16 | sizeof(Work)); }
+PUBLIC int32_t bernoulli_layout(void) {
+    return (int32_t)(LAYOUT << 24 | sizeof(Step) << 12 | sizeof(Work));
+}

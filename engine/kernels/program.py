@@ -44,6 +44,10 @@ class Kind(IntEnum):
     COPY = 10
     NORM = 11
     STORE = 12
+    GROUP = 13
+    """DROP of known values of which pairs that lose the same are computed together."""
+    DROP_DOT = 14
+    """DOT of what a DROP keeps."""
 
 
 _NAMES = (
@@ -62,8 +66,8 @@ class Step:
     dst: int = -1
     src: int = -1
     other: int = -1
-    """The second input of ADD and MULTIPLY; of ACTIVATE how many pieces a unit has; of DROP which
-    known values it reads, where `src` is none."""
+    """The second input of ADD and MULTIPLY; of ACTIVATE how many pieces a unit has; of DROP and
+    GROUP which known values it reads, where `src` is none."""
     inner: int = 0
     """Inputs of a product."""
     width: int = 0
@@ -76,6 +80,9 @@ class Step:
     thin: int = 0
     """1 + the number of the step that drops what a product gives, alike for rows that share masks;
     0 where none does, or others read it before."""
+    grouped: int = 0
+    """1 where `src` has a row for each group that a GROUP step made; products and activations keep
+    the groups, another drop ends them."""
     limit: int = 0
     """Threshold of 32 bits below which an element is dropped."""
     scale: float = 1.0
@@ -103,6 +110,8 @@ class Program:
         found = build or kernels()
         assert found is not None
         self._run = found.library.bernoulli_run
+        self.kinds = tuple(step.kind for step in steps)
+        """What the steps do, in their order."""
         self._kept = [step.weight for step in steps] + [step.bias for step in steps]
         self._steps = (StepStructure * len(steps))(*map(_told, steps))
         self._widths = (ctypes.c_int32 * len(widths))(*widths)
@@ -233,8 +242,10 @@ def _cost(step: Step) -> float:
             return step.inner * max(step.width, 4)
         case Kind.CONNECT:
             return step.inner * rounded(step.width) * _DRAW_COST
-        case Kind.DROP:
+        case Kind.DROP | Kind.GROUP:
             return rounded(step.width) * _DRAW_COST
+        case Kind.DROP_DOT:
+            return rounded(step.inner) * _DRAW_COST + step.inner * max(step.width, 4)
         case Kind.NOISE:
             return step.width * _NOISE_COST
         case Kind.ACTIVATE:

@@ -15,13 +15,15 @@ __all__ = [
     "layout",
 ]
 
+_LAYOUT = 2  # raised where fields or kinds of steps come to mean something else
+
 
 class StepStructure(ctypes.Structure):
     """`Step` of `blocks.c`."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "dst", "src", "other", "inner", "width")),
-        *((name, ctypes.c_int32) for name in ("column", "what", "thin")),
+        *((name, ctypes.c_int32) for name in ("column", "what", "thin", "grouped")),
         ("limit", ctypes.c_uint32),
         ("scale", ctypes.c_float),
         ("weight", ctypes.c_void_p),
@@ -43,7 +45,8 @@ class WorkStructure(ctypes.Structure):
 
 def layout() -> int:
     """Return what `bernoulli_layout` answers in a build that was made for these structures."""
-    return ctypes.sizeof(StepStructure) << 16 | ctypes.sizeof(WorkStructure)
+    sizes = ctypes.sizeof(StepStructure) << 12 | ctypes.sizeof(WorkStructure)
+    return _LAYOUT << 24 | sizes
 
 
 class DenseLayerStructure(ctypes.Structure):
