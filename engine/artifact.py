@@ -17,18 +17,14 @@ import torch
 
 from engine.data.encoding import Encoding
 from engine.data.lengths import of_steps, steps_of
+from engine.descriptions import describe_graph, describe_regularizer
 from engine.errors import ArtifactError, DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import layer_pointer, shown
 from engine.network import Network
 from engine.regularizers import (
-    BernoulliDropout,
-    ConcreteDropout,
-    ContractivePenalty,
     Perturbation,
-    RecurrentPenalty,
     Regularizer,
-    WeightPenalty,
     learnt,
     resolve,
 )
@@ -38,9 +34,6 @@ __all__ = [
     "FORMAT",
     "MEMBER_KEYS",
     "Model",
-    "describe_graph",
-    "describe_parameters",
-    "describe_regularizer",
     "document_of",
     "graph_of_steps",
     "import_model",
@@ -157,47 +150,6 @@ def weights_of(values: Weights) -> bytes:
     )
 
 
-def describe_graph(graph: Graph) -> dict[str, Any]:
-    """Return parameters and outputs by name, with their shapes; of outputs those of one row."""
-    return {
-        "parameters": {
-            name: {"shape": list(shape), "dtype": "float32"}
-            for name, shape in graph.parameters.items()
-        },
-        "parameter_count": graph.parameter_count,
-        "outputs": {
-            name: {"size": layer.size, "shape": list(shape)}
-            for layer in graph.layers
-            for name, shape in layer.outputs.items()
-        },
-    }
-
-
-def describe_regularizer(index: int, regularizer: Regularizer) -> dict[str, Any]:
-    """Return what the regularizer log says of one."""
-    description: dict[str, Any] = {
-        "index": index,
-        "form": regularizer.form,
-        "pattern": regularizer.pattern,
-        "weight": regularizer.weight,
-        "rng": regularizer.rng,
-        "matched": list(regularizer.matched),
-        "log": regularizer.log(),
-    }
-    if isinstance(regularizer, WeightPenalty | RecurrentPenalty):
-        description["reduction"] = regularizer.reduction
-    if isinstance(regularizer, ContractivePenalty):
-        description["wrt"] = regularizer.wrt
-    if isinstance(regularizer, BernoulliDropout):
-        description["steps"] = regularizer.steps
-        description["spatial"] = regularizer.spatial
-    if isinstance(regularizer, ConcreteDropout):
-        description["weight_regularizer"] = regularizer.weight_regularizer
-        description["temperature"] = regularizer.temperature
-        description["initial_rate"] = regularizer.initial_rate
-    return description
-
-
 def document_of(
     graph: Graph,
     encoding: Encoding,
@@ -295,21 +247,6 @@ def _ensemble_of(
     if len({predicts(model.graph) for model in members}) > 1:
         raise ArtifactError("the members of the ensemble do not predict the same")
     return replace(members[0], members=members)
-
-
-def describe_parameters(model: Model) -> dict[str, Any]:
-    """Return the parameters by name, and how many numbers they are, of all members."""
-    graphs = [own.graph for own in model.members]
-    if not graphs:
-        return {key: describe_graph(model.graph)[key] for key in ("parameters", "parameter_count")}
-    return {
-        "parameters": {
-            f"{index}.{name}": told
-            for index, graph in enumerate(graphs)
-            for name, told in describe_graph(graph)["parameters"].items()
-        },
-        "parameter_count": sum(graph.parameter_count for graph in graphs),
-    }
 
 
 def predicts(graph: Graph) -> tuple[Any, ...]:

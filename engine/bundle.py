@@ -12,12 +12,10 @@ from typing import Any
 
 from engine.artifact import (
     FORMAT,
-    describe_graph,
-    describe_parameters,
-    describe_regularizer,
     load_model,
     resolved_regularizers,
 )
+from engine.descriptions import describe_graph, describe_parameters, describe_regularizer
 from engine.errors import ArtifactError, EngineError
 
 __all__ = ["bundle_of", "read_bundle"]
@@ -77,7 +75,7 @@ def read_bundle(content: bytes, *, max_bytes: int) -> tuple[dict[str, Any], byte
     metrics = document.get("metrics")
     document |= {
         **describe_graph(model.graph),
-        **describe_parameters(model),
+        **describe_parameters([own.graph for own in model.members or (model,)]),
         "regularizers": described,
         "metrics": metrics if isinstance(metrics, dict) else {},
     }

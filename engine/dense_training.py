@@ -92,6 +92,7 @@ class DenseSteps:
         _require_known(graph, spec, train)
         if build is None and kernels() is None:
             raise UnknownToKernels("there are no kernels for this processor")
+        self._batch_size = min(spec.batch_size, train.rows)
         positions = {layer.out: index for index, layer in enumerate(graph.layers)}
         drawn = _drawn(masks, positions)
         terms = _terms(graph, regularizers, positions)
@@ -106,7 +107,7 @@ class DenseSteps:
             loss_weight=graph.main_loss.weight,
             move=move,
             clip=spec.gradient_clip,
-            batch_size=spec.batch_size,
+            batch_size=self._batch_size,
             threads=threads,
             build=build,
         )
@@ -119,8 +120,7 @@ class DenseSteps:
             for site in every
             if site.kind == "dropout" and not site.acts
         )
-        self._batch_size = spec.batch_size
-        self._step_flops = 3.0 * spec.batch_size * graph.flops_per_row + _STEP_FLOPS
+        self._step_flops = 3.0 * self._batch_size * graph.flops_per_row + _STEP_FLOPS
         self._x, self._y, self._weights = _resident(train)
         self._measured: tuple[TrainingData, _Resident] | None = None
         self._parameters = parameters

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.artifact import describe_graph, describe_regularizer
 from engine.data.auxiliary import with_auxiliary
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
@@ -18,6 +17,7 @@ from engine.data.profile import profile, profile_rows
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select, uncategorised
 from engine.data.splits import Split, used_rows
+from engine.descriptions import describe_graph, describe_regularizer
 from engine.errors import DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import Shape

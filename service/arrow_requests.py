@@ -8,7 +8,7 @@ from typing import Any
 from engine.data.arrow_records import DamagedStreamError, read_arrow_records
 from service.bodies import parse_json, validated
 from service.errors import Invalid, Malformed
-from service.predictor import PredictRequest
+from service.prepared import PredictRequest
 
 __all__ = ["REQUEST", "read_arrow_request"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import engine
-from engine.artifact import describe_regularizer
 from engine.data.dataset import Data
+from engine.descriptions import describe_regularizer
 from engine.layers import shown
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent

@@ -19,7 +19,7 @@ from engine.spec import RegularizationSpec
 from engine.statistics import entropy, mean_and_variance, pass_mean
 from service.app import create_app
 from service.settings import Settings
-from service.store.jobs import OWN_EVENTS
+from service.store.job_records import OWN_EVENTS
 from tests.engine.networks import graph_of, identity_network, rows_of
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
 from functools import partial
-from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from engine.data import formats
 from engine.spec import MAX_SEED
@@ -24,12 +22,10 @@ from service.deps import (
     OwnerDep,
     PredictorDep,
 )
-from service.errors import NotFound
-from service.idempotency import answer_once, created
 from service.problems import problems
-from service.routes.jobs import preferred_wait, wait_for_end
+from service.routes.queueing import PreferHeader, answer_queued
 from service.schemas import JobView
-from service.store.idempotency import Answer, Remember
+from service.store.idempotency import Remember
 from service.store.jobs import Job, NewJob
 
 __all__ = ["router"]
@@ -53,10 +49,7 @@ async def predict_stored(
     jobs: JobsDep,
     blobs: BlobsDep,
     owner: OwnerDep,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
-    ] = None,
+    prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Queue predictions for the rows of a stored data set; follow `Location` to their data set.
@@ -90,23 +83,6 @@ async def predict_stored(
         )
         return jobs.create(new, remember=remember)
 
-    def queued(job: Job) -> Answer:
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202)
-
-    wait_s = preferred_wait(prefer)
-
-    async def held(job: Job) -> Answer:
-        assert wait_s is not None
-        with suppress(NotFound):  # deleted meanwhile
-            job = await wait_for_end(request, jobs, job.id, wait_s)
-        applied = {"Preference-Applied": f"wait={wait_s:g}"}
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
-
-    return await answer_once(
-        request,
-        idempotency_key,
-        asked,
-        create,
-        queued,
-        later=None if wait_s is None else held,
+    return await answer_queued(
+        request, jobs, asked, create, idempotency_key=idempotency_key, prefer=prefer
     )

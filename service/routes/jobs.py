@@ -18,6 +18,7 @@ from service.bodies import StrictRoute
 from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
 from service.errors import Invalid, NotFound
 from service.problems import problems
+from service.routes.queueing import PreferHeader, pause_s, preferred_wait, wait_for_end
 from service.schemas import (
     CancelRequest,
     EventView,
@@ -27,16 +28,13 @@ from service.schemas import (
     VariantView,
 )
 from service.shutdown import Shutdown
-from service.store.jobs import Event, Job, Jobs, Status
+from service.store.jobs import Event, Jobs, Status
 from service.summaries import JobSummary
 
-__all__ = ["pause_s", "preferred_wait", "router", "wait_for_end"]
+__all__ = ["router"]
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
-MAX_WAIT_S = 60.0
-_LEAST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 0.5
 _COMMENT_S = 15.0
 _PAGE = 500
 
@@ -61,10 +59,7 @@ async def get_job(
     request: Request,
     job_id: IdPath,
     jobs: JobsDep,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
-    ] = None,
+    prefer: PreferHeader = None,
 ) -> Response:
     """Read a job: its state, progress, metrics and result."""
     wait_s = preferred_wait(prefer)
@@ -72,38 +67,6 @@ async def get_job(
     job = await wait_for_end(request, jobs, job_id, wait_s or 0.0)
     content = JobView.of(job).model_dump_json()
     return Response(content, headers=headers, media_type="application/json")
-
-
-def preferred_wait(prefer: str | None) -> float | None:
-    """Return the seconds that a `Prefer: wait=…` header asks for, capped; None if it does not."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
-    return None if found is None else min(float(found.group(1)), MAX_WAIT_S)
-
-
-def pause_s(quiet_s: float) -> float:
-    """Return the pause before the next look at a job about which nothing was new for so long.
-
-    A twentieth of that time: news are hardly later for it, and callers who wait for a slow job
-    cost little.
-    """
-    return min(max(quiet_s / 20, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
-
-
-async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float) -> Job:
-    """Return the job once it has ended.
-
-    Or as it is when the time is up, the server stops, or the caller is gone.
-    """
-    shutdown: Shutdown = request.state.shutdown
-    begin = time.monotonic()
-    while True:
-        job = await run_in_threadpool(jobs.get, job_id)
-        waited_s = time.monotonic() - begin
-        if job.terminal or waited_s >= wait_s or shutdown.has_begun:
-            return job
-        if await request.is_disconnected():
-            return job
-        await shutdown.sleep(min(wait_s - waited_s, pause_s(waited_s)))
 
 
 @router.post(

@@ -21,7 +21,8 @@ from service.arrow_requests import read_arrow_request
 from service.bodies import StrictRoute, media_type_of, read_as
 from service.deps import State
 from service.errors import Invalid, NotAcceptable
-from service.predictor import INLINE_BYTES, Predictor, PredictRequest, Prepared
+from service.predictor import Predictor
+from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
 from service.schemas import PredictionView
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 
 from service.bodies import StrictRoute
 from service.checkpoints import read_checkpoint, write_checkpoint
 from service.deps import BlobsDep, IdempotencyHeader, IdPath, JobsDep, OwnerDep
 from service.errors import Conflict, Invalid, NotFound
-from service.idempotency import answer_once, created
 from service.problems import problems
-from service.routes.jobs import preferred_wait, wait_for_end
+from service.routes.queueing import PreferHeader, answer_queued
 from service.schemas import MAX_EPOCHS, JobView, ResumeRequest
 from service.store.blobs import Blobs, checkpoint_key
 from service.store.database import new_id
-from service.store.idempotency import Answer, Remember
+from service.store.idempotency import Remember
 from service.store.jobs import Checkpoint, Job, Jobs, NewJob
 
 __all__ = ["router"]
@@ -39,10 +37,7 @@ async def resume_job(
     blobs: BlobsDep,
     owner: OwnerDep,
     body: Annotated[ResumeRequest | None, Body()] = None,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
-    ] = None,
+    prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Go on with the training of a job that has ended, as a new job with a new model.
@@ -56,25 +51,13 @@ async def resume_job(
     def create(remember: Remember[Job] | None) -> Job:
         return _resume(jobs, blobs, jobs.get(job_id), asked, owner, remember)
 
-    def queued(job: Job) -> Answer:
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202)
-
-    wait_s = preferred_wait(prefer)
-
-    async def held(job: Job) -> Answer:
-        assert wait_s is not None
-        with suppress(NotFound):  # deleted meanwhile
-            job = await wait_for_end(request, jobs, job.id, wait_s)
-        applied = {"Preference-Applied": f"wait={wait_s:g}"}
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
-
-    return await answer_once(
+    return await answer_queued(
         request,
-        idempotency_key,
+        jobs,
         asked.model_dump(mode="json"),
         create,
-        queued,
-        later=None if wait_s is None else held,
+        idempotency_key=idempotency_key,
+        prefer=prefer,
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from engine.data import formats
@@ -19,15 +18,13 @@ from engine.spec import ValidationSpec
 from engine.variants import InvalidVariantError
 from service.bodies import StrictRoute
 from service.deps import BlobsDep, DatasetsDep, IdempotencyHeader, JobsDep, OwnerDep
-from service.errors import NotFound
-from service.idempotency import answer_once, created
 from service.pointers import located
 from service.problems import problems
-from service.routes.jobs import preferred_wait, wait_for_end
+from service.routes.queueing import PreferHeader, answer_queued
 from service.schemas import JobView, PlanView, TrainRequest
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
-from service.store.idempotency import Answer, Remember
+from service.store.idempotency import Remember
 from service.store.jobs import Job, NewJob
 
 __all__ = ["router"]
@@ -53,10 +50,7 @@ async def train(
     blobs: BlobsDep,
     owner: OwnerDep,
     validate_only: Annotated[bool, Query(description="Answer the plan and queue nothing.")] = False,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=20` holds the answer until the job ends, at most so long."),
-    ] = None,
+    prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Queue a training job; follow `Location` for its progress, its events and its model."""
@@ -78,25 +72,8 @@ async def train(
         )
         return jobs.create(new, remember=remember)
 
-    def queued(job: Job) -> Answer:
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202)
-
-    wait_s = preferred_wait(prefer)
-
-    async def held(job: Job) -> Answer:
-        assert wait_s is not None
-        with suppress(NotFound):  # deleted meanwhile
-            job = await wait_for_end(request, jobs, job.id, wait_s)
-        applied = {"Preference-Applied": f"wait={wait_s:g}"}
-        return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
-
-    return await answer_once(
-        request,
-        idempotency_key,
-        spec,
-        create,
-        queued,
-        later=None if wait_s is None else held,
+    return await answer_queued(
+        request, jobs, spec, create, idempotency_key=idempotency_key, prefer=prefer
     )
 
 

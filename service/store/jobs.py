@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from service.store.database import Clock, Database, Page, is_id, new_id, newest_
 from service.store.datasets import StagedDataset
 from service.store.events import read_epochs, read_events
 from service.store.idempotency import Remember
+from service.store.job_records import NewJob, Recorded, columns_of, refuse_own
 from service.store.lifecycle import (
     Checkpoint,
     ErrorKind,
@@ -41,41 +41,6 @@ __all__ = [
 ]
 
 JOBS = tables.jobs
-
-#: Events that only the store itself adds.
-OWN_EVENTS = frozenset({"queued", "started", "retried", "checkpoint", "cancelling", "finished"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewJob:
-    """A job about to be queued; its spec is valid."""
-
-    kind: str
-    spec: dict[str, Any]
-    datasets: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the data sets that the job needs, each with the JSON pointer to where it is asked."""
-    models: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the models that it needs, in the same way."""
-    name: str | None = None
-    tags: dict[str, Any] = field(default_factory=dict)
-    owner: str | None = None
-    id: str | None = None
-    """A new one where it is not given."""
-    resumed_from: str | None = None
-    checkpoint: Checkpoint | None = None
-    """Where it begins, if not at the beginning."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What a worker learns when it records."""
-
-    cancelling: bool
-    """The job is to stop now and to be finished as cancelled."""
-    keep: bool
-    """Only with `cancelling`: finish it with the best so far as its model."""
-    replaced: str | None
-    """Key of the checkpoint that the new one replaced; its blob is nobody's now."""
 
 
 class Jobs:
@@ -109,7 +74,7 @@ class Jobs:
         fields = {key: value for key, value in vars(new).items() if key not in others}
         row = {
             **fields,
-            **_columns(new.checkpoint, attempt=0),
+            **columns_of(new.checkpoint, attempt=0),
             "id": new.id or new_id("job"),
             "status": Status.QUEUED,
             "metrics": {},
@@ -257,7 +222,7 @@ class Jobs:
         `progress` and `metrics` replace the former; the `checkpoint` event is added here. Events up
         to a checkpoint's epoch are to be recorded with it or before.
         """
-        _refuse_own(events)
+        refuse_own(events)
         values: dict[str, Any] = {}
         if progress is not None:
             values["progress"] = progress
@@ -265,7 +230,7 @@ class Jobs:
             values["metrics"] = metrics
         if checkpoint is not None:
             events = [*events, ("checkpoint", place_of(job.kind, checkpoint.epoch))]
-            values |= _columns(checkpoint, job.attempts)
+            values |= columns_of(checkpoint, job.attempts)
         with self._database.write() as connection:
             held = lifecycle.held_job(connection, job)
             if events or values:
@@ -297,14 +262,14 @@ class Jobs:
         `succeeded`, or with `cancelled` where it is to be kept, and is then the result. A
         `checkpoint` replaces the former: where the job ended, for others to go on from.
         """
-        _refuse_own(events)
+        refuse_own(events)
         if (status is Status.FAILED) != (error is not None) or not status.terminal:
             raise ValueError(f"a job cannot end as {status} with error={error!r}")
         if status is Status.FAILED and (model or dataset or result is not None):
             raise ValueError("a failed job has no result")
         now = self._clock()
         given = {"progress": progress, "metrics": metrics}
-        values: dict[str, Any] = {"result": result} | _columns(checkpoint, job.attempts)
+        values: dict[str, Any] = {"result": result} | columns_of(checkpoint, job.attempts)
         values |= {name: value for name, value in given.items() if value is not None}
         if model is not None:
             values |= {"model": model.id, "result": result or {"model": model.id}}
@@ -388,24 +353,7 @@ class Jobs:
         )
 
 
-def _columns(checkpoint: Checkpoint | None, attempt: int) -> dict[str, Any]:
-    """Return the columns of a checkpoint of an attempt; none without one."""
-    if checkpoint is None:
-        return {}
-    return {
-        "checkpoint_key": checkpoint.key,
-        "checkpoint_epoch": checkpoint.epoch,
-        "checkpoint_attempt": attempt,
-    }
-
-
 def _require(connection: sa.Connection, job_id: str) -> None:
     query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id)
     if not is_id(job_id, "job") or connection.scalar(query) is None:
         raise NotFound(f"no job has the id {job_id[:80]!r}")
-
-
-def _refuse_own(events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    for kind, _ in events:
-        if kind in OWN_EVENTS:
-            raise ValueError(f"{kind!r} events are the store's own")

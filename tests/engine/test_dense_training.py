@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,19 @@ def test_every_loss_and_weights_of_rows(loss: str, weighted: bool) -> None:
     data = rows(70, 5, 4, classes=loss == "xe", weighted=weighted)
     sgd = {"form": "sgd", "learning_rate": 0.05}
     assert_alike(data, [5, [20, "tanh"], 4], loss=loss, optimizer=sgd)
+
+
+def test_a_batch_larger_than_the_rows_takes_the_memory_of_the_rows() -> None:
+    data = rows(70, 5, 1, classes=False, weighted=False)
+    layers = [5, [500, "tanh"], 1]
+    tracemalloc.start()
+    whole, _ = trained(data, layers, batch_size=10_000_000, valid=data[:1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    own, _ = trained(data, layers, batch_size=70, valid=data[:1])
+    for name, value in own.kept_parameters().items():
+        np.testing.assert_array_equal(whole.kept_parameters()[name], value)
 
 
 @settings(deadline=None, max_examples=40)

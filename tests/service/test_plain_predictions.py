@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.predictor import INLINE_BYTES
+from service.prepared import INLINE_BYTES
 from tests.service.conftest import Api, Serve
 
 ROW = [[1.0, 2.0]]

@@ -11,7 +11,7 @@ import torch
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.routes.jobs import pause_s, wait_for_end
+from service.routes.queueing import pause_s, wait_for_end
 from service.store.jobs import Status
 from tests.service.conftest import Api, Serve, assert_problem
 

@@ -1,0 +1,130 @@
+"""Prepared requests for predictions: plan and rows, until their answer is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from engine.data.inputs import Inputs
+from engine.generation import Generation
+from engine.prediction import Estimate, PredictionPlan, never
+from engine.spec import PredictSpec
+from engine.summary import Tree
+from service.answer_tables import STREAM, arrow_of
+from service.answers import answer_of, json_of
+
+__all__ = ["INLINE_BYTES", "PredictRequest", "Prepared"]
+
+_INLINE_FLOPS = 4e6
+"""Less than half a millisecond by the compiled kernels."""
+INLINE_BYTES = 16_384
+"""Of a request, whose rows are encoded in about a quarter of a millisecond."""
+_INLINE_ANSWER = 4096
+"""Numbers of an answer that are written in some ten microseconds."""
+
+
+class PredictRequest(PredictSpec):
+    """What to predict, with which model, and what to report of it."""
+
+    model: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id or alias of the model."""
+    inputs: Annotated[
+        list[Any] | dict[str, Any],
+        Field(examples=[[[0.1, 0.2]], [{"age": 40, "bmi": 23.1}], {"age": [40], "bmi": [23.1]}]),
+    ]
+    """Rows as lists or objects, one object of columns, or rows of a stored data set."""
+
+    def spec(self) -> PredictSpec:
+        """Return the engine's part of the request."""
+        return PredictSpec.model_construct(
+            **{name: getattr(self, name) for name in PredictSpec.model_fields}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request with all that its answer needs."""
+
+    model_id: str
+    plan: PredictionPlan
+    generation: Generation | None
+    x: Inputs
+    row_ids: npt.NDArray[np.int64]
+    flops: float
+    shows_seed: bool
+    shows_rows: bool
+    media_type: str = "application/json"
+    """Of the answer: JSON or an Arrow stream."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the answer takes less time than handing it to a thread is worth."""
+        return (
+            self.generation is None
+            and self.flops <= _INLINE_FLOPS
+            and self.plan.spec.tolerance is None
+            and self.plan.spec.budget_ms is None
+            and self.plan.answer_size(len(self.x)) <= _INLINE_ANSWER
+            and self.plan.is_compiled(self.x)
+        )
+
+    @property
+    def held(self) -> int:
+        """Bytes of its rows."""
+        return sum(getattr(values, "nbytes", 0) for values in self.x.values.values())
+
+    def content(self, estimate: Estimate) -> bytes:
+        """Write the answer."""
+        answer = answer_of(self.model_id, self.plan, estimate)
+        answer["seed"] = self.plan.seed if self.shows_seed else None
+        if self.shows_rows:
+            answer["rows"] = self.row_ids.tolist()
+        return arrow_of(answer, self.plan.model) if self.media_type == STREAM else json_of(answer)
+
+    def content_of(self, outputs: Tree) -> bytes:
+        """Write the answer of all passes."""
+        passes = self.plan.passes
+        return self.content(Estimate(num_samples=passes, stopped_by="num_samples", outputs=outputs))
+
+    # -- in a thread -------------------------------------------------------------------------------
+
+    def compute(self, stop: Callable[[], bool], late: Callable[[], bool], threads: int) -> bytes:
+        if self.generation is not None:
+            return self.content_of(
+                self.generation.run(self.x, self.row_ids, stop=stop, threads=threads)
+            )
+        estimate = self.plan.answer(self.x, self.row_ids, stop=stop, late=late, threads=threads)
+        return self.content(estimate)
+
+    def sharpen(
+        self,
+        stop: Callable[[], bool],
+        late: Callable[[], bool],
+        tell: Callable[[bytes], None],
+        threads: int,
+    ) -> bytes:
+        """Compute the answer, telling what is known on the way."""
+        if self.generation is not None or self.plan.num_samples is None:
+            return self.compute(stop, late, threads)
+        content = b""
+        for estimate in self.plan.estimates(
+            self.x, self.row_ids, stop=stop, late=late, threads=threads
+        ):
+            content = self.content(estimate)
+            if estimate.stopped_by is None:
+                tell(content)
+        return content
+
+    def deadline(self, arrived: float) -> Callable[[], bool]:
+        """Return what says whether the time of a request is up."""
+        budget_ms = self.plan.spec.budget_ms
+        if budget_ms is None:
+            return never
+        end = arrived + budget_ms / 1e3
+        return lambda: time.monotonic() >= end

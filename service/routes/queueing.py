@@ -1,0 +1,92 @@
+"""Queueing: what is answered to those who queue a job, or wait for one."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from service.errors import NotFound
+from service.idempotency import answer_once, created
+from service.schemas import JobView
+from service.shutdown import Shutdown
+from service.store.idempotency import Answer, Remember
+from service.store.jobs import Job, Jobs
+
+__all__ = ["PreferHeader", "answer_queued", "pause_s", "preferred_wait", "wait_for_end"]
+
+MAX_WAIT_S = 60.0
+_LEAST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
+
+PreferHeader = Annotated[
+    str | None,
+    Header(description="`wait=20` holds the answer until the job ends, at most so long."),
+]
+
+
+async def answer_queued(
+    request: Request,
+    jobs: Jobs,
+    content: Any,
+    create: Callable[[Remember[Job] | None], Job],
+    *,
+    idempotency_key: str | None,
+    prefer: str | None,
+) -> Response:
+    """Queue a job and answer 202: at once or, where `prefer` asks to wait, at its end.
+
+    `content` and `create` are what `answer_once` takes.
+    """
+
+    def queued(job: Job) -> Answer:
+        return created(JobView.of(job), f"/jobs/{job.id}", status=202)
+
+    wait_s = preferred_wait(prefer)
+
+    async def held(job: Job) -> Answer:
+        assert wait_s is not None
+        with suppress(NotFound):  # deleted meanwhile
+            job = await wait_for_end(request, jobs, job.id, wait_s)
+        applied = {"Preference-Applied": f"wait={wait_s:g}"}
+        return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
+
+    later = None if wait_s is None else held
+    return await answer_once(request, idempotency_key, content, create, queued, later=later)
+
+
+def preferred_wait(prefer: str | None) -> float | None:
+    """Return the seconds that a `Prefer: wait=…` header asks for, capped; None if it does not."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    return None if found is None else min(float(found.group(1)), MAX_WAIT_S)
+
+
+def pause_s(quiet_s: float) -> float:
+    """Return the pause before the next look at a job about which nothing was new for so long.
+
+    A twentieth of that time: news are hardly later for it, and callers who wait for a slow job
+    cost little.
+    """
+    return min(max(quiet_s / 20, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
+
+
+async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float) -> Job:
+    """Return the job once it has ended.
+
+    Or as it is when the time is up, the server stops, or the caller is gone.
+    """
+    shutdown: Shutdown = request.state.shutdown
+    begin = time.monotonic()
+    while True:
+        job = await run_in_threadpool(jobs.get, job_id)
+        waited_s = time.monotonic() - begin
+        if job.terminal or waited_s >= wait_s or shutdown.has_begun:
+            return job
+        if await request.is_disconnected():
+            return job
+        await shutdown.sleep(min(wait_s - waited_s, pause_s(waited_s)))
