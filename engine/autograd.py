@@ -91,11 +91,11 @@ class AutogradSteps:
         epoch: int,
         position: int,
         sums: EpochSums,
-    ) -> None:
+    ) -> tuple[()]:
         """Take one step per batch of the rows in `order`, the first at `position` in the epoch.
 
         `rates` are the learning rates of the steps. Raises DivergedError where a loss is not
-        finite; that step changes nothing.
+        finite; that step changes nothing. Returns what others have to take: nothing.
         """
         block = self._train[order]
         masks = self._masks.block(epoch, position, len(order), sums.tally)
@@ -109,6 +109,7 @@ class AutogradSteps:
             count = batch.stop - batch.start
             sums.rows += count
             sums.loss += loss * count
+        return ()
 
     def measure(self, data: TrainingData) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Return the loss of a deterministic pass, without penalties, and the network's outputs.

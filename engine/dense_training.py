@@ -7,7 +7,7 @@ optimizers but `rprop` and `esgd`. Whatever else a job asks for, the general pat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from engine.graph import Graph
 from engine.kernels.builds import Kernels, kernels
 from engine.kernels.descent import (
     DenseLayer,
+    DenseRows,
     Descent,
     DrawingSite,
     LossKind,
@@ -64,9 +65,6 @@ _ACTIVATIONS = frozenset(FUNCTIONS) - frozenset(
 
 class UnknownToKernels(Exception):
     """The kernels do not know what a job asks for; its text says what."""
-
-
-_Resident = tuple[Tensor, Tensor, Tensor | None]
 
 
 class DenseSteps:
@@ -121,8 +119,8 @@ class DenseSteps:
             if site.kind == "dropout" and not site.acts
         )
         self._step_flops = 3.0 * self._batch_size * graph.flops_per_row + _STEP_FLOPS
-        self._x, self._y, self._weights = _resident(train)
-        self._measured: tuple[TrainingData, _Resident] | None = None
+        self._rows = _rows_of(train)
+        self._measured: tuple[TrainingData, DenseRows] | None = None
         self._parameters = parameters
         self._optimizer = optimizer
 
@@ -149,28 +147,31 @@ class DenseSteps:
         epoch: int,
         position: int,
         sums: EpochSums,
-    ) -> None:
-        """Do what `AutogradSteps.train` does, equal to the rounding of single precision."""
+    ) -> Iterator[Descent]:
+        """Do what `AutogradSteps.train` does, equal to the rounding of single precision.
+
+        Yields the steps when they are prepared, for `descend` to take.
+        """
         buffers, count = self._optimizer.memory(self._memory)
         memory: list[Tensor | None] = [None, None, None]
         for slot, buffer in zip(self._slots, buffers, strict=True):
             memory[slot] = buffer
-        block = self._descent.run(
+        self._descent.begin(
             parameters=self._parameters.flat,
             memory=memory,
-            x=self._x,
-            y=self._y,
-            weights=self._weights,
+            rows=self._rows,
             order=order,
             rates=rates,
             epoch=epoch,
             position=position,
-            steps_before=int(count.item()),
+            steps_before=int(count.numpy()),
             loss=sums.loss,
         )
+        yield self._descent
+        block = self._descent.end()
         if block.bad_loss is not None:
             raise diverged(block.bad_loss, epoch)
-        count.add_(len(rates))
+        count.numpy()[...] += len(rates)
         rows = order.shape[0]
         sums.rows += rows
         sums.loss = block.loss
@@ -185,18 +186,16 @@ class DenseSteps:
     def measure(self, data: TrainingData) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Do what `AutogradSteps.measure` does."""
         if self._measured is None or self._measured[0] is not data:
-            self._measured = (data, _resident(data))
-        x, y, weights = self._measured[1]
+            self._measured = (data, _rows_of(data))
         loss, outputs = self._descent.measure(
-            parameters=self._parameters.flat, x=x, y=y, weights=weights
+            parameters=self._parameters.flat, rows=self._measured[1]
         )
         return {"loss": loss}, outputs
 
 
-def _resident(train: TrainingData) -> _Resident:
-    (x,) = train.x.values.values()
-    weights = None if train.weights is None else train.weights.contiguous()
-    return x.contiguous(), train.y.contiguous(), weights
+def _rows_of(data: TrainingData) -> DenseRows:
+    (x,) = data.x.values.values()
+    return DenseRows(x, data.y, data.weights)
 
 
 def _require_known(graph: Graph, spec: TrainSpec, train: TrainingData) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import safetensors.torch
 from engine.errors import ArtifactError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.initializers import initial_parameters
+from engine.kernels.descent import Descent
 from engine.layers import Layer
 from engine.layers.feedforward import Feedforward, Tied
 from engine.regularizers import ConcreteDropout, Regularizer
@@ -24,7 +26,7 @@ from engine.regularizers.concrete import reading_weights
 from engine.sampled_weights import sampled_parameters
 from engine.spec import LayerSpec, NetworkSpec, TrainSpec
 from engine.streams import stream_key
-from engine.training import BlockEnd, EpochEnd, Training, TrainingData
+from engine.training import BlockEnd, EpochEnd, Training, TrainingData, descended
 
 __all__ = ["Stage", "StageEvent", "StagedTraining", "plan_stages"]
 
@@ -241,6 +243,7 @@ class StagedTraining:
         """Prepare to train `stages` and then `graph`; the rest is as `Training` takes it."""
         self._stages = tuple(stages)
         self._data = (train, valid)
+        self._rows = train.rows
         self._stage = 0  # those completed
         self._threads = threads
         initial = initial_parameters(graph, seed=spec.seed)
@@ -275,6 +278,11 @@ class StagedTraining:
         return self._current.threads
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether compiled kernels take them."""
+        return self._current.is_compiled
+
+    @property
     def epochs(self) -> int:
         """Epochs of the whole network that are done."""
         return 0 if self.whole is None else self.whole.epoch
@@ -294,24 +302,27 @@ class StagedTraining:
     def rows_done(self) -> int:
         """Rows trained on so far, counted anew in every epoch; stages that are done count whole."""
         before = sum(stage.spec.epochs for stage in self._stages[: self._stage])
-        return before * self._data[0].rows + self._current.rows_done
+        return before * self._rows + self._current.rows_done
 
     def __iter__(self) -> Iterator[StageEvent | BlockEnd | EpochEnd]:
         """Train until finished, from wherever this run stands.
 
         Raises DivergedError when a loss becomes NaN or infinite.
         """
+        return descended(self.pieces())
+
+    def pieces(self) -> Iterator[Descent | StageEvent | BlockEnd | EpochEnd]:
+        """Train likewise, with the steps that `Training.pieces` leaves to others."""
         while self.whole is None:
             stage = self._stages[self._stage]
             names = tuple(layer.name for layer in stage.graph.layers)
-            for event in self._current:
-                yield StageEvent(
-                    stage=self._stage + 1, stages=self.stages, layers=names, event=event
-                )
+            told = partial(StageEvent, stage=self._stage + 1, stages=self.stages, layers=names)
+            for piece in self._current.pieces():
+                yield piece if isinstance(piece, Descent) else told(event=piece)
             self._learn(self._current.kept_parameters())
             self._stage += 1
             self._current = self._begin()
-        yield from self._current
+        yield from self._current.pieces()
 
     def state(self) -> bytes:
         """Return everything that changes in training, as one safetensors file."""

@@ -56,12 +56,15 @@ class Schedule:
         self._steps = steps
         self._plateau = _Plateau(schedule) if isinstance(schedule, PlateauSpec) else None
         self._factors = _factors(schedule, epochs, steps)
+        self._constant = np.full(steps, spec.learning_rate) if schedule is None else None
 
     def rates(self, epoch: int, first_step: int, count: int) -> Doubles:
         """Return the rates of `count` steps of an epoch, from `first_step` on; steps count from 0.
 
         Epochs count from 1.
         """
+        if self._constant is not None:
+            return self._constant[:count]
         if self._plateau is not None:
             return np.full(count, self._rate * self._plateau.factor)
         before = (epoch - 1) * self._steps + first_step

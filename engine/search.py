@@ -20,6 +20,7 @@ import torch
 from engine.data.dataset import Data
 from engine.epochs import BlockEnd, EpochEnd
 from engine.errors import ArtifactError, DataError, DivergedError
+from engine.groups import Group, grouped
 from engine.lanes import Lanes
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
@@ -116,7 +117,7 @@ class Search:
         self._data = (data, validation_data)
         self._device = device
         self._threads = threads
-        self._lanes: Lanes[VariantRun] = Lanes(threads)
+        self._lanes: Lanes[VariantRun | Group] = Lanes(threads)
         self._rows: EncodedRows | None = None
         self._runs: dict[int, VariantRun] = {}
         self._round = 0
@@ -147,7 +148,7 @@ class Search:
 
     def _train_round(self) -> Iterator[SearchEvent]:
         """Train all that are in the running up to the next rung, or to their ends."""
-        for _ in self._lanes.drive(self._participants()):
+        for _ in self._lanes.drive(grouped(self._participants(), threads=self._threads)):
             yield from self._tell()
             yield Moved()
             for index in sorted(self._runs):

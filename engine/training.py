@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums
 from engine.errors import ArtifactError, DivergedError
 from engine.graph import Graph
 from engine.initializers import initial_parameters
+from engine.kernels.descent import Descent, descend
 from engine.masks import Tally, TrainingMasks
 from engine.metrics import DeterministicMetrics
 from engine.optimizers import Optimizer
@@ -34,10 +35,12 @@ from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import rate_of
 from engine.schedules import Schedule, schedule_of
 from engine.spec import TrainSpec
-from engine.streams import generator
+from engine.streams import Permutations
 from engine.training_data import TrainingData
 
-__all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData"]
+__all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData", "descended"]
+
+Event = TypeVar("Event")
 
 
 class Training:
@@ -68,6 +71,7 @@ class Training:
         self.target_scale = target_scale
         self._train = train
         self._rows = train.rows
+        self._permutations = Permutations(train.rows, seed=spec.seed)
         self._valid = valid
         self._device = device = train.y.device
         self._concrete = {
@@ -121,6 +125,11 @@ class Training:
         return self._steps.threads if isinstance(self._steps, DenseSteps) else 1
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether compiled kernels take them."""
+        return isinstance(self._steps, DenseSteps)
+
+    @property
     def rows_done(self) -> int:
         """Rows trained on so far, counted anew in every epoch."""
         return self.epoch * self._rows + self._row
@@ -130,32 +139,37 @@ class Training:
 
         Raises DivergedError when the loss becomes NaN or infinite.
         """
+        return descended(self.pieces())
+
+    def pieces(self) -> Iterator[Descent | BlockEnd | EpochEnd]:
+        """Train likewise, but yield steps that are prepared for the kernels, for others to take.
+
+        Whoever iterates has `descend` take them before going on to the event that follows.
+        """
         block_rows = self._steps.block_rows()
         while not self.is_finished:
             epoch = self.epoch + 1
-            order = torch.from_numpy(
-                generator(self.spec.seed, "shuffle", epoch).permutation(self._rows)
-            ).to(self._device)
+            order = torch.from_numpy(self._permutations.of(epoch)).to(self._device)
             while self._row < self._rows:
                 stop = min(self._row + block_rows, self._rows)
-                self._train_block(order[self._row : stop], epoch)
+                yield from self._train_block(order[self._row : stop], epoch)
                 self._row = stop
                 if stop < self._rows:
                     yield BlockEnd(epoch=epoch, rows_done=stop)
             yield self._end_epoch(epoch)
 
-    def _train_block(self, rows: Tensor, epoch: int) -> None:
+    def _train_block(self, rows: Tensor, epoch: int) -> Iterable[Descent]:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
         steps = -(-rows.shape[0] // self.spec.batch_size)
         rates = self._schedule.rates(epoch, self._row // self.spec.batch_size, steps)
-        self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
+        return self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
         sums = self._sums
         train = {"loss": sums.loss / sums.rows}
         train |= {label: total / sums.rows for label, total in sums.shares.items()}
         if schedule_of(self.spec.optimizer) is not None:
-            last = (self._train.rows - 1) // self.spec.batch_size
+            last = (self._rows - 1) // self.spec.batch_size
             train["learning_rate"] = float(self._schedule.rates(epoch, last, 1)[0])
         valid = {} if self._valid is None else self._measure(self._valid)
         regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
@@ -296,6 +310,15 @@ class Training:
         self._sums = EpochSums(**progress["sums"], tally=tally)
         self._best = Best(**progress["best"])
         self._schedule.restore(progress.get("schedule", {}))
+
+
+def descended(pieces: Iterable[Descent | Event]) -> Iterator[Event]:
+    """Take the steps that are prepared among `pieces` at once; yield the rest."""
+    for piece in pieces:
+        if isinstance(piece, Descent):
+            descend((piece,))
+        else:
+            yield piece
 
 
 class _Learnt(TypedDict):

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 from engine.epochs import EpochEnd
 from engine.errors import DivergedError
+from engine.kernels.descent import Descent, descend
 from engine.optimizers import passes_per_step
 from engine.run import Outcome, TrainingRun
 
-__all__ = ["VariantRun"]
+__all__ = ["SLICE_FLOPS", "VariantRun"]
 
-_SLICE_FLOPS = 2e9  # at most about a fifth of a second
+SLICE_FLOPS = 2e9
+"""At most about a fifth of a second."""
+_COPIES = 6 * 4  # parameters, gradient, the optimizer's two, the best, and those of a checkpoint
 _STEP_FLOPS = 5e6  # what the overhead of one step is worth
+_DENSE_STEP_FLOPS = 1e5  # that of the compiled kernels
 
 
 class VariantRun:
@@ -25,15 +29,27 @@ class VariantRun:
         self.outcome: Outcome | None = None
         self.failure: str | None = None
         """Why it failed."""
-        self._steps: Iterator[None] = iter(())
+        self._pieces: Iterator[Descent | None] = iter(())
+        self._measured = 0
         spec = run.plan.spec
         passes = passes_per_step(spec.optimizer)
-        self._row_flops = passes * run.plan.graph.flops_per_row + _STEP_FLOPS / spec.batch_size
+        overhead = _DENSE_STEP_FLOPS if self.is_dense else _STEP_FLOPS
+        self._row_flops = passes * run.plan.graph.flops_per_row + overhead / spec.batch_size
 
     @property
     def threads(self) -> int:
         """How many threads it takes."""
         return self.run.staged.threads
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its steps are left to others who may take them beside those of other runs."""
+        return self.threads == 1 and self.run.staged.is_compiled
+
+    @property
+    def bytes(self) -> int:
+        """About what it holds."""
+        return _COPIES * self.run.plan.graph.parameter_count
 
     @property
     def epochs(self) -> int:
@@ -47,32 +63,46 @@ class VariantRun:
     def go_on(self, until: int | None) -> None:
         """Prepare to go on to the end of this epoch; None for the end."""
         self.ended = False
-        self._steps = self._trained_and_measured(until)
+        self._pieces = self._trained_and_measured(until)
 
     def advance(self) -> None:
         """Do a slice of the work."""
         spent = 0.0
-        staged = self.run.staged
-        while spent < _SLICE_FLOPS:
-            before = staged.rows_done
-            try:
-                next(self._steps)
-            except StopIteration:
-                self.ended = True
-                return
-            except DivergedError as error:
-                self.failure = error.detail
-                self.ended = True
-                return
-            # A part of the measuring counts as a whole slice.
-            spent += (staged.rows_done - before) * self._row_flops or _SLICE_FLOPS
+        while spent < SLICE_FLOPS and not self.ended:
+            before = self.done
+            steps = self.go()
+            if steps is not None:
+                descend((steps,))
+                self.go()
+            spent += self.done - before
 
-    def _trained_and_measured(self, until: int | None) -> Iterator[None]:
+    def go(self) -> Descent | None:
+        """Do a piece of the work; return steps that others have to take before this goes on."""
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self.ended = True
+            return None
+        except DivergedError as error:
+            self.failure = error.detail
+            self.ended = True
+            return None
+
+    @property
+    def done(self) -> float:
+        """What has been done, in floating-point operations; a part of measuring is a slice."""
+        return self.run.staged.rows_done * self._row_flops + self._measured * SLICE_FLOPS
+
+    def _trained_and_measured(self, until: int | None) -> Iterator[Descent | None]:
         if until is None or self.epochs < until:
-            for event in self.run.staged:
-                yield
-                if isinstance(event, EpochEnd) and event.epoch == until:
+            for piece in self.run.staged.pieces():
+                if isinstance(piece, Descent):
+                    yield piece
+                    continue
+                yield None
+                if isinstance(piece, EpochEnd) and piece.epoch == until:
                     break
         for _ in self.run.evaluate():
-            yield
+            self._measured += 1
+            yield None
         self.outcome = self.run.outcome()

@@ -853,6 +853,32 @@ PUBLIC int32_t bernoulli_descend(Descent *given) {
     return given->bad_loss != 0;
 }
 
+typedef struct {
+    Descent **given;
+    int32_t count;
+    atomic_int next; /* the first that nobody has taken */
+} Queue;
+
+static void *descend_in_turn(void *argument) {
+    Queue *queue = argument;
+    int mine;
+    while ((mine = atomic_fetch_add(&queue->next, 1)) < queue->count)
+        bernoulli_descend(queue->given[mine]);
+    return NULL;
+}
+
+/* Take the steps of blocks of several networks, each on one of so many threads. */
+PUBLIC void bernoulli_descend_all(Descent **given, int32_t count, int32_t threads) {
+    Queue queue = {.given = given, .count = count};
+    pthread_t others[MOST_THREADS];
+    int begun = 0;
+    while (begun + 1 < threads && begun + 1 < count && begun < MOST_THREADS &&
+           !pthread_create(others + begun, NULL, descend_in_turn, &queue))
+        begun++;
+    descend_in_turn(&queue);
+    for (int t = 0; t < begun; t++) pthread_join(others[t], NULL);
+}
+
 /* Take all rows through the layers as they are, with no order and nothing drawn: write what comes
  * out, (rows, outputs), and the loss. */
 PUBLIC void bernoulli_measure(Descent *given, float *outputs) {

@@ -24,6 +24,7 @@ from engine.kernels.structures import (
 
 __all__ = [
     "DenseLayer",
+    "DenseRows",
     "Descent",
     "DescentBlock",
     "DrawingSite",
@@ -33,6 +34,7 @@ __all__ = [
     "PenaltyKind",
     "PenaltyTerm",
     "SiteKind",
+    "descend",
 ]
 
 _THREAD_COST = 4e6  # multiplications of a step that pay for a thread
@@ -110,6 +112,21 @@ class PenaltyTerm:
     weight: float
 
 
+class DenseRows:
+    """Rows that networks are trained on or measured by."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """x (rows, inputs) and y (rows, outputs) float32 or (rows,) int64, weights (rows,)."""
+        self.x = x.contiguous()
+        self.y = y.contiguous()
+        self.weights = None if weights is None else weights.contiguous()
+        self.addresses = (
+            self.x.data_ptr(),
+            self.y.data_ptr(),
+            None if self.weights is None else self.weights.data_ptr(),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Move:
     """How the optimizer moves parameters."""
@@ -155,8 +172,8 @@ class Descent:
         assert found is not None
         self.build = found.build
         """The name of the kernels' build."""
-        self._library = found.library
-        self._library.bernoulli_descent_bytes.restype = ctypes.c_int64
+        self.library = found.library
+        self.library.bernoulli_descent_bytes.restype = ctypes.c_int64
         sites = [site for layer in layers for site in layer.sites]
         self._sites = (DrawingSiteStructure * max(1, len(sites)))(*map(_site, sites))
         self._terms = (PenaltyTermStructure * max(1, len(terms)))(
@@ -191,86 +208,99 @@ class Descent:
             optimizer=move.kind,
             threads=self.threads,
         )
+        self.at = ctypes.addressof(self._given)
         self._room: npt.NDArray[np.uint8] | None = None
+        self._held: tuple[DenseRows, torch.Tensor, npt.NDArray[np.float64]] | None = None
 
-    def run(
+    def begin(
         self,
         *,
         parameters: torch.Tensor,
         memory: Sequence[torch.Tensor | None],
-        x: torch.Tensor,
-        y: torch.Tensor,
-        weights: torch.Tensor | None,
+        rows: DenseRows,
         order: torch.Tensor,
         rates: npt.NDArray[np.float64],
         epoch: int,
         position: int,
         steps_before: int,
         loss: float = 0.0,
-    ) -> DescentBlock:
-        """Take a step for every batch of the rows in `order`, changing parameters and memory.
+    ) -> None:
+        """Prepare a step for every batch of the rows in `order`; `descend` takes them.
 
-        `parameters` and the three of `memory` are flat buffers laid out alike; x (rows, inputs), y
-        (rows, outputs) float32 or (rows,) int64, weights (rows,), all contiguous; `rates` has the
-        learning rate of every step. `position` is the place of the first row in the epoch; the loss
-        is added to `loss`.
+        They change parameters and memory, and all that is given is held until `end`.
+        `parameters` and the three of `memory` are flat buffers laid out alike; `order` are numbers
+        of `rows`, int64, and `rates` float64 the learning rate of every step. `position` is the
+        place of the first row in the epoch; the loss is added to `loss`.
         """
         given = self._given
         given.parameters = parameters.data_ptr()
         given.memory = (ctypes.c_void_p * 3)(
             *(None if each is None else each.data_ptr() for each in memory)
         )
-        given.x, given.y = x.data_ptr(), y.data_ptr()
-        given.weights = None if weights is None else weights.data_ptr()
-        given.order, given.rates = order.data_ptr(), rates.ctypes.data
+        given.x, given.y, given.weights = rows.addresses
+        given.order = order.data_ptr()
+        given.rates = ctypes.addressof(ctypes.c_double.from_buffer(rates))  # type: ignore[arg-type]
         given.rows, given.epoch, given.position = order.shape[0], epoch, position
-        given.steps_before, given.loss = steps_before, loss
+        given.steps_before, given.loss, given.bad_loss = steps_before, loss, 0.0
+        self._held = rows, order, rates
         self._make_room()
         for site in self._sites:
             site.dropped = 0
         for term in self._terms:
             term.total = 0.0
-        failed = self._library.bernoulli_descend(ctypes.byref(given))
-        sites, terms = self._counts
+
+    def end(self) -> DescentBlock:
+        """Return what the steps came to, once they are taken."""
+        given, (sites, terms) = self._given, self._counts
         return DescentBlock(
             loss=given.loss,
             terms=tuple(term.total for term in self._terms[:terms]),
             dropped=tuple(site.dropped for site in self._sites[:sites]),
-            bad_loss=given.bad_loss if failed else None,
+            bad_loss=given.bad_loss or None,
         )
 
     def measure(
         self,
         *,
         parameters: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        weights: torch.Tensor | None,
+        rows: DenseRows,
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Return the loss of a deterministic pass, without penalties, and (rows, outputs).
 
-        What is given is as `run` takes it.
+        What is given is as `begin` takes it.
         """
         given = self._given
         given.parameters = parameters.data_ptr()
         given.memory = (ctypes.c_void_p * 3)()
-        given.x, given.y, given.order = x.data_ptr(), y.data_ptr(), None
-        given.weights = None if weights is None else weights.data_ptr()
-        given.rows = x.shape[0]
+        given.x, given.y, given.weights = rows.addresses
+        given.rows, given.order = rows.x.shape[0], None
         self._make_room()
         outputs = np.empty((given.rows, self._layers[-1].width), dtype=np.float32)
         at = ctypes.c_void_p(outputs.ctypes.data)
-        self._library.bernoulli_measure(ctypes.byref(given), at)
+        self.library.bernoulli_measure(ctypes.byref(given), at)
         return given.loss, outputs
 
     def _make_room(self) -> None:
         if self._room is None:
             memory = (ctypes.c_void_p * 3)(*self._given.memory)
             self._given.memory = (ctypes.c_void_p * 3)(1, 1, 1)  # room for as many as there may be
-            size = int(self._library.bernoulli_descent_bytes(ctypes.byref(self._given)))
+            size = int(self.library.bernoulli_descent_bytes(ctypes.byref(self._given)))
             self._given.memory = memory
             self._room = np.zeros(size + _LINE, dtype=np.uint8)
             self._given.room = -(-self._room.ctypes.data // _LINE) * _LINE
+
+
+def descend(descents: Sequence[Descent], threads: int = 1) -> None:
+    """Take the steps that were begun, of several networks side by side on so many threads.
+
+    A network that takes several threads for itself is given alone.
+    """
+    if len(descents) == 1:
+        (only,) = descents
+        only.library.bernoulli_descend(ctypes.c_void_p(only.at))
+    elif descents:
+        given = (ctypes.c_void_p * len(descents))(*(each.at for each in descents))
+        descents[0].library.bernoulli_descend_all(given, len(descents), threads)
 
 
 def _site(site: DrawingSite) -> DrawingSiteStructure:
