@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
-from engine.kernels.descent import descend
+from engine.kernels.descent import Descent, Descents
 from engine.variant_run import SLICE_FLOPS, VariantRun
 
 __all__ = ["Group", "grouped"]
@@ -29,20 +30,34 @@ class Group:
         self._others = others
 
     def advance(self) -> None:
-        """Do a slice of the work, or until some have ended."""
+        """Do a slice of the work, or until some have ended; all are then at rest.
+
+        While the steps of one half are taken, those of the other are prepared.
+        """
         self._take_in()
-        until = sum(run.done for run in self._going) + SLICE_FLOPS
-        while sum(run.done for run in self._going) < until and not self._has_ended():
-            begun = [(run, steps) for run in self._going if (steps := run.go()) is not None]
-            descend([steps for _, steps in begun], self.threads)
-            for run, _ in begun:
-                run.go()
+        until = self._done() + SLICE_FLOPS
+        halves = cycle((self._going[::2], self._going[1::2]))
+        begun: list[VariantRun] = []
+        steps = Descents((), self.threads)
+        try:
+            while (goes_on := self._goes_on(until)) or begun:
+                following = _prepared(next(halves)) if goes_on else {}
+                steps.wait()
+                steps = Descents(list(following.values()), self.threads)
+                for run in begun:
+                    run.go()
+                begun = list(following)
+        finally:
+            steps.wait()
         self._going = [run for run in self._going if not run.ended]
         self._take_in()
         self.ended = not self._going
 
-    def _has_ended(self) -> bool:
-        return any(run.ended for run in self._going)
+    def _goes_on(self, until: float) -> bool:
+        return self._done() < until and not any(run.ended for run in self._going)
+
+    def _done(self) -> float:
+        return sum(run.done for run in self._going)
 
     def _take_in(self) -> None:
         while (
@@ -57,6 +72,10 @@ class Group:
                 self._going.append(run)
             else:
                 self.refused = run
+
+
+def _prepared(runs: Sequence[VariantRun]) -> dict[VariantRun, Descent]:
+    return {run: steps for run in runs if (steps := run.go()) is not None}
 
 
 def grouped(runs: Iterator[VariantRun], *, threads: int) -> Iterator[VariantRun | Group]:

@@ -316,7 +316,7 @@ def descended(pieces: Iterable[Descent | Event]) -> Iterator[Event]:
     """Take the steps that are prepared among `pieces` at once; yield the rest."""
     for piece in pieces:
         if isinstance(piece, Descent):
-            descend((piece,))
+            descend(piece)
         else:
             yield piece
 

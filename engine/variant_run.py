@@ -72,7 +72,7 @@ class VariantRun:
             before = self.done
             steps = self.go()
             if steps is not None:
-                descend((steps,))
+                descend(steps)
                 self.go()
             spent += self.done - before
 

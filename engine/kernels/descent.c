@@ -857,26 +857,35 @@ typedef struct {
     Descent **given;
     int32_t count;
     atomic_int next; /* the first that nobody has taken */
-} Queue;
+    int begun;
+    pthread_t threads[MOST_THREADS];
+} Descents;
 
 static void *descend_in_turn(void *argument) {
-    Queue *queue = argument;
+    Descents *all = argument;
     int mine;
-    while ((mine = atomic_fetch_add(&queue->next, 1)) < queue->count)
-        bernoulli_descend(queue->given[mine]);
+    while ((mine = atomic_fetch_add(&all->next, 1)) < all->count) bernoulli_descend(all->given[mine]);
     return NULL;
 }
 
-/* Take the steps of blocks of several networks, each on one of so many threads. */
-PUBLIC void bernoulli_descend_all(Descent **given, int32_t count, int32_t threads) {
-    Queue queue = {.given = given, .count = count};
-    pthread_t others[MOST_THREADS];
-    int begun = 0;
-    while (begun + 1 < threads && begun + 1 < count && begun < MOST_THREADS &&
-           !pthread_create(others + begun, NULL, descend_in_turn, &queue))
-        begun++;
-    descend_in_turn(&queue);
-    for (int t = 0; t < begun; t++) pthread_join(others[t], NULL);
+PUBLIC int64_t bernoulli_descents_bytes(void) { return (int64_t)sizeof(Descents); }
+
+/* Begin to take the steps of blocks of several networks, each on one of so many threads. */
+PUBLIC void bernoulli_begin_descents(Descents *all, Descent **given, int32_t count,
+                                     int32_t threads) {
+    all->given = given;
+    all->count = count;
+    all->begun = 0;
+    atomic_init(&all->next, 0);
+    while (all->begun < threads && all->begun < count && all->begun < MOST_THREADS &&
+           !pthread_create(all->threads + all->begun, NULL, descend_in_turn, all))
+        all->begun++;
+}
+
+/* Wait until all are done, with what no thread has taken done here. */
+PUBLIC void bernoulli_end_descents(Descents *all) {
+    descend_in_turn(all);
+    for (int t = 0; t < all->begun; t++) pthread_join(all->threads[t], NULL);
 }
 
 /* Take all rows through the layers as they are, with no order and nothing drawn: write what comes

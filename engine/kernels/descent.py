@@ -27,6 +27,7 @@ __all__ = [
     "DenseRows",
     "Descent",
     "DescentBlock",
+    "Descents",
     "DrawingSite",
     "LossKind",
     "Move",
@@ -290,17 +291,27 @@ class Descent:
             self._given.room = -(-self._room.ctypes.data // _LINE) * _LINE
 
 
-def descend(descents: Sequence[Descent], threads: int = 1) -> None:
-    """Take the steps that were begun, of several networks side by side on so many threads.
+def descend(descent: Descent) -> None:
+    """Take the steps that were begun."""
+    descent.library.bernoulli_descend(ctypes.c_void_p(descent.at))
 
-    A network that takes several threads for itself is given alone.
-    """
-    if len(descents) == 1:
-        (only,) = descents
-        only.library.bernoulli_descend(ctypes.c_void_p(only.at))
-    elif descents:
-        given = (ctypes.c_void_p * len(descents))(*(each.at for each in descents))
-        descents[0].library.bernoulli_descend_all(given, len(descents), threads)
+
+class Descents:
+    """The steps of several networks under way, each on one of so many threads of their own."""
+
+    def __init__(self, descents: Sequence[Descent], threads: int) -> None:
+        """Begin to take those of `descents`, none of which may be let go of before `wait`."""
+        self._library = descents[0].library if descents else None
+        if self._library is not None:
+            self._given = (ctypes.c_void_p * len(descents))(*(each.at for each in descents))
+            self._all = ctypes.create_string_buffer(self._library.bernoulli_descents_bytes())
+            self._library.bernoulli_begin_descents(self._all, self._given, len(descents), threads)
+
+    def wait(self) -> None:
+        """Return when all are taken; this thread takes part."""
+        if self._library is not None:
+            self._library.bernoulli_end_descents(self._all)
+            self._library = None
 
 
 def _site(site: DrawingSite) -> DrawingSiteStructure:
