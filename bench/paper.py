@@ -110,6 +110,7 @@ def request_of(problem: Problem, split: dict[str, list[int]], epochs: int, seed:
         "epochs": epochs,
         "batch_size": 128,
         "seed": seed,
+        "restore_best": False,
         "search": {"variants": variants, "select": "valid.log_likelihood", "refit": True},
     }
 

@@ -32,7 +32,7 @@ class EpochEnd:
     regularizers: list[dict[str, Any]]
     """For each regularizer its `index`, the mean weighted `loss` it added, and `rates` dropped."""
     is_best: bool
-    """Whether the parameters of this epoch are the best so far, and kept."""
+    """Whether the parameters of this epoch are kept: the best so far, or those to be kept last."""
 
 
 @dataclass

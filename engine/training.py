@@ -200,7 +200,7 @@ class Training:
                 "`learning_rate` or a `gradient_clip` would help",
                 pointer="#/optimizer/learning_rate",
             )
-        is_best = loss < best.loss or not valid
+        is_best = loss < best.loss or not valid or not self.spec.restore_best
         if is_best:
             best.epoch = epoch
             best.loss = loss
@@ -229,7 +229,10 @@ class Training:
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose parameters are kept: the best on the validation rows, else the last."""
+        """The epoch whose parameters are kept: the best on the validation rows, or the last.
+
+        The last where there are no such rows, or the best was not to be restored.
+        """
         return self._best.epoch
 
     @property

@@ -115,6 +115,8 @@ class TrainSpec(RegularizationSpec):
     """Stop after this many epochs without improvement of the validation loss."""
     min_improvement: NonNegative = 0.0
     """Relative improvement of the validation loss that counts as one."""
+    restore_best: Annotated[bool, Strict()] = True
+    """Keep the parameters of the epoch with the least validation loss; if false, the last one's."""
     gradient_clip: Positive | None = None
     """Largest Euclidean norm of the gradient; larger ones are scaled down to it."""
     seed: Seed = 13

@@ -355,6 +355,19 @@ def test_patience_stops_and_the_best_epoch_is_kept() -> None:
     assert [event.is_best for event in epochs][best - 1]
 
 
+def test_the_last_epoch_is_kept_where_the_best_is_not_to_be_restored() -> None:
+    spec: dict[str, Any] = {"epochs": 100, "optimizer": {"form": "adam", "learning_rate": 0.05}}
+    restored, _ = training_of(data_of(20), data_of(60), **spec)
+    *_, last = restored
+    assert restored.kept_epoch < 100
+    training, _ = training_of(data_of(20), data_of(60), restore_best=False, **spec)
+    *_, same = training
+    assert isinstance(last, EpochEnd)
+    assert isinstance(same, EpochEnd)
+    assert training.kept_epoch == 100
+    assert training.kept_metrics["valid"] == same.valid == last.valid
+
+
 def test_min_improvement_asks_for_more_than_any_gain() -> None:
     train, valid = data_of(40), data_of(40)
     slow = {"form": "sgd", "learning_rate": 1e-4}
