@@ -10,13 +10,15 @@ import httpx
 
 __all__ = ["Client"]
 
+_TIMEOUT_S = 60
+
 
 class Client:
     """A client of one server; whatever is refused ends the demo with the server's reason."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=60)
+        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S)
 
     def close(self) -> None:
         self._http.close()
@@ -27,7 +29,8 @@ class Client:
     def post(self, path: str, body: dict[str, Any], *, wait_s: int = 0) -> Any:
         """Send a request; with `wait_s`, one whose answer may wait so long for its job's end."""
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
-        return _content(self._http.post(path, json=body, headers=headers))
+        timeout = _TIMEOUT_S + wait_s
+        return _content(self._http.post(path, json=body, headers=headers, timeout=timeout))
 
     def upload(self, content: bytes, media_type: str, *, name: str) -> Any:
         """Store a data set and return its description."""
