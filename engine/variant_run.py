@@ -17,6 +17,7 @@ SLICE_FLOPS = 2e9
 _COPIES = 6 * 4  # parameters, gradient, the optimizer's two, the best, and those of a checkpoint
 _STEP_FLOPS = 5e6  # what the overhead of one step is worth
 _DENSE_STEP_FLOPS = 1e5  # that of the compiled kernels
+_EPOCH_FLOPS = 3e6  # what the end of an epoch is worth, without its measuring
 
 
 class VariantRun:
@@ -31,10 +32,7 @@ class VariantRun:
         """Why it failed."""
         self._pieces: Iterator[Descent | None] = iter(())
         self._measured = 0
-        spec = run.plan.spec
-        passes = passes_per_step(spec.optimizer)
-        overhead = _DENSE_STEP_FLOPS if self.is_dense else _STEP_FLOPS
-        self._row_flops = passes * run.plan.graph.flops_per_row + overhead / spec.batch_size
+        self._row_flops = self._flops_of_a_row()
 
     @property
     def threads(self) -> int:
@@ -59,6 +57,16 @@ class VariantRun:
     @property
     def is_finished(self) -> bool:
         return self.run.is_finished
+
+    def _flops_of_a_row(self) -> float:
+        """Return what training on a row is worth, with its share of its step and of its epoch."""
+        spec, flops_per_row = self.run.plan.spec, self.run.plan.graph.flops_per_row
+        rows = self.run.rows.train.rows
+        measured = 0 if self.run.rows.valid is None else self.run.rows.valid.rows
+        step = _DENSE_STEP_FLOPS if self.is_dense else _STEP_FLOPS
+        epoch = _EPOCH_FLOPS + measured * flops_per_row
+        passes = passes_per_step(spec.optimizer)
+        return passes * flops_per_row + step / min(spec.batch_size, rows) + epoch / rows
 
     def go_on(self, until: int | None) -> None:
         """Prepare to go on to the end of this epoch; None for the end."""

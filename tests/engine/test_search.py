@@ -20,6 +20,7 @@ from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
 from engine.search import RefitEvent, Search, Selected, VariantEvent
 from engine.search_plan import plan_search, refit_spec
 from engine.spec import SearchSpec, TrainSpec
+from engine.variant_run import VariantRun
 from engine.variants import spec_of
 
 CPU = torch.device("cpu")
@@ -194,6 +195,17 @@ def test_events_tell_of_beginnings_ends_the_choice_and_the_refit() -> None:
     assert len(at) == 1
     assert all(isinstance(event, RefitEvent) for event in events[at[0] + 1 :])
     assert len(events) > at[0] + 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 10_000_000])
+def test_a_slice_of_a_run_ends_soon_however_few_the_rows_and_large_the_batches(
+    batch_size: int,
+) -> None:
+    plan = plan_training(spec(epochs=1_000_000, batch_size=batch_size), DATA)
+    run = VariantRun(TrainingRun(plan, encode_rows(plan, DATA, None, CPU)))
+    run.go_on(None)
+    run.advance()
+    assert 0 < run.epochs < 1000
 
 
 def test_seeds_may_vary_on_the_same_validation_rows() -> None:
