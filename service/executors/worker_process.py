@@ -39,6 +39,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
     from service import tasks  # loads PyTorch: not before the supervisor can see this process
 
     tasks.warm()
+    os.nice(_NICENESS)  # not before: a busy machine would keep it from ever getting ready
     database = Database(settings.database_url)
     blobs = Blobs(settings.artifacts_path)
     worker = Worker(
@@ -77,7 +78,6 @@ def main() -> None:
     parser.add_argument("--pipe", type=int, required=True)
     arguments = parser.parse_args()
     die_with(arguments.parent)
-    os.nice(_NICENESS)
     settings = Settings()
     configure_logs(settings.log_level, process=arguments.name)
     os.set_blocking(arguments.pipe, False)
