@@ -97,6 +97,10 @@ class Optimizer:
             if isinstance(value, Tensor)
         }
 
+    def forget(self) -> None:
+        """Begin anew, without any memory."""
+        self._torch.state.clear()
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a copy that `state` returned."""
         if not state:

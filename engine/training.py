@@ -200,6 +200,12 @@ class Training:
                 "`learning_rate` or a `gradient_clip` would help",
                 pointer="#/optimizer/learning_rate",
             )
+        if not valid and not torch.isfinite(self._parameters.flat).all():
+            raise DivergedError(
+                f"parameters became infinite or NaN in epoch {epoch}; a smaller `learning_rate` "
+                "or a `gradient_clip` would help",
+                pointer="#/optimizer/learning_rate",
+            )
         is_best = loss < best.loss or not valid or not self.spec.restore_best
         if is_best:
             best.epoch = epoch
@@ -287,6 +293,19 @@ class Training:
         """Wait anew for an improvement where patience had run out."""
         if self.spec.patience is not None and self._best.waited >= self.spec.patience:
             self._best.waited = 0
+
+    def go_back(self) -> bool:
+        """Return to the kept epoch, after a loss that was not finite; False where there is none.
+
+        The optimizer begins anew, since what it remembers is of a way that led nowhere.
+        """
+        if not self._best.epoch:
+            return False
+        self._parameters.flat.copy_(self._best_flat)
+        self._optimizer.forget()
+        self.epoch, self._row, self._sums = self._best.epoch, 0, EpochSums()
+        self._best.waited = 0
+        return True
 
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this run."""

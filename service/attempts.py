@@ -95,7 +95,7 @@ class Attempt:
             raise TimedOut
 
     def _is_checkpoint_due(self, step: Step, now: float) -> bool:
-        if step.snapshot is None:
+        if step.snapshot is None or step.is_last_good:
             return False
         if step.is_milestone:
             return bool(now - self._checkpointed >= FIRST_CHECKPOINT_S)
@@ -171,8 +171,13 @@ class Attempt:
         error = job_error(kind, detail)
         if pointer is not None:
             error["errors"] = [{"pointer": pointer, "detail": detail}]
-        # An attempt that ran out of time stands between two steps; any other broke within one.
-        self._finish(Status.FAILED, error=error, state=self._state() if kind == "timeout" else None)
+        # An attempt that ran out of time stands between two steps; others broke within one.
+        stands = kind == "timeout" or (self._is_last_good and not self._has_checkpoint)
+        self._finish(Status.FAILED, error=error, state=self._state() if stands else None)
+
+    @property
+    def _is_last_good(self) -> bool:
+        return self.last is not None and self.last.is_last_good
 
     def finish(self, status: Status, result: TaskResult | None) -> None:
         """End the job with what it leaves, in one transaction."""

@@ -59,6 +59,8 @@ class Step:
     """Everything that is needed to go on from here."""
     is_resumable: bool = False
     """Whether another job may go on from here once this one has ended."""
+    is_last_good: bool = False
+    """What followed was wrong: the job fails, and others may go on from here."""
     result: Callable[[], TaskResult] | None = None
     """What the job leaves if it ends here; the last step's is what it does leave."""
 

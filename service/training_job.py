@@ -12,6 +12,7 @@ import torch
 import engine
 from engine.data.dataset import Data
 from engine.descriptions import describe_regularizer
+from engine.errors import DivergedError
 from engine.layers import shown
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
@@ -123,11 +124,13 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         run.restore(context.checkpoint, anew=is_inherited)
     if context.checkpoint is None or is_inherited:
         yield Step(events=tuple(opening_events(run.plan, run.device, run.staged.path)))
-    for event in run.staged:
-        if isinstance(event, StageEvent):
-            yield run.stage_step(event)
-        else:
-            yield run.step(event)
+    try:
+        for event in run.staged:
+            yield run.stage_step(event) if isinstance(event, StageEvent) else run.step(event)
+    except DivergedError:
+        if run.staged.go_back():
+            yield replace(run.step(), is_last_good=True)
+        raise
     yield run.trained()
     for done in run.evaluate():
         yield run.evaluating(done)
@@ -219,7 +222,7 @@ class _TrainingJob:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (done - self._rows_before) / elapsed
         epochs = self.staged.stage_epochs[1] + self._spec.epochs
-        left = epochs * len(self.plan.split.train) - done
+        left = epochs * len(self.plan.split.train) - done if self._goes_on else 0
         training = phase in ("pretraining", "training")
         return {
             "phase": phase,
@@ -229,6 +232,11 @@ class _TrainingJob:
             "rows_per_second": round(rate, 1) if training else None,
             "eta_seconds": round(left / rate, 1) if training and rate > 0 else None,
         }
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there are steps to come: patience may have run out before the epochs."""
+        return not self._run.is_finished
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the kept parameters."""

@@ -200,6 +200,42 @@ def test_before_the_first_epoch_has_ended_there_is_nothing_to_keep_and_the_log_s
     assert weights(api, rest) == weights(api, whole)
 
 
+def test_without_a_checkpoint_a_job_whose_loss_became_nan_goes_on_from_its_best_epoch(
+    api: Api,
+) -> None:
+    job = trained(
+        api,
+        api.upload(TABLE),
+        network={"layers": [None, None]},
+        epochs=1000,
+        batch_size=40,
+        optimizer={"form": "sgd", "learning_rate": 3.0},
+    )
+    assert job["status"] == "failed"
+    events = api.get(f"/jobs/{job['id']}/events").json()["data"]
+    assert "checkpoint" not in [event["type"] for event in events]
+    best = [event["data"]["epoch"] for event in events if event["data"].get("best")][-1]
+    rest = resumed(api, job, epochs=300, learning_rate=0.1)
+    assert rest["status"] == "succeeded", rest["error"]
+    assert rest["spec"]["epochs"] == best + 300
+    told = api.get(f"/jobs/{rest['id']}/events").json()["data"]
+    first = next(event["data"] for event in told if event["type"] == "epoch")
+    assert first["epoch"] == best + 1
+    assert rest["metrics"]["valid"]["loss"] <= job["metrics"]["valid"]["loss"]
+
+
+def test_a_job_whose_patience_runs_out_has_nothing_left_to_do(api: Api) -> None:
+    job = trained(
+        api,
+        api.upload(TABLE),
+        epochs=100_000,
+        patience=1,
+        optimizer={"form": "adam", "learning_rate": 0.3},
+    )
+    assert job["progress"]["completed"] < 100_000
+    assert job["progress"]["eta_seconds"] == 0
+
+
 def test_a_job_whose_loss_became_nan_goes_on_from_its_last_checkpoint(api: Api) -> None:
     job = trained(
         api,
