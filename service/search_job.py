@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.ensembles import ensemble_document
 from engine.plan import TrainingPlan
-from engine.run import Outcome
+from engine.run import Outcome, TrainingRun
 from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
 from engine.search_plan import plan_search
 from engine.spec import SearchSpec, TrainSpec
@@ -53,6 +53,8 @@ class _SearchJob:
         self.search = Search(self._plan, data, other, device=self._device, threads=threads)
         self._started = time.monotonic()
         self._rows_before = 0
+        self._refit_begun: tuple[float, int] | None = None
+        """When this attempt began to train the best once more, and how many rows were done."""
         self._is_chosen_told = False
         """Whether it has been said which variant was chosen."""
 
@@ -105,12 +107,21 @@ class _SearchJob:
         rate = (self.search.rows_done - self._rows_before) / elapsed
         refit = self.search.refit
         if refit is not None:
-            done, total = refit.staged.epochs, refit.plan.spec.epochs
-            return _told("refitting", done, total, None, None)
+            return self._progress_of(refit)
         done, total = self.search.epochs, self._plan.epochs
         left = max(0, total - done) * len(self._plan.variants[0].plan.split.train)
         running = {str(index): epochs for index, epochs in self.search.running.items()}
         return _told("searching", done, max(done, total), rate, left) | {"running": running}
+
+    def _progress_of(self, refit: TrainingRun) -> dict[str, Any]:
+        now, rows = time.monotonic(), refit.staged.rows_done
+        if self._refit_begun is None:
+            self._refit_begun = (now, rows)
+        begun, before = self._refit_begun
+        rate = (rows - before) / max(now - begun, 1e-9)
+        done, total = refit.staged.epochs, refit.plan.spec.epochs
+        left = (total + refit.staged.stage_epochs[1]) * len(refit.plan.split.train) - rows
+        return _told("refitting", done, total, rate, left)
 
     def _metrics(self) -> dict[str, Any]:
         found = self.search.metrics()

@@ -46,6 +46,14 @@ def test_a_search_leaves_one_model_and_tells_each_variants_metrics(api: Api) -> 
     assert model["kept_epoch"] == variants[best]["kept_epoch"]
 
 
+def test_the_refit_of_the_best_tells_how_fast_it_is(api: Api) -> None:
+    progress = finished(api, search={"grid": GRID})["progress"]
+    assert progress["phase"] == "refitting"
+    assert progress["completed"] == progress["total"]
+    assert progress["rows_per_second"] > 0
+    assert progress["eta_seconds"] == 0
+
+
 def test_a_variant_has_the_metrics_of_the_job_alone(api: Api) -> None:
     dataset = api.upload(csv_of(60))
     job = finished(
