@@ -11,6 +11,7 @@ from engine.equilibration import EquilibratedSgd
 from engine.errors import ArtifactError, SpecError
 from engine.graph import Graph
 from engine.parameters import Parameters
+from engine.snapshots import copy_of
 from engine.spec import (
     AdadeltaSpec,
     AdagradSpec,
@@ -89,13 +90,9 @@ class Optimizer:
         self._torch.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Return a copy of the optimizer's memory, by name; empty before the first step."""
+        """Return a copy of the optimizer's memory on the host; empty before the first step."""
         memory = self._torch.state.get(self._flat, {})
-        return {
-            name: value.detach().clone()
-            for name, value in memory.items()
-            if isinstance(value, Tensor)
-        }
+        return {name: copy_of(value) for name, value in memory.items() if isinstance(value, Tensor)}
 
     def forget(self) -> None:
         """Begin anew, without any memory."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 
 from engine.errors import ArtifactError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
@@ -24,6 +23,7 @@ from engine.layers.feedforward import Feedforward, Tied
 from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import reading_weights
 from engine.sampled_weights import sampled_parameters
+from engine.snapshots import Snapshot
 from engine.spec import LayerSpec, NetworkSpec, TrainSpec
 from engine.streams import stream_key
 from engine.training import BlockEnd, EpochEnd, Training, TrainingData, descended
@@ -324,17 +324,18 @@ class StagedTraining:
             self._current = self._begin()
         yield from self._current.pieces()
 
+    def snapshot(self) -> Snapshot:
+        """Return a copy of everything that changes in training."""
+        copied = self._current.snapshot()
+        return copied.retold(json.dumps({**json.loads(copied.told), "stage": self._stage}))
+
     def state(self) -> bytes:
         """Return everything that changes in training, as one safetensors file."""
-        progress, tensors = _parsed(self._current.state())
-        # One entry: the order of several is not defined, and equal states have equal bytes.
-        told = json.dumps({**progress, "stage": self._stage})
-        return safetensors.torch.save(tensors, metadata={"training": told})
+        return self.snapshot().to_bytes()
 
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
-        progress, _ = _parsed(state)
-        stage = progress.get("stage", 0)
+        stage = _told(state).get("stage", 0)
         if stage > len(self._stages):
             raise ArtifactError("the checkpoint belongs to another network")
         self._stage = stage
@@ -376,11 +377,10 @@ def _reconstructing(data: TrainingData) -> TrainingData:
     return TrainingData(x=data.x, y=x, weights=data.weights)
 
 
-def _parsed(state: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _told(state: bytes) -> dict[str, Any]:
     try:
-        tensors = safetensors.torch.load(state)
         header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
         progress: dict[str, Any] = json.loads(header["__metadata__"]["training"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ArtifactError("the checkpoint cannot be read") from error
-    return progress, tensors
+    return progress

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
@@ -26,6 +25,7 @@ from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
 from engine.run import EncodedRows, Outcome, TrainingRun, encode_rows
 from engine.search_plan import SearchPlan, refit_spec
+from engine.snapshots import Snapshot
 from engine.variant_run import VariantRun
 
 __all__ = ["RefitEvent", "Search", "SearchEvent", "Selected", "Standing", "VariantEvent"]
@@ -332,18 +332,18 @@ class Search:
 
     # -- exact resume ------------------------------------------------------------------------------
 
-    def state(self) -> bytes:
-        """Return everything that changes in the search, as one safetensors file."""
+    def snapshot(self) -> Snapshot:
+        """Return a copy of everything that changes in the search."""
         self._lanes.rest()
-        arrays: dict[str, Any] = {}
-        for index, run in self._runs.items():
-            arrays[f"run.{index}"] = _stored(run.run.staged.state())
+        parts = {f"run.{index}": run.run.staged.snapshot() for index, run in self._runs.items()}
         if self._refit is not None:
-            arrays["refit"] = _stored(self._refit.staged.state())
+            parts["refit"] = self._refit.staged.snapshot()
         outcomes: dict[int, Any] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for index, outcome in self._outcomes.items():
             outcomes[index] = {**vars(outcome), "parameters": None}
-            arrays |= {f"{index}/{name}": value for name, value in outcome.parameters.items()}
+            for name, value in outcome.parameters.items():
+                tensors[f"{index}/{name}"] = torch.tensor(value)
         told = {
             "round": self._round,
             "selected": self.selected,
@@ -352,7 +352,11 @@ class Search:
             "best": self._best,
             "outcomes": outcomes,
         }
-        return safetensors.numpy.save(arrays, metadata={"search": json.dumps(told)})
+        return Snapshot(tensors=tensors, entry="search", told=json.dumps(told), parts=parts)
+
+    def state(self) -> bytes:
+        """Return everything that changes in the search, as one safetensors file."""
+        return self.snapshot().to_bytes()
 
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this search."""
@@ -377,10 +381,6 @@ class Search:
         if "refit" in arrays:
             self._refit = self._refit_run()
             self._refit.staged.restore(arrays["refit"].tobytes())
-
-
-def _stored(state: bytes) -> Any:
-    return np.frombuffer(state, dtype=np.uint8)
 
 
 def _outcome(told: dict[str, Any], arrays: dict[str, Any], prefix: str) -> Outcome:

@@ -2,8 +2,9 @@
 
 `Training` owns everything that changes while a network is trained. Iterating it yields `BlockEnd`
 after every few steps and `EpochEnd` after every epoch; stop iterating to stop training. Between two
-events `state()` returns all that is needed to go on in another process: masks, permutations and
-initial weights are functions of the seed (see `engine.streams`), so only what was learnt is saved.
+events `state()` returns all that is needed to go on in another process, and `snapshot()` copies it
+to be made into bytes later: masks, permutations and initial weights are functions of the seed (see
+`engine.streams`), so only what was learnt is saved.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from engine.parameters import Parameters
 from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import rate_of
 from engine.schedules import Schedule, schedule_of
+from engine.snapshots import Snapshot, copy_of
 from engine.spec import TrainSpec
 from engine.streams import Permutations
 from engine.training_data import TrainingData
@@ -272,14 +274,14 @@ class Training:
 
     # -- exact resume ------------------------------------------------------------------------------
 
-    def state(self) -> bytes:
-        """Return everything that changes in training, as one safetensors file."""
+    def snapshot(self) -> Snapshot:
+        """Return a copy of everything that changes in training."""
         tensors = {
-            "parameters": self._parameters.flat.detach().cpu(),
-            "best": self._best_flat.detach().cpu(),
+            "parameters": copy_of(self._parameters.flat),
+            "best": copy_of(self._best_flat),
         }
         for name, value in self._optimizer.state().items():
-            tensors[f"optimizer.{name}"] = value.cpu()
+            tensors[f"optimizer.{name}"] = value
         progress = {
             "epoch": self.epoch,
             "row": self._row,
@@ -287,7 +289,11 @@ class Training:
             "best": vars(self._best),
             "schedule": self._schedule.state(),
         }
-        return safetensors.torch.save(tensors, metadata={"training": json.dumps(progress)})
+        return Snapshot(tensors=tensors, entry="training", told=json.dumps(progress), parts={})
+
+    def state(self) -> bytes:
+        """Return everything that changes in training, as one safetensors file."""
+        return self.snapshot().to_bytes()
 
     def be_patient(self) -> None:
         """Wait anew for an improvement where patience had run out."""

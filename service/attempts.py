@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from service.checkpoints import read_checkpoint, write_checkpoint
+import structlog
+
+from service.checkpoints import DueTimes, Writing, read_checkpoint, write_checkpoint
 from service.errors import LeaseLost
 from service.steps import NewModel, Step, TaskResult
 from service.store.blobs import Blobs, checkpoint_key, model_key
@@ -17,9 +20,9 @@ from service.store.models import NewModelRow
 
 __all__ = ["Attempt", "Cancelled", "Stopped", "TimedOut"]
 
+logger = structlog.get_logger(__name__)
+
 FLUSH_S = 0.2
-FIRST_CHECKPOINT_S = 2.0
-CHECKPOINT_S = 30.0
 
 
 class Stopped(Exception):
@@ -48,7 +51,9 @@ class Attempt:
         datasets: Datasets,
         blobs: Blobs,
         clock: Callable[[], float],
+        thread: Executor,
     ) -> None:
+        """`clock` gives seconds; `thread` writes checkpoints while the job goes on."""
         self.job = job
         self.last: Step | None = None
         self.files: list[Path] = []
@@ -57,22 +62,19 @@ class Attempt:
         self._datasets = datasets
         self._blobs = blobs
         self._clock = clock
-        self._started = self._flushed = self._checkpointed = clock()
-        self._checkpoint_epoch = 0
-        self._has_checkpoint = False
+        self._thread = thread
+        self._started = self._flushed = clock()
+        self._due = DueTimes(job.spec, self._started)
+        self._writing: Writing | None = None
         self._checkpoint_key = None if job.checkpoint is None else job.checkpoint.key
         self._events: list[tuple[str, Mapping[str, Any]]] = []
         self._progress: Mapping[str, Any] | None = None
         self._metrics: Mapping[str, Any] | None = None
-        every = job.spec.get("checkpoint_every") or {}
-        self._every_s = every.get("seconds")
-        self._every_epochs = every.get("epochs")
-        if self._every_s is None and self._every_epochs is None:
-            self._every_s = CHECKPOINT_S
         self._limit_s = (job.spec.get("limits") or {}).get("seconds")
 
     def clean(self) -> None:
-        """Remove the temporary files that are still there."""
+        """Remove the temporary files that are still there, and a checkpoint that is nobody's."""
+        self._drop()
         for file in self.files:
             file.unlink(missing_ok=True)
 
@@ -87,26 +89,14 @@ class Attempt:
         self._progress = step.progress if step.progress is not None else self._progress
         self._metrics = step.metrics if step.metrics is not None else self._metrics
         now = self._clock()
-        if self._is_checkpoint_due(step, now):
-            self._obey(self._store_checkpoint(step))
+        if self._writing is None and self._due.is_due(step, now):
+            self._begin_checkpoint(step)
+        if self._writing is not None and self._writing.is_done:
+            self._obey(self._record_checkpoint(self._writing))
         elif now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
             self._obey(self._flush())  # at first at once: somebody may be watching
         if self._limit_s is not None and now - self._started >= self._limit_s:
             raise TimedOut
-
-    def _is_checkpoint_due(self, step: Step, now: float) -> bool:
-        if step.snapshot is None or step.is_last_good:
-            return False
-        if step.is_milestone:
-            return bool(now - self._checkpointed >= FIRST_CHECKPOINT_S)
-        if self._every_epochs is not None:
-            if step.epoch - self._checkpoint_epoch >= self._every_epochs:
-                return True
-            if self._every_s is None:
-                return False
-        assert self._every_s is not None
-        wait = self._every_s if self._has_checkpoint else min(self._every_s, FIRST_CHECKPOINT_S)
-        return bool(now - self._checkpointed >= wait)
 
     def _obey(self, recorded: Recorded) -> None:
         if recorded.cancelling:
@@ -127,43 +117,73 @@ class Attempt:
         self._events, self._progress, self._metrics = [], None, None
         self._flushed = self._clock()
 
-    def _store_checkpoint(self, step: Step) -> Recorded:
-        """Write the snapshot under a name of this attempt's own; the row makes it the job's."""
-        assert step.snapshot is not None
-        key = checkpoint_key(self.job.id, self.job.attempts)
-        write_checkpoint(self._blobs, key, step.snapshot())
+    def _begin_checkpoint(self, step: Step) -> Writing:
+        """Copy where the step stands, and have the copy written while the job goes on."""
+        self._writing = Writing(step, self.job, blobs=self._blobs, thread=self._thread)
+        self._due.take(step, self._clock())
+        return self._writing
+
+    def _record_checkpoint(self, writing: Writing) -> Recorded:
+        """Wait for the file, and make it the job's by its row.
+
+        With it go all events so far, those after its step, too: an attempt that goes on from it
+        says these again, and `retried` tells from where.
+        """
+        self._writing = None
+        checkpoint = writing.wait()
         try:
-            recorded = self._flush(Checkpoint(key, step.epoch))
+            recorded = self._flush(checkpoint)
         except LeaseLost:
-            self._blobs.delete(key)
+            self._blobs.delete(checkpoint.key)
             raise
         if recorded.replaced is not None:
             self._blobs.delete(recorded.replaced)
-        self._has_checkpoint = True
-        self._checkpoint_key = key
-        self._checkpointed = self._clock()
-        self._checkpoint_epoch = step.epoch
+        self._due.has_one = True
+        self._checkpoint_key = checkpoint.key
         return recorded
+
+    def _drop(self) -> None:
+        """Let go of a checkpoint that is being written: what ends the attempt makes it useless."""
+        if self._writing is not None:
+            self._writing.drop()
+            self._writing = None
+
+    def _awaited(self) -> Checkpoint | None:
+        """Wait for the checkpoint that is being written; None without one, or where it failed."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return None
+        try:
+            return writing.wait()
+        except Exception:  # the job ends anyway, for a reason of its own
+            logger.exception("a checkpoint could not be written", job=self.job.id)
+            return None
 
     def load_checkpoint(self) -> bytes | None:
         """Return the snapshot that the last attempt left, unless it is missing or damaged."""
         checkpoint = self.job.checkpoint
+        for key, _ in list(self._blobs.keys(f"checkpoints/{self.job.id}")):
+            if key != self._checkpoint_key:  # written by an attempt that was killed before its row
+                self._blobs.delete(key)
         if checkpoint is None:
             return None
         content = read_checkpoint(self._blobs, checkpoint.key)
         if content is None:
             self.note("the checkpoint is damaged or missing; the job starts again")
             return None
-        self._checkpoint_epoch = checkpoint.epoch
-        self._has_checkpoint = True
+        self._due.has(checkpoint)
         return content
 
     def give_back(self) -> None:
         """Checkpoint the job where it stands and put it back into the queue."""
-        if self.last is not None and self.last.snapshot is not None:
-            self._store_checkpoint(self.last)
-        else:
+        writing = self._writing
+        if writing is not None:
+            self._record_checkpoint(writing)
+        last = self.last
+        if last is None or last.snapshot is None:
             self._flush()
+        elif writing is None or writing.step is not last:
+            self._record_checkpoint(self._begin_checkpoint(last))
         self._jobs.release(self.job)
 
     def fail(self, kind: ErrorKind, detail: str, *, pointer: str | None = None) -> None:
@@ -172,12 +192,11 @@ class Attempt:
         if pointer is not None:
             error["errors"] = [{"pointer": pointer, "detail": detail}]
         # An attempt that ran out of time stands between two steps; others broke within one.
-        stands = kind == "timeout" or (self._is_last_good and not self._has_checkpoint)
-        self._finish(Status.FAILED, error=error, state=self._state() if stands else None)
-
-    @property
-    def _is_last_good(self) -> bool:
-        return self.last is not None and self.last.is_last_good
+        state = None if kind == "timeout" else self._awaited()
+        is_last_good = self.last is not None and self.last.is_last_good
+        if kind == "timeout" or (is_last_good and state is None and self._checkpoint_key is None):
+            state = self._state()
+        self._finish(Status.FAILED, error=error, state=state)
 
     def finish(self, status: Status, result: TaskResult | None) -> None:
         """End the job with what it leaves, in one transaction."""
@@ -198,7 +217,7 @@ class Attempt:
         if step is None or step.snapshot is None or not step.is_resumable:
             return None
         key = checkpoint_key(self.job.id, self.job.attempts)
-        write_checkpoint(self._blobs, key, step.snapshot())
+        write_checkpoint(self._blobs, key, step.snapshot()())
         return Checkpoint(key, step.epoch)
 
     def _finish_with_model(

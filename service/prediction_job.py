@@ -138,10 +138,11 @@ class _Run:
             raise ArtifactError("rows that were done are missing")
         return path
 
-    def snapshot(self) -> bytes:
-        """Write what is done and return the names of its parts."""
+    def snapshot(self) -> Callable[[], bytes]:
+        """Write what is done; what is left to be kept is the names of its parts."""
         self.write_part()
-        return orjson.dumps({"parts": [vars(part) for part in self._parts]})
+        names = orjson.dumps({"parts": [vars(part) for part in self._parts]})
+        return lambda: names
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from an earlier attempt's parts; ArtifactError where they are not as written."""

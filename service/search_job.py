@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,10 @@ class _SearchJob:
         self._rows_before = self.search.rows_done
         self._is_chosen_told = self.search.refit is not None
 
+    def snapshot(self) -> Callable[[], bytes]:
+        """Copy all that changes in the search; see `Snapshot`."""
+        return self.search.snapshot().to_bytes
+
     def opening_events(self) -> tuple[NewEvent, ...]:
         """Say what is about to be searched."""
         rows = len(self._plan.variants[0].plan.split.train)
@@ -84,7 +88,7 @@ class _SearchJob:
             metrics=self._metrics() or None,
             epoch=epochs,
             is_milestone=isinstance(event, Selected),
-            snapshot=self.search.state,
+            snapshot=self.snapshot,
             result=self.result if self.search.epochs else None,
         )
 

@@ -15,7 +15,7 @@ from engine.data.dataset import Data
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
-__all__ = ["NewContent", "NewModel", "Step", "Task", "TaskContext", "TaskResult"]
+__all__ = ["NewContent", "NewModel", "Snapshot", "Step", "Task", "TaskContext", "TaskResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,11 @@ class TaskResult:
     dataset: NewContent | None = None
 
 
+Snapshot = Callable[[], Callable[[], bytes]]
+"""Copies what is needed to go on, which is quick, and returns what makes bytes of the copy: that
+takes longer, and may be called by another thread while the task goes on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What a task says between two pieces of work."""
@@ -55,7 +60,7 @@ class Step:
     """Whole epochs behind it; of a prediction, rows."""
     is_milestone: bool = False
     """A good moment for a checkpoint, due or not."""
-    snapshot: Callable[[], bytes] | None = None
+    snapshot: Snapshot | None = None
     """Everything that is needed to go on from here."""
     is_resumable: bool = False
     """Whether another job may go on from here once this one has ended."""
@@ -70,7 +75,7 @@ class TaskContext(Protocol):
 
     @property
     def checkpoint(self) -> bytes | None:
-        """An earlier attempt's last snapshot."""
+        """What an earlier attempt's last checkpoint holds."""
 
     @property
     def threads(self) -> int:

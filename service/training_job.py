@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -139,7 +139,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         progress=run.progress("training", completed=run.training.epoch),
         metrics=run.metrics(),
         epoch=run.training.epoch,
-        snapshot=run.staged.state,
+        snapshot=run.snapshot,
         is_resumable=True,
         result=run.result,
     )
@@ -175,6 +175,10 @@ class _TrainingJob:
         """The whole network's training, which follows the stages."""
         return self._run.training
 
+    def snapshot(self) -> Callable[[], bytes]:
+        """Copy all that changes in training; see `Snapshot`."""
+        return self.staged.snapshot().to_bytes
+
     # -- what is told ------------------------------------------------------------------------------
 
     def closing_message(self) -> str:
@@ -189,7 +193,7 @@ class _TrainingJob:
             progress=self.progress("training", completed=self.training.epoch),
             metrics=self.training.kept_metrics or None,
             epoch=self.training.epoch,
-            snapshot=self.staged.state,
+            snapshot=self.snapshot,
             is_resumable=True,
             result=self.result if self.training.epoch else None,
         )
@@ -200,7 +204,7 @@ class _TrainingJob:
         return Step(
             events=event_of(event),
             progress=self.progress("pretraining", completed=done, total=total),
-            snapshot=self.staged.state,
+            snapshot=self.snapshot,
             is_resumable=True,
         )
 

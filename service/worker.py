@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,12 @@ class Worker:
         tick: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         threads: int = 1,
+        checkpointing: Executor | None = None,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
-        `threads` are those that one job may use.
+        `threads` are those that one job may use; `checkpointing` writes checkpoints while it goes
+        on, by default one thread more.
         """
         self.name = name
         self._jobs = jobs
@@ -93,6 +96,7 @@ class Worker:
         self._tick = tick
         self._clock = clock
         self._threads = threads
+        self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
 
     def work_once(self) -> bool:
         """Claim and run one job; return False when none is runnable."""
@@ -112,7 +116,12 @@ class Worker:
     def _run(self, job: Job) -> None:
         """Run the job and finish it in whichever way it ends."""
         attempt = Attempt(
-            job, jobs=self._jobs, datasets=self._datasets, blobs=self._blobs, clock=self._clock
+            job,
+            jobs=self._jobs,
+            datasets=self._datasets,
+            blobs=self._blobs,
+            clock=self._clock,
+            thread=self._checkpointing,
         )
         try:
             attempt.finish(*self._outcome(job, attempt))

@@ -138,3 +138,12 @@ def test_a_run_stopped_at_a_random_step_goes_on_in_another_process_to_the_same_b
         assert last == whole
         assert [event for event in seen[: stop + 1] if is_epoch(event)] + rest == epochs
         assert kept == metrics
+
+
+@pytest.mark.parametrize("case", ["adam", "plateau", "layerwise", "learnt rates"])
+def test_a_snapshot_is_what_the_run_was_when_it_was_taken(case: str) -> None:
+    run = run_of(case)
+    taken = [(run.state(), run.snapshot()) for _ in events_of(run)]
+    assert len({state for state, _ in taken}) > 4
+    for state, snapshot in taken:  # long after the run has gone on
+        assert snapshot.to_bytes() == state

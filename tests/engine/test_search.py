@@ -157,6 +157,13 @@ def test_a_search_stopped_anywhere_ends_as_one_that_nobody_disturbs(
         assert told[index].count("succeeded") + told[index].count("stopped") == 1
 
 
+def test_a_snapshot_of_a_search_is_what_it_was_when_it_was_taken() -> None:
+    run = search({"grid": GRID})
+    taken = [(run.state(), run.snapshot()) for _ in run]
+    for state, snapshot in taken:  # long after the search has gone on
+        assert snapshot.to_bytes() == state
+
+
 def test_halving_stops_the_worst_at_each_rung() -> None:
     rates = [1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 5e-2, 0.1, 0.2]
     asked = {

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from engine.errors import ArtifactError, DivergedError
+from service.errors import StorageFull
 from service.steps import NewModel, Step, Task, TaskContext, TaskResult
 from service.store.blobs import Blobs
 from service.store.database import Database, sqlite_url
 from service.store.datasets import Datasets
 from service.store.jobs import Job, Jobs, NewJob, Status
 from service.store.models import Models
+from service.store.sweep import sweep
 from service.worker import Worker
 
 
@@ -30,13 +35,46 @@ class Clock:
         return self.now
 
 
+class AtOnce(Executor):
+    """Does what it is given before anything else happens."""
+
+    def submit(self, work: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class SlowDisk(Blobs):
+    """A folder whose disk takes checkpoints only when it is let to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.let = threading.Event(), threading.Event()
+        self.is_full = False
+
+    def put(self, key: str, writer: Callable[[BinaryIO], None]) -> int:
+        if key.startswith("checkpoints/"):
+            self.asked.set()
+            assert self.let.wait(60)
+            if self.is_full:
+                raise StorageFull("the disk is full")
+        return super().put(key, writer)
+
+
 class World:
     """A store, a clock and the means to run one job by a task of the test's own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, blobs: Blobs | None = None, checkpointing: Executor | None = None
+    ) -> None:
+        self.folder = folder
         self.database = Database(sqlite_url(folder / "test.db"))
         self.database.migrate()
-        self.blobs = Blobs(folder / "artifacts")
+        self.blobs = blobs or Blobs(folder / "artifacts")
+        self.checkpointing = checkpointing or AtOnce()
         self.clock = Clock()
         self.jobs = Jobs(self.database, lambda: datetime.now(UTC), max_failures=3)
         self.models = Models(self.database, lambda: datetime.now(UTC))
@@ -57,6 +95,7 @@ class World:
             should_stop=lambda: self.stops,
             tick=self._tick,
             clock=self.clock,
+            checkpointing=self.checkpointing,
         )
         return worker.work_once()
 
@@ -101,7 +140,7 @@ def counting(
                 progress={"completed": number, "total": upto},
                 metrics={"train": {"loss": 1.0 / number}},
                 epoch=number,
-                snapshot=str(number).encode,
+                snapshot=partial(partial, str(number).encode),
                 result=partial(_result, job.name, number),
             )
 
@@ -304,7 +343,9 @@ def test_a_milestone_is_checkpointed_though_none_is_due(world: World) -> None:
     def task(_job: Job, _context: TaskContext) -> Iterator[Step]:
         for number in (1, 2, 3):
             world.clock.now += 0.9
-            yield Step(epoch=number, snapshot=b"s".strip, is_milestone=number == 3)
+            yield Step(
+                epoch=number, snapshot=partial(partial, b"s".strip), is_milestone=number == 3
+            )
 
     world.work(task)
     epochs = [e.data["epoch"] for e in world.jobs.events(job_id).data if e.type == "checkpoint"]
@@ -347,3 +388,196 @@ def test_a_job_cancelled_at_the_last_moment_leaves_no_model(world: World) -> Non
     world.work(task)
     assert world.jobs.get(job_id).status is Status.CANCELLED
     assert world.blob_keys("models") == []
+
+
+# -- a disk that is slow ---------------------------------------------------------------------------
+
+
+class SlowWorld(World):
+    """A world whose checkpoints are written by a thread of their own, to a disk that waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.disk = SlowDisk(folder / "artifacts")
+        self.thread = ThreadPoolExecutor(1)
+        super().__init__(folder, self.disk, self.thread)
+
+    def let_write(self) -> None:
+        """Have the disk take what waits, and wait until all of it is done."""
+        self.disk.let.set()
+        self.thread.submit(int).result()
+
+    def checkpointed(self, job_id: str) -> int | None:
+        checkpoint = self.jobs.get(job_id).checkpoint
+        return None if checkpoint is None else checkpoint.epoch
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[SlowWorld]:
+    made = SlowWorld(tmp_path)
+    yield made
+    made.let_write()
+    made.thread.shutdown()
+    made.database.close()
+
+
+def test_a_job_goes_on_while_its_checkpoint_is_written(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    seen: list[int | None] = []
+
+    def on_step(number: int) -> None:
+        seen.append(slow.checkpointed(job_id))
+        if number == 5:
+            assert slow.disk.asked.is_set()
+            slow.let_write()
+
+    slow.work(counting(slow, 8, on_step=on_step))
+    # Taken at epoch 2, on the disk after step 4, the job's with step 5; the next was owed by then.
+    assert seen[:6] == [None] * 5 + [2]
+    events = slow.jobs.events(job_id).data
+    said = [(e.type, e.data["epoch"]) for e in events if e.type in ("epoch", "checkpoint")]
+    assert said[:6] == [("epoch", n) for n in range(1, 6)] + [("checkpoint", 2)]
+    assert [n for kind, n in said if kind == "epoch"] == list(range(1, 9))
+    assert slow.jobs.get(job_id).status is Status.SUCCEEDED
+
+
+def test_a_kill_between_a_checkpoint_and_its_row_repeats_and_skips_nothing(
+    slow: SlowWorld, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    copy = tmp_path_factory.mktemp("killed") / "data"
+
+    def on_step(number: int) -> None:
+        if number == 4:
+            slow.let_write()
+            shutil.copytree(slow.folder, copy)  # what a kill at this instant would leave
+
+    slow.work(counting(slow, 5, on_step=on_step))
+    after = World(copy)
+    assert len(after.blob_keys("checkpoints")) == 1
+    assert after.jobs.get(job_id).checkpoint is None
+    after.jobs.void_leases()
+    started: list[int] = []
+    after.work(counting(after, 5, on_step=started.append))
+    assert started == [1, 2, 3, 4, 5]
+    assert after.jobs.get(job_id).status is Status.SUCCEEDED
+    epochs = [event.data["epoch"] for event in after.jobs.epochs(job_id)]
+    assert epochs == [1, 2, 3, 4, 5]
+    # The checkpoint that is left is the job's, and nothing is nobody's.
+    checkpoint = after.jobs.get(job_id).checkpoint
+    assert after.blob_keys("checkpoints") == ([] if checkpoint is None else [checkpoint.key])
+    assert sweep(after.database, after.blobs) == 0
+    after.database.close()
+
+
+def test_a_kill_after_the_row_repeats_what_was_said_after_the_copy(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_step(number: int) -> None:
+        if number == 4:
+            slow.let_write()
+        if number == 6:
+            slow.disk.let.clear()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slow.work(counting(slow, 8, on_step=on_step))
+    assert slow.checkpointed(job_id) == 2
+    slow.let_write()
+    slow.jobs.worker_died("worker", "infrastructure", "killed")
+    started: list[int] = []
+    slow.work(counting(slow, 8, on_step=started.append), name="another")
+    assert started[0] == 3
+    (retried,) = [e for e in slow.jobs.events(job_id).data if e.type == "retried"]
+    assert retried.data["from_epoch"] == 2
+    assert [event.data["epoch"] for event in slow.jobs.epochs(job_id)] == list(range(1, 9))
+
+
+def test_a_lease_lost_while_a_checkpoint_is_written_leaves_no_file(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_step(number: int) -> None:
+        if number == 3:
+            slow.jobs.void_leases()
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    slow.let_write()
+    assert slow.blob_keys("checkpoints") == []
+    job = slow.jobs.get(job_id)
+    assert (job.status, job.checkpoint) == (Status.QUEUED, None)
+
+
+def test_a_lease_lost_between_file_and_row_leaves_no_file(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_step(number: int) -> None:
+        if number == 3:
+            slow.let_write()
+            slow.jobs.void_leases()
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    assert slow.blob_keys("checkpoints") == []
+    assert slow.jobs.get(job_id).checkpoint is None
+
+
+def test_a_stop_waits_for_the_checkpoint_and_takes_the_last(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    timer = threading.Timer(0.0, slow.disk.let.set)
+
+    def on_step(number: int) -> None:
+        if number == 4:
+            slow.stops = True
+            timer.start()
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    job = slow.jobs.get(job_id)
+    assert (job.status, slow.checkpointed(job_id)) == (Status.QUEUED, 4)
+    assert len(slow.blob_keys("checkpoints")) == 1
+    assert [e.data["epoch"] for e in slow.jobs.events(job_id).data if e.type == "checkpoint"] == [
+        2,
+        4,
+    ]
+
+
+def test_a_cancelled_job_drops_the_checkpoint_that_is_being_written(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_step(number: int) -> None:
+        if number == 3:
+            slow.jobs.cancel(job_id)
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    assert slow.jobs.get(job_id).status is Status.CANCELLED
+    slow.let_write()
+    assert slow.blob_keys("checkpoints") == []
+
+
+def test_a_job_that_fails_leaves_the_checkpoint_that_was_being_written(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_step(number: int) -> None:
+        if number == 3:
+            slow.disk.let.set()
+            raise DivergedError("the loss became nan")
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    job = slow.jobs.get(job_id)
+    assert (job.status, slow.checkpointed(job_id)) == (Status.FAILED, 2)
+    assert job.checkpoint is not None
+    assert slow.blob_keys("checkpoints") == [job.checkpoint.key]
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_the_job_as_the_disk_says(
+    slow: SlowWorld,
+) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    slow.disk.is_full = True
+
+    def on_step(number: int) -> None:
+        if number == 3:
+            slow.let_write()
+
+    slow.work(counting(slow, 6, on_step=on_step))
+    job = slow.jobs.get(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert (job.error["kind"], job.error["detail"]) == ("infrastructure", "the disk is full")
