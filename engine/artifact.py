@@ -15,6 +15,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from engine.conformal import Calibration
 from engine.data.encoding import Encoding
 from engine.data.lengths import of_steps, steps_of
 from engine.descriptions import describe_graph, describe_regularizer
@@ -23,9 +24,9 @@ from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import layer_pointer, shown
 from engine.network import Network
 from engine.regularizers import (
-    Perturbation,
     Regularizer,
     learnt,
+    perturbations,
     resolve,
 )
 from engine.spec import NetworkSpec, RegularizationSpec, TrainSpec
@@ -64,6 +65,8 @@ class Model:
     """The regularizers that it was trained with, with the rates that were learnt."""
     noise_precision: npt.NDArray[np.float64] | None
     """Broadcasts against outputs, in original units^-2; None where there is none."""
+    calibration: Calibration | None = None
+    """What intervals are made by; the members of an ensemble have that of all together."""
     members: tuple[Model, ...] = ()
     """Of an ensemble all its models, of which this is the first; they differ in nothing that says
     what is read and what is predicted."""
@@ -219,10 +222,27 @@ def _model_of(
         network=Network(graph, own, device=device),
         encoding=encoding,
         trained=learnt(resolve(trained, graph), rates),
+        calibration=_calibration_of(document, encoding, graph),
         noise_precision=None
         if precision is None
         else encoding.along_targets([precision[name] for name in encoding.target_names]),
     )
+
+
+def _calibration_of(
+    document: Mapping[str, Any], encoding: Encoding, graph: Graph
+) -> Calibration | None:
+    told = document.get("calibration")
+    if told is None:
+        return None
+    try:
+        calibration = Calibration.model_validate(told)
+        if graph.form == "classifier":
+            raise ValueError("a classifier has no interval")
+        calibration.along(encoding.target_names, len(graph.last.shape))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError("the model's calibration cannot be read") from error
+    return calibration
 
 
 def _ensemble_of(
@@ -355,4 +375,4 @@ def _checked(graph: Graph, values: Mapping[str, npt.NDArray[Any]]) -> dict[str, 
 
 def trained_perturbations(model: Model) -> tuple[Regularizer, ...]:
     """Return the dropout and noise that the model was trained with, without the penalties."""
-    return tuple(r for r in model.trained if isinstance(r, Perturbation))
+    return perturbations(model.trained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +53,12 @@ def _slices(rows: Sequence[Inputs]) -> Iterator[slice]:
 
 def _rows_of(tree: Tree, rows: slice) -> Tree:
     """Cut some rows out of an answer; `samples` have theirs on the second axis."""
-    return {
-        name: _rows_of(value, rows)
-        if isinstance(value, dict)
-        else (value[:, rows] if name == "samples" else value[rows])
-        for name, value in tree.items()
-    }
+    return {name: _rows_of_one(name, value, rows) for name, value in tree.items()}
+
+
+def _rows_of_one(name: str, value: Any, rows: slice) -> Any:
+    if isinstance(value, dict):
+        return _rows_of(value, rows)
+    if not isinstance(value, np.ndarray):  # the same for all rows
+        return value
+    return value[:, rows] if name == "samples" else value[rows]

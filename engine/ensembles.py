@@ -23,7 +23,7 @@ from engine.errors import EngineError, SpecError
 from engine.estimation import OWN, Passes
 from engine.layers import Shape
 from engine.names import plain_name
-from engine.prediction import PredictionPlan, never, plan_prediction
+from engine.prediction import PredictionPlan, never, plan_prediction, with_calibration
 from engine.sampling import PreparedRows, Sampler
 from engine.spec import PredictSpec
 from engine.streams import stream_key
@@ -64,10 +64,10 @@ def ensemble_document(
     return document, weights
 
 
-def plan_model(model: Model, spec: PredictSpec, *, seed: int) -> PredictionPlan:
+def plan_model(model: Model, spec: PredictSpec, *, seed: int, alone: bool = True) -> PredictionPlan:
     """Resolve a request to a model, which may be an ensemble; see `plan_prediction`."""
     if not model.members:
-        return plan_prediction(model, spec, seed=seed)
+        return plan_prediction(model, spec, seed=seed, alone=alone)
     for name in ("start", "generate"):
         if getattr(spec, name) is not None:
             raise SpecError(
@@ -93,7 +93,7 @@ def plan_model(model: Model, spec: PredictSpec, *, seed: int) -> PredictionPlan:
         "regularizers": tuple(dict.fromkeys(r for plan in plans for r in plan.regularizers)),
         "warnings": list(dict.fromkeys(text for plan in plans for text in plan.warnings)),
     }
-    return EnsemblePlan(**fields, members=tuple(plans))
+    return with_calibration(EnsemblePlan(**fields, members=tuple(plans)))
 
 
 def _shapes(plan: PredictionPlan) -> list[Shape]:
@@ -153,6 +153,10 @@ class EnsemblePlan(PredictionPlan):
     def is_compiled(self, x: Inputs) -> bool:
         """Whether the compiled kernels compute all of it, for rows of which `x` is given."""
         return all(plan.is_compiled(x) for plan in self.members)
+
+    def acting(self) -> list[dict[str, Any]]:
+        """Return what each member drops and adds."""
+        return [own for plan in self.members for own in plan.acting()]
 
     @cached_property
     def batch_key(self) -> Hashable:

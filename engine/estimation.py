@@ -294,6 +294,8 @@ def _joined(pieces: Sequence[Tree]) -> Tree:
     def join(key: str, values: list[Any]) -> Any:
         if isinstance(values[0], dict):
             return {name: join(name, [value[name] for value in values]) for name in values[0]}
+        if not isinstance(values[0], np.ndarray):
+            return values[0]
         return np.concatenate(values, axis=1 if key == "samples" else 0)
 
     return {key: join(key, [piece[key] for piece in pieces]) for key in pieces[0]}

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from engine.data.auxiliary import with_auxiliary
 from engine.data.dataset import Data
 from engine.data.division import divide, validation_rows, without_unseen
@@ -14,6 +17,7 @@ from engine.data.encoding import Encoding
 from engine.data.lengths import each_step, fitting, made_anew, stepwise
 from engine.data.options import OptionError, option_pointer
 from engine.data.profile import profile, profile_rows
+from engine.data.reservation import reserve
 from engine.data.schema import Schema
 from engine.data.selection import Selection, select, uncategorised
 from engine.data.splits import Split, used_rows
@@ -25,6 +29,7 @@ from engine.loss_checks import check_losses, check_targets, check_weights, descr
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
 from engine.plan_checks import (
+    check_calibration,
     check_derivatives,
     check_noise_precision,
     check_scale,
@@ -37,6 +42,8 @@ from engine.schedules import schedule_of
 from engine.spec import PlateauSpec, SequenceSpec, TrainSpec
 
 __all__ = ["TrainingPlan", "plan_training", "vary"]
+
+Rows = npt.NDArray[np.int64]
 
 MAX_PARAMETERS = 100_000_000
 MAX_NAMES = 1000
@@ -58,6 +65,7 @@ class TrainingPlan:
     stages: tuple[Stage, ...]
     """Networks that are trained before the whole one."""
     valid_rows: int
+    calibration_rows: int
     notes: tuple[str, ...]
     """Warnings of what the network reads, and how."""
     warnings: tuple[str, ...]
@@ -131,7 +139,11 @@ class TrainingPlan:
                 }
                 for stage in self.stages
             ],
-            "rows": {"train": len(self.split.train), "valid": self.valid_rows},
+            "rows": {
+                "train": len(self.split.train),
+                "valid": self.valid_rows,
+                **({} if self.spec.calibrate is None else {"calibration": self.calibration_rows}),
+            },
             "steps_per_epoch": self.steps_per_epoch,
             "estimated_memory_bytes": self.estimated_bytes(),
             "estimated_seconds": round(self.estimated_seconds(), 3),
@@ -144,24 +156,30 @@ def plan_training(
     data: Data,
     validation_data: Data | None = None,
     *,
+    calibration_data: Data | None = None,
+    reserved: Rows | None = None,
     schema: Schema | None = None,
 ) -> TrainingPlan:
     """Check a whole request against its data; raises EngineError with a pointer into the spec.
 
-    `validation_data` is the data set that `spec.validation` names, where it names one; `schema` the
-    profile of `data`, which is made anew where it is not at hand.
+    `validation_data` and `calibration_data` are the data sets that `spec.validation` and
+    `spec.calibrate` name, where they name one; `reserved` the calibration rows where they have been
+    chosen before; `schema` the profile of `data`, which is made anew where it is not at hand.
     """
-    schema = schema or profile(data)
-    used = used_rows(data.rows, spec)
-    if used is not None:
-        schema = profile_rows(schema, data, used, anew=spec.sample_weight)
-    selection = select(schema, spec)
-    chosen, sequence, notes = divide(spec, data, selection, used)
+    whole = schema or profile(data)
+    selection, used = _selected(spec, data, whole)
+    held = reserve(spec, data, selection, used, reserved)
+    rest = spec if held is None else held.rest
+    if held is not None:
+        selection, used = _selected(rest, data, whole)
+    chosen, sequence, notes = divide(rest, data, selection, used)
+    if held is not None:
+        chosen = replace(chosen, calibration=held.calibration, reserved=held.rows)
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     check_scale(encoding)
     check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
-    _check_validation(selection, encoding, data, chosen, validation_data)
+    _check_measured(selection, encoding, data, chosen, validation_data, calibration_data)
     if validation_data is not None:
         check_weights(spec, graph, encoding.encode_weights(validation_data))
     if graph.parameter_count > MAX_PARAMETERS:
@@ -173,6 +191,9 @@ def plan_training(
     valid_rows = 0 if chosen.valid is None else len(chosen.valid)
     if validation_data is not None:
         valid_rows = len(validation_rows(encoding, validation_data))
+    calibration_rows = 0 if chosen.calibration is None else len(chosen.calibration)
+    if calibration_data is not None:
+        calibration_rows = len(validation_rows(encoding, calibration_data))
     bare = TrainingPlan(
         spec=spec,
         selection=selection,
@@ -182,12 +203,13 @@ def plan_training(
         regularizers=(),
         stages=(),
         valid_rows=valid_rows,
+        calibration_rows=calibration_rows,
         notes=(
             *notes,
             *(
                 f"column {name!r} has 1000 or more different texts, too many for categories, and "
                 "is no input"
-                for name in uncategorised(schema, spec)
+                for name in uncategorised(whole, spec)
                 if name not in selection.targets
             ),
             *unseen,
@@ -223,6 +245,7 @@ def vary(plan: TrainingPlan, spec: TrainSpec, data: Data) -> TrainingPlan:
             pointer="#/optimizer/schedule/form",
         )
     check_noise_precision(spec, plan.selection, plan.encoding)
+    check_calibration(spec, graph, regularizers, plan.calibration_rows)
     return replace(
         plan,
         spec=spec,
@@ -290,32 +313,52 @@ def _fit(
         raise
 
 
-def _check_validation(
+def _selected(spec: TrainSpec, data: Data, schema: Schema) -> tuple[Selection, Rows | None]:
+    """Resolve names against the rows that the job reads; return these, too."""
+    used = used_rows(data.rows, spec)
+    if used is not None:
+        schema = profile_rows(schema, data, used, anew=spec.sample_weight)
+    return select(schema, spec), used
+
+
+def _check_measured(
     selection: Selection,
     encoding: Encoding,
     data: Data,
     chosen: Split,
     validation_data: Data | None,
+    calibration_data: Data | None,
 ) -> None:
-    """Refuse validation rows that the encoding learnt on the training rows cannot read."""
-    if validation_data is not None:
-        try:
-            rows = validation_rows(encoding, validation_data)
-            encoding.encode_inputs(validation_data, rows[:1], unseen="zeros")
-            encoding.check_inputs(validation_data, rows)
-            check_targets(selection, encoding, validation_data, None)
-            encoding.encode_weights(validation_data)
-        except DataError as error:
-            raise DataError(
-                f"the validation data set does not fit: {error.detail}",
-                pointer="#/validation/dataset",
-            ) from error
-    elif chosen.valid is not None:
-        try:
-            encoding.check_inputs(data, chosen.valid)
-            encoding.encode_weights(data, chosen.valid)
-            check_targets(selection, encoding, data, chosen.valid)
-        except DataError as error:
-            raise DataError(
-                f"the validation rows do not fit: {error.detail}", pointer=error.pointer
-            ) from error
+    """Refuse rows that the encoding learnt on the training rows cannot read."""
+    for what, key, other, rows in (
+        ("validation", "validation", validation_data, chosen.valid),
+        ("calibration", "calibrate", calibration_data, chosen.calibration),
+    ):
+        if other is not None:
+            try:
+                _check_fit(selection, encoding, other, None)
+            except DataError as error:
+                raise DataError(
+                    f"the {what} data set does not fit: {error.detail}", pointer=f"#/{key}/dataset"
+                ) from error
+        elif rows is not None:
+            try:
+                _check_fit(selection, encoding, data, rows)
+            except DataError as error:
+                raise DataError(
+                    f"the {what} rows do not fit: {error.detail}", pointer=error.pointer
+                ) from error
+
+
+def _check_fit(selection: Selection, encoding: Encoding, data: Data, rows: Rows | None) -> None:
+    """Refuse rows, None for all of another data set, that cannot be read."""
+    if rows is None:
+        everything = validation_rows(encoding, data)
+        encoding.encode_inputs(data, everything[:1], unseen="zeros")
+        encoding.check_inputs(data, everything)
+        check_targets(selection, encoding, data, None)
+        encoding.encode_weights(data)
+        return
+    encoding.check_inputs(data, rows)
+    encoding.encode_weights(data, rows)
+    check_targets(selection, encoding, data, rows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.calibrating import check_scores
+from engine.conformal import check_rows
 from engine.data.encoding import Encoding
 from engine.data.selection import Selection
 from engine.errors import DataError, SpecError
@@ -15,12 +17,20 @@ from engine.regularizers import (
     BernoulliDropout,
     ContractivePenalty,
     Regularizer,
+    perturbations,
     unread_warnings,
 )
 from engine.sampled_weights import sampled_layers
 from engine.spec import TrainSpec
 
-__all__ = ["check_derivatives", "check_noise_precision", "check_scale", "foresight", "warnings_of"]
+__all__ = [
+    "check_calibration",
+    "check_derivatives",
+    "check_noise_precision",
+    "check_scale",
+    "foresight",
+    "warnings_of",
+]
 
 MAX_DERIVATIVE_BYTES = 2 * 2**30
 
@@ -76,6 +86,18 @@ def check_noise_precision(spec: TrainSpec, selection: Selection, encoding: Encod
             f"missing: {', '.join(missing) or 'none'}",
             pointer="#/noise_precision",
         )
+
+
+def check_calibration(
+    spec: TrainSpec, graph: Graph, regularizers: Sequence[Regularizer], rows: int
+) -> None:
+    """Refuse what cannot be calibrated: by too few rows, or for passes that the network has not."""
+    asked = spec.calibrate
+    if asked is None:
+        return
+    key = next(n for n in ("fraction", "rows", "dataset") if getattr(asked, n) is not None)
+    check_rows(rows, asked.coverage, f"#/calibrate/{key}")
+    check_scores(graph, perturbations(regularizers), asked, "#/calibrate")
 
 
 def warnings_of(

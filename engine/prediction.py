@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.artifact import Model
+from engine.artifact import Model, trained_perturbations
+from engine.conformal import Way
 from engine.data.inputs import Inputs
 from engine.estimation import (
     NOISE,
@@ -29,6 +30,7 @@ from engine.prediction_checks import (
     acting_regularizers,
     asked_statistics,
     given_start,
+    interval_warnings,
     noise_outputs,
     noise_warnings,
     sample_warnings,
@@ -53,7 +55,7 @@ from engine.summary import (
 )
 from engine.tolerances import check_ends, tolerance_of
 
-__all__ = ["Estimate", "PredictionPlan", "never", "plan_prediction"]
+__all__ = ["Estimate", "PredictionPlan", "never", "plan_prediction", "with_calibration"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class PredictionPlan:
         if self.num_samples is None:
             return rows * width
         each = len(self.statistics) + 2 * len(self.spec.quantiles)
+        each += "interval" in self.statistics  # which has two
         each += self.num_samples if "samples" in self.statistics else 0
         return rows * width * each + self._pairs(rows)
 
@@ -155,6 +158,20 @@ class PredictionPlan:
             for regularizer in self.regularizers
             if isinstance(regularizer, GaussianNoise)
         ]
+
+    def acting(self) -> list[dict[str, Any]]:
+        """Return what acts in each network of the model, as the answer says it."""
+        return [
+            {
+                "dropout": self.dropout(),
+                "drop_connect": self.drop_connect(),
+                "noise": self.noise(),
+            }
+        ]
+
+    def way(self) -> Way:
+        """Return the way of predicting, which a calibration holds for."""
+        return Way.of(self.acting(), self.passes, self.spec.masks)
 
     def again(self, *, seed: int, row_offset: int) -> PredictionPlan:
         """Return the same plan for another seed and offset; what it has worked out is shared."""
@@ -355,7 +372,7 @@ def plan_prediction(
     though all of one member's be the same.
     """
     check_ends(spec)
-    regularizers = acting_regularizers(model, spec, alone=alone)
+    regularizers = acting_regularizers(model.graph, trained_perturbations(model), spec, alone=alone)
     warnings = unread_warnings(regularizers, model.graph)
     readable = readable_outputs(model.graph, regularizers)
     extra: dict[str, None] = {}
@@ -375,7 +392,7 @@ def plan_prediction(
             )
         warnings += noise_warnings(model, statistics)
         warnings += sample_warnings(spec, statistics)
-    return PredictionPlan(
+    plan = PredictionPlan(
         model=model,
         spec=spec,
         seed=seed,
@@ -390,4 +407,25 @@ def plan_prediction(
         ),
         start=start,
         warnings=warnings,
+    )
+    return with_calibration(plan) if alone else plan
+
+
+def with_calibration(plan: PredictionPlan) -> PredictionPlan:
+    """Have a plan's intervals say whether its way of predicting is the one calibrated for.
+
+    Where it is not, a warning names what differs.
+    """
+    if "interval" not in plan.statistics:
+        return plan
+    calibration = plan.model.calibration
+    assert calibration is not None
+    differences = list(calibration.way.differences(plan.way()))
+    if plan.start is not None:
+        differences.append("a `start` behind the inputs")
+    warnings = interval_warnings(plan.spec, calibration, differences)
+    return replace(
+        plan,
+        summary=replace(plan.summary, is_calibrated=not differences),
+        warnings=[*plan.warnings, *warnings],
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.artifact import Model, trained_perturbations
+from engine.artifact import Model
+from engine.conformal import Calibration
 from engine.errors import PatternError, SpecError
 from engine.graph import Graph
+from engine.layers import shown
 from engine.names import output_name, plain_name
 from engine.network import needed_layers
 from engine.quantiles import quantile_key
@@ -16,6 +18,7 @@ from engine.spec import (
     ConcreteDropoutSpec,
     DropConnectSpec,
     GaussianNoiseSpec,
+    PassesSpec,
     PredictSpec,
     RegularizationSpec,
 )
@@ -25,6 +28,7 @@ __all__ = [
     "acting_regularizers",
     "asked_statistics",
     "given_start",
+    "interval_warnings",
     "noise_outputs",
     "noise_warnings",
     "sample_warnings",
@@ -76,11 +80,16 @@ def given_start(
 
 
 def acting_regularizers(
-    model: Model, spec: PredictSpec, *, alone: bool = True
+    graph: Graph,
+    trained: tuple[Regularizer, ...],
+    spec: PassesSpec,
+    *,
+    alone: bool = True,
 ) -> tuple[Regularizer, ...]:
     """Return what drops and adds noise; raise SpecError for what cannot, or for nothing at all.
 
-    A model that is not `alone`, but one of an ensemble, may have been trained without any.
+    `trained` is what did in training. A model that is not `alone`, but one of an ensemble, may have
+    been trained without any.
     """
     asks_for_trained = spec.dropout == "trained"
     if asks_for_trained:
@@ -99,10 +108,9 @@ def acting_regularizers(
                     "leave it out",
                     pointer=f"#/regularizers/{index}",
                 )
-        return resolve(spec, model.graph)
+        return resolve(spec, graph)
     if not asks_for_trained and spec.num_samples is None:
         return ()
-    trained = trained_perturbations(model)
     if alone and not is_stochastic(trained):
         raise SpecError(
             "the model was trained without dropout and noise, so all passes would be the same; "
@@ -113,7 +121,7 @@ def acting_regularizers(
     return trained
 
 
-def _refuse_beside_trained(spec: PredictSpec) -> None:
+def _refuse_beside_trained(spec: PassesSpec) -> None:
     for key in sorted(set(RegularizationSpec.model_fields) - {"dropout"}):
         if getattr(spec, key) is not None:
             raise SpecError(
@@ -147,12 +155,47 @@ def asked_statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
                 pointer=f"#/statistics/{index}",
             )
         if name == "interval":
-            raise SpecError(
-                "the model is not calibrated, so it has no `interval`; `predictive_quantiles` give "
-                "one from the fitted noise",
-                pointer=f"#/statistics/{index}",
-            )
+            _check_interval(model, f"#/statistics/{index}")
     return tuple(dict.fromkeys(spec.statistics))
+
+
+def _check_interval(model: Model, pointer: str) -> None:
+    """Refuse an interval of a model that was not calibrated, or for other sequences."""
+    calibration = model.calibration
+    if calibration is None:
+        raise SpecError(
+            "the model is not calibrated, so it has no `interval`; train it with `calibrate`. "
+            "`predictive_quantiles` give one from the fitted noise",
+            pointer=pointer,
+        )
+    shape = model.graph.last.shape
+    calibrated = calibration.along(model.encoding.target_names, len(shape)).shape
+    if calibrated != shape:
+        raise SpecError(
+            f"the model is calibrated for {shown(calibrated)} values a row, and gives "
+            f"{shown(shape)} of these; ask for sequences of {calibrated[0]} steps, or leave "
+            "`interval` out",
+            pointer=pointer,
+        )
+
+
+def interval_warnings(
+    spec: PredictSpec, calibration: Calibration, differences: Sequence[str]
+) -> list[str]:
+    """Warn of intervals that hold no coverage, and of those that do not exist."""
+    warnings = []
+    if differences:
+        warnings.append(
+            f"the interval is not calibrated for this way of predicting: {', '.join(differences)}"
+        )
+    elif spec.tolerance is not None or spec.budget_ms is not None:
+        warnings.append(
+            f"the interval is calibrated for all {calibration.way.num_samples} passes; where "
+            "`tolerance` or `budget_ms` ends them earlier it is not"
+        )
+    if calibration.score == "normalised" and spec.num_samples == 1:
+        warnings.append("one pass has no `std`, which the interval is scaled by: it is null")
+    return warnings
 
 
 def noise_warnings(model: Model, statistics: Sequence[str]) -> list[str]:

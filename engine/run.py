@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.artifact import document_of, weights_of
+from engine.artifact import Model, document_of, weights_of
+from engine.calibrating import Calibrating
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
@@ -22,7 +23,7 @@ from engine.pretraining import StagedTraining
 from engine.regularizers import learnt
 from engine.training import Training, TrainingData
 
-__all__ = ["EncodedRows", "Outcome", "TrainingRun", "artifact_of", "encode_rows"]
+__all__ = ["EncodedRows", "Outcome", "TrainingRun", "artifact_of", "calibrating", "encode_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -181,6 +182,25 @@ class TrainingRun:
             return None
         names = self.plan.encoding.target_names
         return {name: given_precision(given, name) for name in names}
+
+
+def calibrating(
+    plan: TrainingPlan, model: Model, data: Data, other: Data | None, *, threads: int = 1
+) -> Calibrating:
+    """Return what calibrates the model of a run on the plan's calibration rows.
+
+    `other` is the data set that `spec.calibrate` names, if it names one.
+    """
+    asked = plan.spec.calibrate
+    assert asked is not None
+    return Calibrating(
+        model,
+        asked,
+        data if other is None else other,
+        plan.split.calibration if other is None else None,
+        seed=plan.spec.seed,
+        threads=threads,
+    )
 
 
 def artifact_of(

@@ -103,6 +103,7 @@ class Search:
         data: Data,
         validation_data: Data | None = None,
         *,
+        calibration_data: Data | None = None,
         device: torch.device,
         threads: int = 1,
     ) -> None:
@@ -115,6 +116,7 @@ class Search:
         self.standings = [Standing() for _ in plan.variants]
         self.selected: int | None = None
         self._data = (data, validation_data)
+        self._calibration_data = calibration_data
         self._device = device
         self._threads = threads
         self._lanes: Lanes[VariantRun | Group] = Lanes(threads)
@@ -271,9 +273,14 @@ class Search:
     def _refit_run(self) -> TrainingRun:
         assert self._best is not None
         outcome = self._outcomes[self._best]
-        spec = self.plan.variants[self._best].plan.spec
+        chosen = self.plan.variants[self._best].plan
         data = self._data[0]
-        plan = plan_training(refit_spec(spec, outcome.kept_epoch, outcome.noise_precision), data)
+        plan = plan_training(
+            refit_spec(chosen.spec, outcome.kept_epoch, outcome.noise_precision),
+            data,
+            calibration_data=self._calibration_data,
+            reserved=chosen.split.reserved,
+        )
         rows = encode_rows(plan, data, None, self._device)
         return TrainingRun(plan, rows, threads=self._threads)
 

@@ -133,6 +133,7 @@ def plan_search(
     data: Data,
     validation_data: Data | None = None,
     *,
+    calibration_data: Data | None = None,
     schema: Schema | None = None,
 ) -> SearchPlan:
     """Check a search and each of its variants; raises EngineError with a pointer into the request.
@@ -148,13 +149,21 @@ def plan_search(
         try:
             network = spec.network.model_dump_json()
             if network not in by_network:
-                by_network[network] = plan_training(spec, data, validation_data, schema=schema)
+                by_network[network] = plan_training(
+                    spec, data, validation_data, calibration_data=calibration_data, schema=schema
+                )
                 first = next(iter(by_network.values()))
                 _check_same_rows(by_network[network], first)
                 if search.keep == "ensemble":
                     _check_predicts_same(by_network[network].graph, first.graph)
                 if refits:
-                    plan_training(refit_spec(spec, 1, None), data, schema=schema)
+                    plan_training(
+                        refit_spec(spec, 1, None),
+                        data,
+                        calibration_data=calibration_data,
+                        reserved=first.split.reserved,
+                        schema=schema,
+                    )
             plan = vary(by_network[network], spec, data)
         except EngineError as error:
             pointer = variant.located(error.pointer)
@@ -228,7 +237,10 @@ def _select(search: SearchSpec, plan: TrainingPlan) -> str:
 def refit_spec(
     spec: TrainSpec, epochs: int, noise_precision: Mapping[str, float] | None
 ) -> TrainSpec:
-    """Return what trains a variant once more on all the rows that it was chosen by."""
+    """Return what trains a variant once more on all the rows that it was chosen by.
+
+    Calibration rows stay those that they were: the first plan's, which are to be given with it.
+    """
     rows = spec.rows
     if rows is not None and isinstance(spec.validation, ValidationSpec):
         rows = tuple(sorted({*rows, *(spec.validation.rows or ())}))

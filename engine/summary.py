@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.conformal import Calibration, half_width
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.graph import Graph
@@ -32,7 +33,8 @@ __all__ = [
 Array = npt.NDArray[Any]
 Samples = npt.NDArray[np.float32]
 Tree = dict[str, Any]
-"""Arrays by name, possibly nested; rows first, but for `samples`, where they come second."""
+"""Arrays by name, possibly nested; rows first, but for `samples`, where they come second. What is
+the same for all rows is no array."""
 
 _REGRESSION = ("mean", "std", "quantiles", "standard_error", "variance")
 _CLASSIFICATION = (
@@ -74,6 +76,8 @@ class Summary:
     asked: tuple[str, ...]
     tolerance: Array | None = None
     """Largest standard errors that end the drawing of passes; broadcasts against outputs."""
+    is_calibrated: bool = False
+    """Whether the model was calibrated for this way of predicting."""
 
     # -- what to keep of the passes ----------------------------------------------------------------
 
@@ -82,7 +86,9 @@ class Summary:
         """What is kept of the prediction's passes."""
         asked = set(self.asked)
         return Kept(
-            spread=self.tolerance is not None or bool(asked & _OF_SPREAD),
+            spread=self.tolerance is not None
+            or bool(asked & _OF_SPREAD)
+            or ("interval" in asked and self._calibration.score == "normalised"),
             quantiles="quantiles" in asked,
             samples=bool(asked & {"samples", "predictive_quantiles"}),
             entropies=bool(asked & {"expected_entropy", "mutual_information"}),
@@ -167,6 +173,8 @@ class Summary:
             answer["variance"] = self._variances(answer["std"], noise)
         if "predictive_quantiles" in asked:
             answer["predictive_quantiles"] = self._predictive_quantiles(own, noise)
+        if "interval" in asked:
+            answer["interval"] = self._interval(answer["mean"], own, passes)
         if "reconstruction_error" in asked:
             (given,) = x[:].values.values()
             errors = (encoding.decode(given) - answer["mean"]) ** 2
@@ -244,6 +252,34 @@ class Summary:
         if noise is not None:
             decoded, precision = np.broadcast_arrays(decoded, precision)
         return self._by_quantile(mixture_quantiles(decoded, precision, self.spec.quantiles))
+
+    def _interval(self, mean: Array, own: Tally, passes: int) -> Tree:
+        calibration, encoding = self._calibration, self.model.encoding
+        std = None
+        if calibration.score == "normalised":
+            variance = own.variance(passes)
+            missing = np.full(mean.shape, np.nan)
+            std = missing if variance is None else np.sqrt(variance) * encoding.target_scale
+        width = half_width(
+            self._conformal, std, score=calibration.score, scale=encoding.target_scale
+        )
+        asked = (self.spec.num_samples or 1) * max(1, len(self.model.members))
+        return {
+            "lower": mean - width,
+            "upper": mean + width,
+            "coverage": calibration.coverage,
+            "calibrated": self.is_calibrated and (own.constant or passes == asked),
+        }
+
+    @property
+    def _calibration(self) -> Calibration:
+        assert self.model.calibration is not None
+        return self.model.calibration
+
+    @cached_property
+    def _conformal(self) -> npt.NDArray[np.float64]:
+        encoding = self.model.encoding
+        return self._calibration.along(encoding.target_names, len(self.model.graph.last.shape))
 
     def _by_quantile(self, values: Iterable[Array]) -> Tree:
         keys = [quantile_key(quantile) for quantile in self.spec.quantiles]

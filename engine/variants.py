@@ -19,7 +19,7 @@ __all__ = ["FIXED", "InvalidVariantError", "Variant", "spec_of", "variants_of"]
 
 FIXED = (
     *("inputs", "targets", "columns", "sample_weight", "rows", "sequence", "validation"),
-    "device",
+    *("calibrate", "device"),
 )
 """Fields that are the same in all variants: what decides the rows, and where these are."""
 _MAPS = ("dropout", "noise", "monitors", "noise_precision")
@@ -161,6 +161,8 @@ def spec_of(base: TrainSpec, variant: Variant) -> TrainSpec:
     fixed: dict[str, Any] = {name: getattr(base, name) for name in FIXED}
     if "seed" in variant.overrides:
         fixed["validation"] = _drawn_by(base)
+        if base.calibrate is not None and base.calibrate.seed is None:
+            fixed["calibrate"] = base.calibrate.model_copy(update={"seed": base.seed})
     try:
         return TrainSpec.model_validate(document).model_copy(update=fixed)
     except pydantic.ValidationError as error:

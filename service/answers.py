@@ -46,7 +46,7 @@ def _count(tree: Mapping[str, Any]) -> int:
     return sum(
         _count(value)
         if isinstance(value, Mapping)
-        else (value.size if isinstance(value, np.ndarray) else len(value))
+        else (value.size if isinstance(value, np.ndarray) else 1)
         for value in tree.values()
     )
 
@@ -57,6 +57,8 @@ def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             plain[name] = _plain(value)
+        elif not isinstance(value, np.ndarray):
+            plain[name] = value
         elif value.dtype == object:
             plain[name] = value.tolist()
         else:

@@ -7,13 +7,12 @@ kept in parts, each written once, and a checkpoint names the parts.
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
@@ -25,16 +24,13 @@ from engine.errors import ArtifactError
 from engine.spec import PredictSpec
 from service.batch import Batch
 from service.errors import Corrupt
-from service.steps import NewContent, Step, TaskContext, TaskResult
+from service.steps import NewContent, Step, TaskContext, TaskResult, attend
 from service.store.blobs import dataset_key
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
 __all__ = ["predict"]
 
-T = TypeVar("T")
-
-_LOOK_S = 0.25
 _PENDING_BYTES = 32 * 2**20
 """Rows that are done but not yet written."""
 _SUFFIXES = {"table": "arrow", "arrays": "npz"}
@@ -50,32 +46,13 @@ def predict(job: Job, context: TaskContext) -> Iterator[Step]:
     # One thread for all: each new one would leave memory behind.
     with ThreadPoolExecutor(max_workers=1) as thread:
         for piece in run.batch.pieces(run.done):
-            rows = yield from _attend(thread, piece.compute, run.step)
+            rows = yield from attend(thread, piece.compute, run.step)
             run.add(rows, piece.count)
             yield run.step()
         run.write_part()
         yield replace(run.step(), is_milestone=True)
-        result = yield from _attend(thread, lambda _: run.result(), run.storing)
+        result = yield from attend(thread, lambda _: run.result(), run.storing)
     yield replace(run.storing(), result=lambda: result)
-
-
-def _attend(
-    thread: ThreadPoolExecutor,
-    work: Callable[[Callable[[], bool]], T],
-    step: Callable[[], Step],
-) -> Generator[Step, None, T]:
-    """Return what `work` returns, yielding a step now and then while it is at it.
-
-    Closing the generator tells `work` to stop; the thread's end waits until it has.
-    """
-    stop = threading.Event()
-    future = thread.submit(work, stop.is_set)
-    try:
-        while not wait([future], timeout=_LOOK_S).done:
-            yield step()
-        return future.result()
-    finally:
-        stop.set()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Nothing, Positive, SearchSpec, Spec, TrainSpec
+from engine.spec import Positive, SearchSpec, Spec, TrainSpec
 from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
@@ -126,7 +126,6 @@ class TrainRequest(TrainSpec):
     )
     """Every 30 seconds where neither is given."""
     limits: Limits | None = None
-    calibrate: Nothing = None
     search: SearchSpec | None = None
     """Train many variants of this job, and keep the best."""
 
@@ -186,7 +185,8 @@ class JobView(View):
     """`phase`, `completed`, `total`, `unit`, `rows_per_second`, `eta_seconds`; of a search in phase
     `searching` also `running`, the epochs done by each variant that has begun, by its number."""
     metrics: dict[str, Any]
-    """`train` and `valid`, of the parameters kept so far."""
+    """`train` and `valid`, of the parameters kept so far; `calibration` where that was asked for;
+    `search` of a search."""
     model: str | None
     result: dict[str, Any] | None
     attempts: int
@@ -326,6 +326,9 @@ class ModelView(ModelSummary):
     rates: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Dropout rates that were learnt, by the regularizer's index and the output."""
     noise_precision: dict[str, float] | None
+    calibration: dict[str, Any] | None = None
+    """What `interval` is made by: `coverage`, `score`, how many `rows` it learnt from, `quantiles`
+    by target, and the `way` of predicting that it holds for; null where it was not calibrated."""
     kept_epoch: int | None
     version: str
     weights: dict[str, Any]

@@ -13,6 +13,7 @@ from engine.run import Outcome, TrainingRun
 from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
 from engine.search_plan import plan_search
 from engine.spec import SearchSpec, TrainSpec
+from service.model_calibration import ModelCalibration, progress
 from service.steps import NewModel, Step, TaskContext, TaskResult
 from service.store.jobs import Job
 from service.training_job import (
@@ -37,6 +38,7 @@ def search(job: Job, context: TaskContext) -> Iterator[Step]:
         run.restore(context.checkpoint)
     for event in run.search:
         yield run.step(event)
+    yield from run.calibrate()
     yield replace(run.step(None), result=run.result)
 
 
@@ -46,11 +48,21 @@ class _SearchJob:
     def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
         self._job = job
         asked = SearchSpec.model_validate(job.spec["search"])
-        data, other = job_data(job, spec, context)
-        self._plan = plan_search(asked, spec, data, other)
+        data = job_data(job, spec, context)
+        self._plan = plan_search(
+            asked, spec, data.own, data.validation, calibration_data=data.calibration
+        )
         self._device = device_of(spec)
         threads = context.threads if self._device.type == "cpu" else 1
-        self.search = Search(self._plan, data, other, device=self._device, threads=threads)
+        self.search = Search(
+            self._plan,
+            data.own,
+            data.validation,
+            calibration_data=data.calibration,
+            device=self._device,
+            threads=threads,
+        )
+        self._calibration = ModelCalibration(data.own, data.calibration, threads=context.threads)
         self._started = time.monotonic()
         self._rows_before = 0
         self._refit_begun: tuple[float, int] | None = None
@@ -132,11 +144,29 @@ class _SearchJob:
         best = found.get("search", {})
         return {name: best[name] for name in ("train", "valid") if name in best} | found
 
+    def calibrate(self) -> Iterator[Step]:
+        """Calibrate the model that the search leaves, if that is asked for."""
+        made = self._made()
+        if made is None or made[1].spec.calibrate is None:
+            return
+        yield from self._calibration.steps(*made, self._calibrating)
+
+    def _calibrating(self, done: int, total: int) -> Step:
+        return replace(self.step(None), progress=progress(done, total))
+
     def result(self) -> TaskResult:
         """Return the model of the best so far, or of all that have come to their end."""
+        made = self._made()
+        if made is None:
+            return TaskResult()
+        model = self._calibration.of(*made)
+        return TaskResult(metrics=model.document["metrics"], model=model)
+
+    def _made(self) -> tuple[NewModel, TrainingPlan] | None:
+        """Return the model that the search leaves if it ends here, and a plan with its rows."""
         members = self.search.members()
         if not members:
-            return TaskResult()
+            return None
         told = self.search.metrics()
         if len(members) == 1:
             plan, outcome = members[0]
@@ -144,7 +174,7 @@ class _SearchJob:
             model = new_model(self._job, plan, outcome)
         else:
             model = self._ensemble(members, told)
-        return TaskResult(metrics=model.document["metrics"], model=model)
+        return model, members[0][0]
 
     def _ensemble(
         self, members: list[tuple[TrainingPlan, Outcome]], told: dict[str, Any]

@@ -6,16 +6,31 @@ or given back, so a task yields at least once a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from engine.data.dataset import Data
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
-__all__ = ["NewContent", "NewModel", "Snapshot", "Step", "Task", "TaskContext", "TaskResult"]
+__all__ = [
+    "NewContent",
+    "NewModel",
+    "Snapshot",
+    "Step",
+    "Task",
+    "TaskContext",
+    "TaskResult",
+    "attend",
+]
+
+T = TypeVar("T")
+
+LOOK_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +113,22 @@ class TaskContext(Protocol):
 
 
 Task = Callable[[Job, TaskContext], Iterator[Step]]
+
+
+def attend(
+    thread: ThreadPoolExecutor,
+    work: Callable[[Callable[[], bool]], T],
+    step: Callable[[], Step],
+) -> Generator[Step, None, T]:
+    """Return what `work` returns, yielding a step now and then while it is at it.
+
+    Closing the generator tells `work` to stop; the thread's end waits until it has.
+    """
+    stop = threading.Event()
+    future = thread.submit(work, stop.is_set)
+    try:
+        while not wait([future], timeout=LOOK_S).done:
+            yield step()
+        return future.result()
+    finally:
+        stop.set()

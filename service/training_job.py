@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,12 @@ from engine.pretraining import StageEvent
 from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import BlockEnd, EpochEnd, Training
+from service.model_calibration import ModelCalibration, progress
 from service.steps import NewModel, Step, TaskContext, TaskResult
 from service.store.jobs import Job
 
 __all__ = [
+    "JobData",
     "NewEvent",
     "device_of",
     "event_of",
@@ -44,15 +46,29 @@ def train_spec(job_spec: Mapping[str, Any]) -> TrainSpec:
     )
 
 
-def job_data(job: Job, spec: TrainSpec, context: TaskContext) -> tuple[Data, Data | None]:
-    """Return the data set of a training job, and that which validates, if it is another."""
+@dataclass(frozen=True, kw_only=True)
+class JobData:
+    """The data sets of a training job."""
+
+    own: Data
+    validation: Data | None
+    """Another one that validates."""
+    calibration: Data | None
+    """Another one that calibrates."""
+
+
+def job_data(job: Job, spec: TrainSpec, context: TaskContext) -> JobData:
+    """Return the data sets of a training job."""
+
+    def other(dataset_id: str | None) -> Data | None:
+        return None if dataset_id is None else context.data(dataset_id)
+
     validation = spec.validation
-    other = (
-        context.data(validation.dataset)
-        if isinstance(validation, ValidationSpec) and validation.dataset is not None
-        else None
+    return JobData(
+        own=context.data(job.spec["dataset"]),
+        validation=other(validation.dataset) if isinstance(validation, ValidationSpec) else None,
+        calibration=None if spec.calibrate is None else other(spec.calibrate.dataset),
     )
-    return context.data(job.spec["dataset"]), other
 
 
 def device_of(spec: TrainSpec) -> torch.device:
@@ -134,6 +150,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
     yield run.trained()
     for done in run.evaluate():
         yield run.evaluating(done)
+    yield from run.calibrate()
     yield Step(
         events=(("log", {"message": run.closing_message()}),),
         progress=run.progress("training", completed=run.training.epoch),
@@ -151,10 +168,13 @@ class _TrainingJob:
     def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
         self._job = job
         self._spec = spec
-        data, other = job_data(job, spec, context)
-        self.plan: TrainingPlan = plan_training(spec, data, other)
-        rows = encode_rows(self.plan, data, other, device_of(spec))
+        data = job_data(job, spec, context)
+        self.plan: TrainingPlan = plan_training(
+            spec, data.own, data.validation, calibration_data=data.calibration
+        )
+        rows = encode_rows(self.plan, data.own, data.validation, device_of(spec))
         self._run = TrainingRun(self.plan, rows, threads=context.threads)
+        self._calibration = ModelCalibration(data.own, data.calibration, threads=context.threads)
         self.staged = self._run.staged
         self._started = time.monotonic()
         self._rows_before = 0
@@ -218,6 +238,10 @@ class _TrainingJob:
         progress = self.progress("evaluating", completed=percent, total=100, unit="%")
         return replace(self.step(), progress=progress)
 
+    def calibrating(self, done: int, total: int) -> Step:
+        """Describe where the calibration stands; what is kept and left is that of training."""
+        return replace(self.step(), progress=progress(done, total))
+
     def progress(
         self, phase: str, *, completed: int, total: int | None = None, unit: str = "epoch"
     ) -> dict[str, Any]:
@@ -250,7 +274,15 @@ class _TrainingJob:
         """Measure the kept parameters on the validation rows, yielding the share that is done."""
         return self._run.evaluate()
 
+    def calibrate(self) -> Iterator[Step]:
+        """Calibrate the kept parameters, if that is asked for."""
+        if self._spec.calibrate is None:
+            return
+        model = new_model(self._job, self.plan, self._run.outcome())
+        yield from self._calibration.steps(model, self.plan, self.calibrating)
+
     def result(self) -> TaskResult:
-        """Return the model of the kept parameters, measured."""
+        """Return the model of the kept parameters, measured and calibrated."""
         outcome = self._run.outcome()
-        return TaskResult(metrics=outcome.metrics, model=new_model(self._job, self.plan, outcome))
+        model = self._calibration.of(new_model(self._job, self.plan, outcome), self.plan)
+        return TaskResult(metrics=model.document["metrics"], model=model)

@@ -56,23 +56,33 @@ def _divided_rows(spec: TrainSpec, data: Data) -> npt.NDArray[np.int64] | None:
 
 
 def without_unseen(encoding: Encoding, data: Data, chosen: Split) -> tuple[Split, list[str]]:
-    """Leave out validation windows with classes that no training window has."""
-    if encoding.sequence is None or encoding.classes is None or chosen.valid is None:
-        return chosen, []
-    assert encoding.target is not None
-    kept = known_windows(data, encoding.sequence, chosen.valid, encoding.target, encoding.classes)
-    if kept.all():
-        return chosen, []
-    if not kept.any():
-        raise DataError(
-            "every validation window has a class that no training window has; divide the series "
-            "in another way, or set `validation` to null",
-            pointer="#/validation",
+    """Leave out validation and calibration windows with classes that no training window has."""
+    warnings: list[str] = []
+    for part, what, key in (
+        ("valid", "validation", "validation"),
+        ("calibration", "calibration", "calibrate"),
+    ):
+        windows: npt.NDArray[np.int64] | None = getattr(chosen, part)
+        if encoding.sequence is None or encoding.classes is None or windows is None:
+            continue
+        assert encoding.target is not None
+        kept = known_windows(data, encoding.sequence, windows, encoding.target, encoding.classes)
+        if kept.all():
+            continue
+        if not kept.any():
+            raise DataError(
+                f"every {what} window has a class that no training window has; divide the series "
+                f"in another way, or set `{key}` to null",
+                pointer=f"#/{key}",
+            )
+        warnings.append(
+            f"{int((~kept).sum())} of {len(kept)} {what} windows have classes that no training "
+            "window has, and are left out"
         )
-    left_out = f"{int((~kept).sum())} of {len(kept)} validation windows have classes that no "
-    return replace(chosen, valid=chosen.valid[kept]), [
-        left_out + "training window has, and are left out"
-    ]
+        known = windows[kept]
+        is_valid = part == "valid"
+        chosen = replace(chosen, valid=known) if is_valid else replace(chosen, calibration=known)
+    return chosen, warnings
 
 
 def validation_rows(encoding: Encoding, data: Data) -> npt.NDArray[np.int64]:

@@ -33,10 +33,14 @@ class Split:
     """The other data set, all of whose rows are for validation."""
     learn: Rows | None = None
     """The rows that the encoding learns on, where these are not those of `train`."""
+    calibration: Rows | None = None
+    """Those of this data set that calibrate; None where none do, or those of another."""
+    reserved: Rows | None = None
+    """The data set's rows of which calibration is made: neither other part reads any of them."""
 
 
 def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
-    """Return the rows that training or validation reads, ascending; None for every row.
+    """Return the rows that any part of the job reads, ascending; None for every row.
 
     What the other rows of the data set hold, or lack, is of no concern.
     """
@@ -46,6 +50,8 @@ def used_rows(rows: int, spec: TrainSpec) -> Rows | None:
     validation = spec.validation
     if isinstance(validation, ValidationSpec) and validation.rows is not None:
         used = np.union1d(used, checked_rows(validation.rows, rows, "#/validation/rows"))
+    if spec.calibrate is not None and spec.calibrate.rows is not None:
+        used = np.union1d(used, checked_rows(spec.calibrate.rows, rows, "#/calibrate/rows"))
     return np.sort(used)
 
 

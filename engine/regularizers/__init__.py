@@ -51,6 +51,7 @@ __all__ = [
     "is_given",
     "is_stochastic",
     "learnt",
+    "perturbations",
     "resolve",
     "sites_of",
     "unread_warnings",
@@ -245,6 +246,11 @@ def is_stochastic(regularizers: Sequence[Regularizer]) -> bool:
         isinstance(r, ConcreteDropout) or (isinstance(r, Perturbation) and r.weight > 0)
         for r in regularizers
     )
+
+
+def perturbations(regularizers: Sequence[Regularizer]) -> tuple[Regularizer, ...]:
+    """Return those that change outputs or weights, without the penalties."""
+    return tuple(r for r in regularizers if isinstance(r, Perturbation))
 
 
 def learnt(

@@ -6,6 +6,7 @@ alternatives); what needs the data set or the whole network is checked by `engin
 
 from __future__ import annotations
 
+from engine.spec.calibration import CalibrateSpec, ScoreSpec
 from engine.spec.data import ColumnSpec, SequenceSpec, ValidationSpec
 from engine.spec.losses import LOSSES, LossName, LossSpec
 from engine.spec.network import (
@@ -39,6 +40,7 @@ from engine.spec.regularizers import (
     GaussianNoiseSpec,
     HiddenL1Spec,
     RecurrentPenaltySpec,
+    RegularizationSpec,
     RegularizerSpec,
     WeightSpec,
 )
@@ -53,13 +55,12 @@ from engine.spec.schedules import (
     StepSpec,
 )
 from engine.spec.search import HalvingSpec, RandomSpec, RangeSpec, SearchSpec
-from engine.spec.training import RegularizationSpec, StagesSpec, TrainSpec
+from engine.spec.training import StagesSpec, TrainSpec
 from engine.spec.values import (
     MAX_SEED,
     MAX_SIZE,
     Count,
     Form,
-    Nothing,
     Positive,
     Size,
     Spec,
@@ -80,6 +81,7 @@ __all__ = [
     "AdagradSpec",
     "AdamSpec",
     "BernoulliDropoutSpec",
+    "CalibrateSpec",
     "ColumnSpec",
     "ConcreteDropoutSpec",
     "ContractiveSpec",
@@ -101,7 +103,6 @@ __all__ = [
     "LossSpec",
     "NagSpec",
     "NetworkSpec",
-    "Nothing",
     "OneCycleSpec",
     "OptimizerSpec",
     "PassesSpec",
@@ -116,6 +117,7 @@ __all__ = [
     "RmspropSpec",
     "RpropSpec",
     "ScheduleSpec",
+    "ScoreSpec",
     "SearchSpec",
     "SequenceSpec",
     "SgdSpec",

@@ -9,7 +9,7 @@ from pydantic import (
     Strict,
 )
 
-from engine.spec.training import RegularizationSpec
+from engine.spec.regularizers import RegularizationSpec
 from engine.spec.values import (
     MAX_ENTRIES,
     Count,

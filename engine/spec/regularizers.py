@@ -11,11 +11,15 @@ from pydantic import (
 )
 
 from engine.spec.values import (
+    MAX_ENTRIES,
+    DropoutMap,
+    NoiseMap,
     NonNegative,
     Pattern,
     Rate,
     Seed,
     Spec,
+    at_most,
 )
 
 
@@ -146,6 +150,32 @@ RegularizerSpec = Annotated[
     | RecurrentPenaltySpec,
     Field(discriminator="form"),
 ]
+
+
+class RegularizationSpec(Spec):
+    """The ways to aim dropout and noise, the same in training and in prediction."""
+
+    input_dropout: Rate | None = None
+    """Rate on the input layer's `out`."""
+    hidden_dropout: Rate | None = None
+    """Rate on the `out` of every layer between the first and the last."""
+    output_dropout: Rate | None = None
+    """Rate on the last layer's `out`."""
+    dropout: DropoutMap | None = None
+    """Rates by pattern over output names: ``{"hid[23]:out": 0.1, "in:out": 0.01}``."""
+    input_noise: NonNegative | None = None
+    """Standard deviation of the noise added to the input layer's `out`."""
+    hidden_noise: NonNegative | None = None
+    """Standard deviation of the noise added to every hidden layer's `out`."""
+    output_noise: NonNegative | None = None
+    """Standard deviation of the noise added to the last layer's `out`."""
+    noise: NoiseMap | None = None
+    """Standard deviations by pattern over output names, applied after all dropout."""
+    regularizers: (
+        Annotated[tuple[RegularizerSpec, ...], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)]
+        | None
+    ) = None
+    """Explicit regularizers, applied after the keywords and the map, in the order given."""
 
 
 REGULARIZERS: tuple[str, ...] = (

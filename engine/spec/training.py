@@ -10,51 +10,23 @@ from pydantic import (
     model_validator,
 )
 
+from engine.spec.calibration import CalibrateSpec
 from engine.spec.data import ColumnSpec, SequenceSpec, ValidationSpec
 from engine.spec.network import NetworkSpec
 from engine.spec.optimizers import AdamSpec, OptimizerSpec
-from engine.spec.regularizers import RegularizerSpec
+from engine.spec.regularizers import RegularizationSpec
 from engine.spec.values import (
     MAX_ENTRIES,
     Count,
-    DropoutMap,
     Index,
     Level,
-    NoiseMap,
     NonNegative,
     Pattern,
     Positive,
-    Rate,
     Seed,
     Spec,
     at_most,
 )
-
-
-class RegularizationSpec(Spec):
-    """The ways to aim dropout and noise, the same in training and in prediction."""
-
-    input_dropout: Rate | None = None
-    """Rate on the input layer's `out`."""
-    hidden_dropout: Rate | None = None
-    """Rate on the `out` of every layer between the first and the last."""
-    output_dropout: Rate | None = None
-    """Rate on the last layer's `out`."""
-    dropout: DropoutMap | None = None
-    """Rates by pattern over output names: ``{"hid[23]:out": 0.1, "in:out": 0.01}``."""
-    input_noise: NonNegative | None = None
-    """Standard deviation of the noise added to the input layer's `out`."""
-    hidden_noise: NonNegative | None = None
-    """Standard deviation of the noise added to every hidden layer's `out`."""
-    output_noise: NonNegative | None = None
-    """Standard deviation of the noise added to the last layer's `out`."""
-    noise: NoiseMap | None = None
-    """Standard deviations by pattern over output names, applied after all dropout."""
-    regularizers: (
-        Annotated[tuple[RegularizerSpec, ...], Field(max_length=MAX_ENTRIES), at_most(MAX_ENTRIES)]
-        | None
-    ) = None
-    """Explicit regularizers, applied after the keywords and the map, in the order given."""
 
 
 class StagesSpec(Spec):
@@ -126,3 +98,5 @@ class TrainSpec(RegularizationSpec):
         Literal["fit"] | Positive | Annotated[dict[str, Positive], at_most(MAX_ENTRIES)]
     ) = "fit"
     """Precision of the observation noise, in target units^-2; `fit` by maximum likelihood."""
+    calibrate: CalibrateSpec | None = None
+    """Intervals that hold their coverage, by rows that are used for nothing else."""

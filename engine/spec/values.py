@@ -55,21 +55,6 @@ Level = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 
 
-def _refuse_all_but(neutral: Any) -> BeforeValidator:
-    """Take a field of the contract that this version does not serve only where it asks nothing."""
-
-    def check(value: Any) -> Any:
-        if value != neutral or isinstance(value, bool):
-            raise ValueError("not available in this version; leave it out")
-        return value
-
-    return BeforeValidator(check)
-
-
-_LATER = "Not available in this version: leave it out."
-Nothing = Annotated[None, _refuse_all_but(None), Field(description=_LATER)]
-
-
 class Spec(BaseModel):
     """Base of every spec: immutable, and closed against unknown fields."""
 

@@ -133,6 +133,6 @@ def _spec(job: Job, done: int, asked: ResumeRequest) -> dict[str, Any]:
 
 
 def _datasets(spec: dict[str, Any]) -> list[str]:
-    validation = spec.get("validation")
-    other = validation.get("dataset") if isinstance(validation, dict) else None
-    return [spec["dataset"], *([other] if other is not None else [])]
+    parts = (spec.get("validation"), spec.get("calibrate"))
+    others = [part.get("dataset") for part in parts if isinstance(part, dict)]
+    return [spec["dataset"], *(other for other in others if other is not None)]

@@ -82,6 +82,8 @@ def _needed(body: TrainRequest) -> dict[str, str]:
     needed = {body.dataset: "#/dataset"}
     if isinstance(body.validation, ValidationSpec) and body.validation.dataset is not None:
         needed.setdefault(body.validation.dataset, "#/validation/dataset")
+    if body.calibrate is not None and body.calibrate.dataset is not None:
+        needed.setdefault(body.calibrate.dataset, "#/calibrate/dataset")
     return needed
 
 
@@ -96,6 +98,7 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan 
             "`rows` of this one, which are then taken out of the training rows",
             pointer="#/validation/dataset",
         )
+    _check_calibration_data(body)
     found = {
         pointer: datasets.get(dataset_id, pointer=pointer)
         for dataset_id, pointer in _needed(body).items()
@@ -105,14 +108,33 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan 
         for pointer, dataset in found.items()
     }
     other = loaded.get("#/validation/dataset")
+    calibration = loaded.get("#/calibrate/dataset")
     schema = Schema.model_validate(found["#/dataset"].schema)
     data = loaded["#/dataset"]
     if body.search is None:
-        return plan_training(body.spec(), data, other, schema=schema)
+        return plan_training(body.spec(), data, other, calibration_data=calibration, schema=schema)
     try:
-        return plan_search(body.search, body.spec(), data, other, schema=schema)
+        return plan_search(
+            body.search, body.spec(), data, other, calibration_data=calibration, schema=schema
+        )
     except InvalidVariantError as error:
         raise _told(error) from error
+
+
+def _check_calibration_data(body: TrainRequest) -> None:
+    """Refuse calibration on rows that train or validate."""
+    if body.calibrate is None or body.calibrate.dataset is None:
+        return
+    validation = body.validation
+    others = [body.dataset]
+    if isinstance(validation, ValidationSpec) and validation.dataset is not None:
+        others.append(validation.dataset)
+    if body.calibrate.dataset in others:
+        raise SpecError(
+            "calibration takes rows that neither train nor validate, and this data set does; give "
+            "another, or a `fraction` or `rows` of the one to train on, which are then taken out",
+            pointer="#/calibrate/dataset",
+        )
 
 
 def _told(error: InvalidVariantError) -> SpecError:

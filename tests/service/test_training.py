@@ -120,15 +120,6 @@ def test_a_validation_data_set_is_another_one_that_exists(api: Api) -> None:
     assert api.post("/train", json=body).status_code == 202
 
 
-@pytest.mark.parametrize("field", ["calibrate"])
-def test_what_a_later_version_serves_is_refused_by_name(api: Api, field: str) -> None:
-    """Nothing is accepted and ignored; the neutral value is taken."""
-    body = {"dataset": api.upload(), "network": {"layers": [None, 3, None]}}
-    answer = api.post("/train", json={**body, field: {"any": 1}})
-    assert "not available" in assert_problem(answer, 422, f"#/{field}")["detail"]
-    assert api.post("/train", json={**body, field: None}).status_code == 202
-
-
 def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
     api = serve(max_queued_jobs=2)
     dataset = api.upload()

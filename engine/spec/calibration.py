@@ -1,0 +1,61 @@
+"""Calibration: the rows it takes, the scores it ranks, and the way of predicting it holds for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    Strict,
+    model_validator,
+)
+
+from engine.spec.regularizers import RegularizationSpec
+from engine.spec.values import (
+    DropoutMap,
+    Index,
+    Seed,
+)
+
+#: Of true values, or classes, how many lie inside; strictly between none and all.
+Coverage = Annotated[float, Strict(), Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class ScoreSpec(RegularizationSpec):
+    """What a calibration promises, and the way of predicting for which it does."""
+
+    coverage: Coverage
+    """Share of true values that the intervals are to cover."""
+    score: Literal["absolute", "normalised"] = "absolute"
+    """`absolute`: |y - mean|, so that intervals are equally wide; `normalised`: |y - mean| / std
+    over the passes, so that they are wider where these disagree."""
+    dropout: DropoutMap | Literal["trained"] | None = None  # type: ignore[assignment]
+    """Rates by pattern, or `trained`, as without any of these keys, for those of training."""
+    num_samples: Annotated[int, Strict(), Field(ge=1, le=1_000_000)] = 100
+    """Number of Monte-Carlo passes."""
+    masks: Literal["independent", "shared"] = "independent"
+    """`independent`: masks of its own for each row; `shared`: one mask per pass for all rows."""
+    seed: Seed | None = None
+    """Of the draw of rows and of the passes; the job's own by default."""
+
+
+class CalibrateSpec(ScoreSpec):
+    """Split-conformal calibration on rows that neither train nor validate.
+
+    Exactly one of `fraction`, `rows` and `dataset` says which these are.
+    """
+
+    fraction: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    """Share of the job's rows, taken out before the validation rows are, and by the same division:
+    whole groups, the last in time, the same share of every class, or any drawn at random."""
+    rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
+    """Row numbers of the data set."""
+    dataset: Annotated[str, Field(max_length=64)] | None = None
+    """Another data set with the same columns or arrays."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> CalibrateSpec:
+        given = [n for n in ("fraction", "rows", "dataset") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of `fraction`, `rows` and `dataset`")
+        return self
