@@ -23,7 +23,7 @@ from engine.regularizers import ConcreteDropout, ContractivePenalty, Penalty, Re
 from engine.spec import TrainSpec
 from engine.training_data import TrainingData
 
-__all__ = ["BLOCK_FLOPS", "AutogradSteps", "diverged"]
+__all__ = ["BLOCK_FLOPS", "AutogradSteps", "diverged", "diverged_parameters"]
 
 BLOCK_FLOPS = 5e8
 """About 50 ms of products: checkpoints and cancels wait no longer for a block."""
@@ -192,5 +192,14 @@ def diverged(loss: float, epoch: int) -> DivergedError:
     return DivergedError(
         f"the training loss became {loss} in epoch {epoch}; a smaller `learning_rate`, a "
         "`gradient_clip` or smaller regularizer weights would help",
+        pointer="#/optimizer/learning_rate",
+    )
+
+
+def diverged_parameters(epoch: int) -> DivergedError:
+    """Return what is raised where an epoch has left parameters that are not finite."""
+    return DivergedError(
+        f"parameters became infinite or NaN in epoch {epoch}; a smaller `learning_rate` or a "
+        "`gradient_clip` would help",
         pointer="#/optimizer/learning_rate",
     )

@@ -346,9 +346,9 @@ class StagedTraining:
         """Wait anew for an improvement where patience had run out."""
         self._current.be_patient()
 
-    def go_back(self) -> bool:
-        """Return to the whole network's kept epoch; False before one has ended."""
-        return self.whole is not None and self.whole.go_back()
+    def go_back(self) -> None:
+        """Go back to before a loss diverged; see `Training.go_back`."""
+        self._current.go_back()
 
     def _learn(self, parameters: Mapping[str, Values]) -> None:
         self._learnt = {name: parameters.get(name, value) for name, value in self._learnt.items()}

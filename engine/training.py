@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -21,10 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from engine.autograd import AutogradSteps
+from engine.autograd import AutogradSteps, diverged_parameters
 from engine.dense_training import DenseSteps, UnknownToKernels
 from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums
 from engine.errors import ArtifactError, DivergedError
+from engine.fallback import Fallback
 from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.kernels.descent import Descent, descend
@@ -43,6 +45,9 @@ from engine.training_data import TrainingData
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData", "descended"]
 
 Event = TypeVar("Event")
+
+JUDGED_ROWS = 4096
+"""Training rows that say whether parameters are any good, where none validate."""
 
 
 class Training:
@@ -88,10 +93,11 @@ class Training:
         }
         shapes = {**graph.parameters, **dict.fromkeys(logits, ())}
         self._parameters = Parameters(shapes, device=device)
-        self._parameters.assign(
-            initial_parameters(graph, seed=spec.seed) | dict(initial or {}) | logits
-        )
+        self._given = dict(initial or {}) | logits
+        self._parameters.assign(initial_parameters(graph, seed=spec.seed) | self._given)
         self._best_flat = self._parameters.flat.clone()
+        is_best_kept = valid is not None and spec.restore_best
+        self._fallback = None if is_best_kept else Fallback(self._best_flat)
         self._optimizer = Optimizer(spec.optimizer, self._parameters, seed=spec.seed)
         self._masks = TrainingMasks(graph, self.regularizers, seed=spec.seed, device=device)
         parts = (graph, spec, self.regularizers, train)
@@ -103,9 +109,9 @@ class Training:
         self._steps, self.path = _steps(parts, learnt, threads if compiled else None)
         """What takes the steps, and where these are no compiled kernels why."""
         self._metrics: DeterministicMetrics | None = None
-        self._schedule = Schedule(
-            spec.optimizer, epochs=spec.epochs, steps=-(-train.rows // spec.batch_size)
-        )
+        steps = -(-train.rows // spec.batch_size)
+        self._begun = partial(Schedule, spec.optimizer, epochs=spec.epochs, steps=steps)
+        self._schedule = self._begun()
         self.epoch = 0
         """Epochs completed."""
         self._row = 0
@@ -203,11 +209,9 @@ class Training:
                 pointer="#/optimizer/learning_rate",
             )
         if not valid and not torch.isfinite(self._parameters.flat).all():
-            raise DivergedError(
-                f"parameters became infinite or NaN in epoch {epoch}; a smaller `learning_rate` "
-                "or a `gradient_clip` would help",
-                pointer="#/optimizer/learning_rate",
-            )
+            raise diverged_parameters(epoch)
+        if self._fallback is not None:
+            self._fallback.see(epoch, self._parameters.flat, {"train": train, "valid": valid})
         is_best = loss < best.loss or not valid or not self.spec.restore_best
         if is_best:
             best.epoch = epoch
@@ -272,6 +276,38 @@ class Training:
             for index, regularizer in self._concrete.items()
         }
 
+    # -- after a divergence ------------------------------------------------------------------------
+
+    def go_back(self) -> None:
+        """Go back to before the loss diverged, with an optimizer that remembers nothing.
+
+        To the best epoch on the validation rows, or, where the last is kept, to that with the least
+        training loss; to the very beginning where the network is no better there than it was then.
+        """
+        fallback = self._fallback
+        epoch = self._best.epoch if fallback is None else fallback.epoch
+        flat = self._parameters.flat
+        flat.copy_(self._best_flat if fallback is None else fallback.flat)
+        reached = self._judge()
+        beginning = initial_parameters(self.graph, seed=self.spec.seed) | self._given
+        if reached <= self._judge(beginning) and epoch > 0:
+            flat.copy_(self._best_flat if fallback is None else fallback.flat)
+            self._best = self._best if fallback is None else fallback.best(self._best)
+            self._best.waited = 0
+        else:
+            epoch, self._best, self._schedule = 0, Best(), self._begun()
+            self._fallback = None if fallback is None else Fallback(flat)
+        self._best_flat.copy_(flat)
+        self._optimizer.forget()
+        self.epoch, self._row, self._sums = epoch, 0, EpochSums()
+
+    def _judge(self, values: Mapping[str, npt.NDArray[np.float32]] | None = None) -> float:
+        """Return the loss of a deterministic pass, of other parameters where they are given."""
+        if values is not None:
+            self._parameters.assign(values)
+        data = self._train[:JUDGED_ROWS] if self._valid is None else self._valid
+        return self._steps.measure(data)[0]["loss"]
+
     # -- exact resume ------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
@@ -280,6 +316,8 @@ class Training:
             "parameters": copy_of(self._parameters.flat),
             "best": copy_of(self._best_flat),
         }
+        if self._fallback is not None:
+            tensors["fallback"] = copy_of(self._fallback.flat)
         for name, value in self._optimizer.state().items():
             tensors[f"optimizer.{name}"] = value
         progress = {
@@ -288,6 +326,7 @@ class Training:
             "sums": {**vars(self._sums), "tally": vars(self._sums.tally)},
             "best": vars(self._best),
             "schedule": self._schedule.state(),
+            "fallback": None if self._fallback is None else self._fallback.state(),
         }
         return Snapshot(tensors=tensors, entry="training", told=json.dumps(progress), parts={})
 
@@ -299,19 +338,6 @@ class Training:
         """Wait anew for an improvement where patience had run out."""
         if self.spec.patience is not None and self._best.waited >= self.spec.patience:
             self._best.waited = 0
-
-    def go_back(self) -> bool:
-        """Return to the kept epoch, after a loss that was not finite; False where there is none.
-
-        The optimizer begins anew, since what it remembers is of a way that led nowhere.
-        """
-        if not self._best.epoch:
-            return False
-        self._parameters.flat.copy_(self._best_flat)
-        self._optimizer.forget()
-        self.epoch, self._row, self._sums = self._best.epoch, 0, EpochSums()
-        self._best.waited = 0
-        return True
 
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
@@ -338,6 +364,8 @@ class Training:
         self._sums = EpochSums(**progress["sums"], tally=tally)
         self._best = Best(**progress["best"])
         self._schedule.restore(progress.get("schedule", {}))
+        if self._fallback is not None and "fallback" in tensors:
+            self._fallback.restore(tensors["fallback"], progress["fallback"])
 
 
 def descended(pieces: Iterable[Descent | Event]) -> Iterator[Event]:

@@ -191,11 +191,10 @@ class Attempt:
         error = job_error(kind, detail)
         if pointer is not None:
             error["errors"] = [{"pointer": pointer, "detail": detail}]
-        # An attempt that ran out of time stands between two steps; others broke within one.
-        state = None if kind == "timeout" else self._awaited()
-        is_last_good = self.last is not None and self.last.is_last_good
-        if kind == "timeout" or (is_last_good and state is None and self._checkpoint_key is None):
-            state = self._state()
+        # An attempt that ran out of time stands between two steps; any other broke within one,
+        # unless its last step has told where to go on.
+        stands = kind == "timeout" or (self.last is not None and self.last.is_last_good)
+        state = self._state() if stands else self._awaited()
         self._finish(Status.FAILED, error=error, state=state)
 
     def finish(self, status: Status, result: TaskResult | None) -> None:

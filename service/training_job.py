@@ -144,8 +144,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         for event in run.staged:
             yield run.stage_step(event) if isinstance(event, StageEvent) else run.step(event)
     except DivergedError:
-        if run.staged.go_back():
-            yield replace(run.step(), is_last_good=True)
+        yield run.recovered()
         raise
     yield run.trained()
     for done in run.evaluate():
@@ -226,6 +225,23 @@ class _TrainingJob:
             progress=self.progress("pretraining", completed=done, total=total),
             snapshot=self.snapshot,
             is_resumable=True,
+        )
+
+    def recovered(self) -> Step:
+        """Go back to before the loss diverged, and describe what jobs that go on begin with."""
+        self.staged.go_back()
+        epoch = self.staged.epochs
+        place = f"epoch {epoch}, the best before" if epoch else "the beginning"
+        if self.staged.whole is None:
+            place = f"before, at the stage that stood at epoch {self.staged.stage_epochs[0]} of all"
+        message = f"the loss diverged; a resumed job goes on from {place}, with a new optimizer"
+        return Step(
+            events=(("log", {"message": message}),),
+            epoch=epoch,
+            snapshot=self.snapshot,
+            is_resumable=True,
+            is_last_good=True,
+            result=self.result if epoch else None,
         )
 
     def trained(self) -> Step:

@@ -182,7 +182,7 @@ class Worker:
             for step in steps:
                 self._tick()
                 attempt.take(step)
-                if self._should_stop():
+                if self._should_stop() and not step.is_last_good:
                     attempt.give_back()
                     raise Stopped
         return attempt.last

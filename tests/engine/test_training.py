@@ -395,30 +395,6 @@ def test_a_loss_that_diverges_says_so() -> None:
         list(training)
 
 
-@pytest.mark.parametrize("layers", [[None, None], [None, [7, "prelu"], None]])
-def test_from_a_loss_that_diverges_it_goes_back_to_the_epoch_that_is_kept(layers: Any) -> None:
-    fast = {"form": "sgd", "learning_rate": 3.0, "momentum": 0.1}
-    spec: dict[str, Any] = {"epochs": 1000, "layers": layers, "batch_size": 60}
-    training, _ = training_of(data_of(), data_of(30), optimizer=fast, **spec)
-    assert not training.go_back()
-    with pytest.raises(DivergedError):
-        list(training)
-    kept, metrics = training.kept_parameters(), training.kept_metrics
-    assert training.go_back()
-    slow = {**fast, "learning_rate": 0.01}
-    onward, _ = training_of(data_of(), data_of(30), optimizer=slow, **spec)
-    onward.restore(training.state())
-    assert onward.epoch == onward.kept_epoch == training.kept_epoch
-    assert onward.kept_metrics == metrics
-    begun, _ = training_of(data_of(), data_of(30), optimizer=slow, **spec)
-    begun._parameters.assign(kept)
-    begun.epoch = training.kept_epoch
-    one, two = (
-        next(event for event in run if isinstance(event, EpochEnd)) for run in (onward, begun)
-    )
-    assert one.train == two.train
-
-
 def test_parameters_that_overflow_in_the_last_step_are_not_kept() -> None:
     training, _ = training_of(
         data_of(),

@@ -200,30 +200,6 @@ def test_before_the_first_epoch_has_ended_there_is_nothing_to_keep_and_the_log_s
     assert weights(api, rest) == weights(api, whole)
 
 
-def test_without_a_checkpoint_a_job_whose_loss_became_nan_goes_on_from_its_best_epoch(
-    api: Api,
-) -> None:
-    job = trained(
-        api,
-        api.upload(TABLE),
-        network={"layers": [None, None]},
-        epochs=1000,
-        batch_size=40,
-        optimizer={"form": "sgd", "learning_rate": 3.0},
-    )
-    assert job["status"] == "failed"
-    events = api.get(f"/jobs/{job['id']}/events").json()["data"]
-    assert "checkpoint" not in [event["type"] for event in events]
-    best = [event["data"]["epoch"] for event in events if event["data"].get("best")][-1]
-    rest = resumed(api, job, epochs=300, learning_rate=0.1)
-    assert rest["status"] == "succeeded", rest["error"]
-    assert rest["spec"]["epochs"] == best + 300
-    told = api.get(f"/jobs/{rest['id']}/events").json()["data"]
-    first = next(event["data"] for event in told if event["type"] == "epoch")
-    assert first["epoch"] == best + 1
-    assert rest["metrics"]["valid"]["loss"] <= job["metrics"]["valid"]["loss"]
-
-
 def test_a_job_whose_patience_runs_out_has_nothing_left_to_do(api: Api) -> None:
     job = trained(
         api,
@@ -236,26 +212,66 @@ def test_a_job_whose_patience_runs_out_has_nothing_left_to_do(api: Api) -> None:
     assert job["progress"]["eta_seconds"] == 0
 
 
-def test_a_job_whose_loss_became_nan_goes_on_from_its_last_checkpoint(api: Api) -> None:
-    job = trained(
-        api,
-        api.upload(TABLE),
-        network={"layers": [None, None]},
-        epochs=1000,
-        batch_size=40,
-        optimizer={"form": "sgd", "learning_rate": 3.0},
-        checkpoint_every={"epochs": 4},
-    )
+def diverged(api: Api, dataset: str, **spec: Any) -> dict[str, Any]:
+    """Train at a rate that is far too large, and return the job that has failed."""
+    job = trained(api, dataset, **spec)
     assert job["status"] == "failed"
     assert job["error"]["kind"] == "user"
+    assert "in epoch " in job["error"]["detail"]
     assert "learning_rate" in job["error"]["detail"]
     assert job["error"]["errors"][0]["pointer"] == "#/optimizer/learning_rate"
-    rest = resumed(api, job, epochs=2000, learning_rate=0.1)
-    assert rest["status"] == "succeeded", rest["error"]
-    assert rest["spec"]["optimizer"]["learning_rate"] == 0.1
-    events = api.get(f"/jobs/{rest['id']}/events").json()["data"]
-    first = next(event["data"] for event in events if event["type"] == "epoch")
     checkpoint = api.state["jobs"].get(job["id"]).checkpoint
     assert checkpoint is not None
-    assert first["epoch"] == checkpoint.epoch + 1
-    assert rest["metrics"]["valid"]["loss"] < 2 < first["valid"]["loss"]
+    kept = [key for key, _ in api.state["blobs"].keys(f"checkpoints/{job['id']}")]
+    assert kept == [checkpoint.key]
+    return job
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, {"epochs": 1}])
+@pytest.mark.parametrize("rate", [3.0, 1e9])
+@pytest.mark.parametrize("validation", [0.1, None])
+def test_a_job_whose_loss_became_nan_goes_on_at_a_smaller_rate(
+    validation: float | None, rate: float, checkpoint_every: dict[str, int] | None, api: Api
+) -> None:
+    """With a checkpoint at the brink of infinity, or before any."""
+    given = {"network": {"layers": [None, None]}, "epochs": 1000, "batch_size": 40}
+    job = diverged(
+        api,
+        api.upload(TABLE),
+        **given,
+        optimizer={"form": "sgd", "learning_rate": rate},
+        checkpoint_every=checkpoint_every,
+        validation=validation,
+    )
+    rest = resumed(api, job, learning_rate=0.1)
+    assert rest["status"] == "succeeded", rest["error"]
+    assert rest["spec"]["epochs"] == 1000
+    assert rest["spec"]["optimizer"]["learning_rate"] == 0.1
+    assert rest["metrics"]["train"]["loss"] < 2
+    events = api.get(f"/jobs/{rest['id']}/events").json()["data"]
+    first = next(event["data"] for event in events if event["type"] == "epoch")
+    told = api.get(f"/jobs/{job['id']}/events").json()["data"]
+    place = [event["data"]["message"] for event in told if event["type"] == "log"][-1]
+    assert ("from the beginning" in place) == (first["epoch"] == 1)
+    assert first["epoch"] <= 2
+
+
+def test_a_job_that_diverges_after_good_epochs_keeps_what_it_had_learnt(api: Api) -> None:
+    dataset = api.upload(TABLE)
+    slow = {"form": "sgd", "learning_rate": 0.05}
+    good = trained(api, dataset, epochs=5, optimizer=slow)
+    answer = api.post(f"/jobs/{good['id']}/resume", json={"epochs": 50, "learning_rate": 40.0})
+    api.work()
+    job = api.get(f"/jobs/{answer.json()['id']}").json()
+    assert job["status"] == "failed"
+    rest = resumed(api, job, epochs=5, learning_rate=0.05)
+    whole = trained(api, dataset, epochs=10, optimizer=slow)
+    assert weights(api, rest) == weights(api, whole)
+
+
+def test_a_stage_that_diverges_can_be_resumed(api: Api) -> None:
+    spec = {"network": {"layers": [None, 5, 4, None]}, "training": {"form": "layerwise"}}
+    job = diverged(
+        api, api.upload(TABLE), epochs=3, optimizer={"form": "sgd", "learning_rate": 1e9}, **spec
+    )
+    assert resumed(api, job, learning_rate=0.01)["status"] == "succeeded"
