@@ -33,6 +33,7 @@ __all__ = [
     "column_of",
     "label_type",
     "passed_through",
+    "type_of",
 ]
 
 Array = npt.NDArray[Any]
@@ -74,7 +75,7 @@ class Layout:
         if flat and sum(max(1, *block.values.shape[1:], 1) for block in blocks) <= MAX_COLUMNS:
             fields = [pa.field(name, column.type) for name, column in passed.items()]
             for block in blocks:
-                kind = label_type(classes or ()) if block.values.dtype == object else NUMBER
+                kind = type_of(block.values, classes or ())
                 fields += [pa.field(name, kind) for name, _ in block.columns()]
             _require_distinct([field.name for field in fields], passed)
             return cls(kind="table", schema=pa.schema(fields), arrays={})
@@ -169,6 +170,13 @@ def label_type(classes: Sequence[Label]) -> pa.DataType:
     if all(isinstance(label, int) for label in classes):
         return INTEGER if all(-_LARGEST <= int(label) < _LARGEST for label in classes) else NUMBER
     return TEXT
+
+
+def type_of(values: Array, classes: Sequence[Label]) -> pa.DataType:
+    """Return the type of a column of such values: numbers, marks or labels."""
+    if values.dtype == object:
+        return label_type(classes)
+    return BOOLEAN if values.dtype == np.bool_ else NUMBER
 
 
 def column_of(values: Any, kind: pa.DataType) -> pa.Array:

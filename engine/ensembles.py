@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.abstention import abstention_of, check_reach
 from engine.artifact import MEMBER_KEYS, Model, Weights, weights_of
 from engine.data.inputs import Inputs
 from engine.errors import EngineError, SpecError
@@ -74,6 +75,8 @@ def plan_model(model: Model, spec: PredictSpec, *, seed: int, alone: bool = True
                 f"the model is an ensemble, whose members' layers differ; leave `{name}` out",
                 pointer=f"#/{name}",
             )
+    abstention = abstention_of(model, spec)
+    check_reach(model, spec)
     plans = [_member_plan(model, index, spec, seed) for index in range(len(model.members))]
     first = plans[0]
     for index, plan in enumerate(plans):
@@ -89,7 +92,7 @@ def plan_model(model: Model, spec: PredictSpec, *, seed: int, alone: bool = True
     fields = {name: getattr(first, name) for name in PredictionPlan.__dataclass_fields__}
     fields |= {
         "model": model,
-        "summary": replace(first.summary, model=model),
+        "summary": replace(first.summary, model=model, abstention=abstention),
         "regularizers": tuple(dict.fromkeys(r for plan in plans for r in plan.regularizers)),
         "warnings": list(dict.fromkeys(text for plan in plans for text in plan.warnings)),
     }
@@ -178,7 +181,7 @@ class EnsemblePlan(PredictionPlan):
         drawn = self._passes(stop, threads).prepare(x, row_ids, seeds).draw(0, 1)
         own = self.readings[OWN]
         mean = {name: _mean(value) for name, value in drawn.items() if name in self.extra}
-        return self.summary.of_one(_mean(own.of(drawn[own.output]))) | mean
+        return self.summary.of_one(_mean(own.of(drawn[own.output])), x) | mean
 
     def _passes(self, stop: Callable[[], bool], threads: int) -> Passes:
         return _Together([plan.sampler(stop, threads) for plan in self.members])

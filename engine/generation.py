@@ -25,7 +25,7 @@ from engine.summary import Tree, renormalised
 __all__ = ["Generation", "plan_generation"]
 
 _TILE = 32
-_NEEDLESS = ("num_samples", "statistics", "tolerance", "budget_ms", "start")
+_NEEDLESS = ("abstain", "num_samples", "statistics", "tolerance", "budget_ms", "start")
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.abstention import abstention_of, check_reach
 from engine.artifact import Model, trained_perturbations
 from engine.conformal import Way
 from engine.data.inputs import Inputs
@@ -104,6 +105,7 @@ class PredictionPlan:
         """Return about how many numbers the answer holds."""
         graph = self.model.graph
         width = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
+        width += self.summary.abstention is not None
         if self.num_samples is None:
             return rows * width
         each = len(self.statistics) + 2 * len(self.spec.quantiles)
@@ -182,6 +184,11 @@ class PredictionPlan:
         if row_offset != self.spec.row_offset:
             other.__dict__["spec"] = self.spec.model_copy(update={"row_offset": row_offset})
         return other
+
+    def of_passes(self, num_samples: int) -> PredictionPlan:
+        """Return the plan of so many passes, for the same answer of fewer or more."""
+        spec = self.spec.model_copy(update={"num_samples": num_samples})
+        return replace(self, spec=spec, summary=replace(self.summary, spec=spec))
 
     def is_compiled(self, x: Inputs) -> bool:
         """Whether the compiled kernels compute all of it, for rows of which `x` is given."""
@@ -268,6 +275,7 @@ class PredictionPlan:
             spec.quantiles,
             spec.num_samples,
             spec.masks,
+            self.summary.abstention,
         )
 
     def outputs(
@@ -292,7 +300,7 @@ class PredictionPlan:
         if sampler.stochastic:
             drawn |= {name: value[0] for name, value in rows.draw(0, 1).items()}
         own = self.readings[OWN]
-        one = self.summary.of_one(own.of(drawn[own.output]))
+        one = self.summary.of_one(own.of(drawn[own.output]), x)
         return one | {name: drawn[name] for name in self.extra}
 
     def _drawing(
@@ -353,7 +361,7 @@ class PredictionPlan:
                 adapt=renormalised if is_classifier else None,
             )
         }
-        for name in noise_outputs(graph, self.spec, self.statistics):
+        for name in noise_outputs(graph, self.spec, summary.needed):
             variance = partial(noise_variance, graph, encoding)
             readings[NOISE] = Reading(output=name, kept=summary.kept_of_noise, adapt=variance)
         for name in self.extra:
@@ -381,7 +389,11 @@ def plan_prediction(
         extra |= dict.fromkeys(matched)
     warnings = [text for text in warnings if not any(repr(name) in text for name in extra)]
     statistics = asked_statistics(model, spec)
-    start = given_start(model.graph, spec, tuple(extra), statistics)
+    abstention = abstention_of(model, spec)
+    if alone:
+        check_reach(model, spec)
+    needed = (*statistics, *(() if abstention is None else abstention.needs))
+    start = given_start(model.graph, spec, tuple(extra), needed)
     if start is not None and spec.statistics is None:
         statistics = tuple(name for name in statistics if name != "reconstruction_error")
     if spec.num_samples is not None:
@@ -404,6 +416,7 @@ def plan_prediction(
             spec=spec,
             asked=statistics,
             tolerance=tolerance_of(model.encoding, spec),
+            abstention=abstention,
         ),
         start=start,
         warnings=warnings,

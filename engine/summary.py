@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.abstention import Abstention
 from engine.artifact import Model
 from engine.conformal import Calibration, half_width
 from engine.data.encoding import Encoding
@@ -78,13 +79,21 @@ class Summary:
     """Largest standard errors that end the drawing of passes; broadcasts against outputs."""
     is_calibrated: bool = False
     """Whether the model was calibrated for this way of predicting."""
+    abstention: Abstention | None = None
+    """What marks rows."""
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """What is computed: the statistics asked for, and those that rows are marked by."""
+        more = () if self.abstention is None else self.abstention.needs
+        return tuple(dict.fromkeys((*self.asked, *more)))
 
     # -- what to keep of the passes ----------------------------------------------------------------
 
     @cached_property
     def kept(self) -> Kept:
         """What is kept of the prediction's passes."""
-        asked = set(self.asked)
+        asked = set(self.needed)
         return Kept(
             spread=self.tolerance is not None
             or bool(asked & _OF_SPREAD)
@@ -121,15 +130,25 @@ class Summary:
 
     # -- answers -----------------------------------------------------------------------------------
 
-    def of_one(self, value: Samples) -> Tree:
-        """Return a single pass: `prediction`, and a classifier's `label` and `probabilities`."""
+    def of_one(self, value: Samples, x: Inputs) -> Tree:
+        """Return a single pass: `prediction`, and a classifier's `label` and `probabilities`.
+
+        `x` are the encoded inputs.
+        """
         if self.model.graph.form == "classifier":
-            return {
+            answer: Tree = {
                 "prediction": value,
                 "label": self._labels(value.argmax(axis=-1)),
                 "probabilities": value,
             }
-        return {"prediction": self.model.encoding.decode(value)}
+            if "entropy" in self._marked_by:
+                return self._marked(answer, answer | {"entropy": entropy(value)})
+            return self._marked(answer, answer)
+        answer = {"prediction": self.model.encoding.decode(value)}
+        if "reconstruction_error" not in self._marked_by:
+            return answer
+        error = self._reconstruction_error(answer["prediction"], x)
+        return self._marked(answer, {"reconstruction_error": error})
 
     def of_passes(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
         """Summarise the passes of the prediction; `x` are the encoded inputs.
@@ -163,7 +182,7 @@ class Summary:
 
     def _of_numbers(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
         """Summarise a regressor's passes in original units."""
-        encoding, asked = self.model.encoding, self.asked
+        encoding, asked = self.model.encoding, self.needed
         answer = self._spread(own, asked, passes, encoding.target_scale)
         answer["mean"] = encoding.decode(own.mean)
         if "quantiles" in asked:
@@ -176,16 +195,20 @@ class Summary:
         if "interval" in asked:
             answer["interval"] = self._interval(answer["mean"], own, passes)
         if "reconstruction_error" in asked:
-            (given,) = x[:].values.values()
-            errors = (encoding.decode(given) - answer["mean"]) ** 2
-            answer["reconstruction_error"] = errors.reshape(len(errors), -1).mean(axis=1)
+            answer["reconstruction_error"] = self._reconstruction_error(answer["mean"], x)
         if "samples" in asked:
             answer["samples"] = encoding.decode(_all_passes(own, passes))
-        return {name: answer[name] for name in asked}
+        return self._marked({name: answer[name] for name in self.asked}, answer)
+
+    def _reconstruction_error(self, mean: Array, x: Inputs) -> Array:
+        (given,) = x[:].values.values()
+        errors = (self.model.encoding.decode(given) - mean) ** 2
+        error: Array = errors.reshape(len(errors), -1).mean(axis=1)
+        return error
 
     def _of_classes(self, own: Tally, passes: int) -> Tree:
         """Summarise a classifier's passes, whose probabilities add up to one."""
-        asked, mean = self.asked, own.mean
+        asked, mean = self.needed, own.mean
         answer = self._spread(own, asked, passes, 1.0)
         answer |= {"label": self._labels(mean.argmax(axis=-1)), "probabilities": mean}
         if "entropy" in asked or "mutual_information" in asked:
@@ -200,7 +223,17 @@ class Summary:
             answer["variation_ratio"] = variation_ratio(own.votes)
         if "samples" in asked:
             answer["samples"] = _all_passes(own, passes)
-        return {name: answer[name] for name in asked}
+        return self._marked({name: answer[name] for name in self.asked}, answer)
+
+    @property
+    def _marked_by(self) -> tuple[str, ...]:
+        return () if self.abstention is None else self.abstention.needs
+
+    def _marked(self, answer: Tree, found: Tree) -> Tree:
+        """Return the answer with the marks of its rows, where they are asked for."""
+        if self.abstention is None:
+            return answer
+        return answer | {"abstain": self.abstention.marks(found, self.model)}
 
     def _labels(self, classes: npt.NDArray[np.intp]) -> Array:
         labels = np.array(self.model.encoding.classes, dtype=object)

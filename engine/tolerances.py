@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +13,7 @@ from engine.errors import SpecError
 from engine.names import array_of
 from engine.spec import PredictSpec
 
-__all__ = ["check_ends", "tolerance_of"]
+__all__ = ["by_target", "check_ends", "tolerance_of"]
 
 
 def check_ends(spec: PredictSpec) -> None:
@@ -40,14 +43,25 @@ def tolerance_of(encoding: Encoding, spec: PredictSpec) -> npt.NDArray[np.float6
     given = spec.tolerance
     if given is None:
         return None
-    if isinstance(given, float):
-        return np.array(given)
-    if encoding.classes is not None:
+    if encoding.classes is not None and not isinstance(given, float):
         raise SpecError(
             "a classifier's `tolerance` is one number, for the standard errors of all its "
             "probabilities",
             pointer="#/tolerance",
         )
+    return encoding.along_targets(by_target(encoding, given, "#/tolerance"))
+
+
+def by_target(
+    encoding: Encoding, given: float | Mapping[str, float], pointer: str
+) -> tuple[float, ...]:
+    """Return the limit of each number of a row's targets; infinite for those without a name.
+
+    One number stands for all, and is all that is returned. Raises SpecError, below `pointer`, for a
+    name that is no target's.
+    """
+    if not isinstance(given, Mapping):
+        return (given,)
     names = encoding.target_names
     known = {*names, *map(array_of, names)}
     for name in given:
@@ -55,7 +69,6 @@ def tolerance_of(encoding: Encoding, spec: PredictSpec) -> npt.NDArray[np.float6
             escaped = name.replace("~", "~0").replace("/", "~1")
             raise SpecError(
                 f"{name!r:.80} is no target; these exist: {', '.join(names)}",
-                pointer=f"#/tolerance/{escaped}",
+                pointer=f"{pointer}/{escaped}",
             )
-    by_target = [given.get(name, given.get(array_of(name), np.inf)) for name in names]
-    return encoding.along_targets(by_target)
+    return tuple(given.get(name, given.get(array_of(name), math.inf)) for name in names)

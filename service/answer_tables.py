@@ -14,8 +14,7 @@ import orjson
 import pyarrow as pa
 
 from engine.artifact import Model
-from engine.collation import MAX_COLUMNS, column_of, label_type
-from engine.data.dataset import NUMBER
+from engine.collation import MAX_COLUMNS, column_of, type_of
 from engine.data.labels import Label
 from engine.tabulation import Block, blocks_of
 
@@ -97,7 +96,7 @@ def _series(block: Block) -> Iterator[tuple[str, Array]]:
 
 def _column(values: Array, classes: Sequence[Label]) -> pa.Array:
     """Return values (rows, …) as numbers or labels, as lists of a fixed size, or as tensors."""
-    kind = label_type(classes) if values.dtype == object else NUMBER
+    kind = type_of(values, classes)
     if values.dtype == object and values.ndim == 1 and all(isinstance(v, str) for v in values):
         kind = pa.large_string()  # also texts that are no labels
     column = column_of(np.ascontiguousarray(values).reshape(-1), kind)

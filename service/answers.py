@@ -52,7 +52,7 @@ def _count(tree: Mapping[str, Any]) -> int:
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Make arrays ready for JSON: float64, C-contiguous; labels as lists."""
+    """Make arrays ready for JSON: float64 or boolean, C-contiguous; labels as lists."""
     plain: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -61,6 +61,8 @@ def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = value
         elif value.dtype == object:
             plain[name] = value.tolist()
+        elif value.dtype == np.bool_:
+            plain[name] = np.ascontiguousarray(value)
         else:
             plain[name] = np.ascontiguousarray(value, dtype=np.float64)
     return plain

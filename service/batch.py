@@ -76,7 +76,7 @@ class Batch:
         self._row_ids = rows
         self.total = data.rows if rows is None else len(rows)
         _check_size(self.plan, self.total)
-        self.layout = self._layout(spec, seed)
+        self.layout = self._layout()
 
     def check(self) -> None:
         """Read all rows as they will be read; raise DataError for those that cannot be."""
@@ -146,12 +146,12 @@ class Batch:
             passed[ROW] = pa.array(ids)
         return passed
 
-    def _layout(self, spec: PredictSpec, seed: int) -> Layout:
+    def _layout(self) -> Layout:
         """Find what the result consists of by computing its first row, with few passes."""
-        passes = None if spec.num_samples is None else min(spec.num_samples, 2)
-        few = spec.model_copy(update={"num_samples": passes})
+        passes = self.plan.num_samples
+        few = self.plan if passes is None else self.plan.of_passes(min(passes, 2))
         ids = self._ids(0, 1)
-        outputs = plan_model(self.model, few, seed=seed).run(self._encoded(0, 1), ids)
+        outputs = few.run(self._encoded(0, 1), ids)
         layout = Layout.of(
             blocks_of(outputs, self.model),
             self._passed(ids),

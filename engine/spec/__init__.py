@@ -30,7 +30,7 @@ from engine.spec.optimizers import (
     RpropSpec,
     SgdSpec,
 )
-from engine.spec.prediction import GenerateSpec, PassesSpec, PredictSpec, Statistic
+from engine.spec.prediction import AbstainSpec, GenerateSpec, PassesSpec, PredictSpec, Statistic
 from engine.spec.regularizers import (
     REGULARIZERS,
     BernoulliDropoutSpec,
@@ -76,6 +76,7 @@ __all__ = [
     "OPTIMIZERS",
     "REGULARIZERS",
     "SCHEDULES",
+    "AbstainSpec",
     "Activation",
     "AdadeltaSpec",
     "AdagradSpec",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     Strict,
+    model_validator,
 )
 
 from engine.spec.regularizers import RegularizationSpec
@@ -19,8 +20,18 @@ from engine.spec.values import (
     Pattern,
     Positive,
     Seed,
+    SparseSpec,
     Spec,
     at_most,
+)
+
+Threshold = (
+    NonNegative
+    | Annotated[
+        dict[Annotated[str, Field(max_length=256)], NonNegative],
+        Field(min_length=1, max_length=MAX_ENTRIES),
+        at_most(MAX_ENTRIES),
+    ]
 )
 
 Tolerance = (
@@ -80,6 +91,45 @@ class GenerateSpec(Spec):
     """Draw among so many of the most likely classes only; all by default."""
 
 
+class AbstainSpec(SparseSpec):
+    """When a row is marked as one that the model had better not decide: `abstain` of the answer is
+    true where one statistic or more lies beyond its threshold. They need `num_samples`, but for
+    `entropy`, `probability` and `reconstruction_error`."""
+
+    entropy: NonNegative | None = None
+    """Of a classifier: mark what has a larger one, in nats; less than log(classes)."""
+    expected_entropy: NonNegative | None = None
+    """Of a classifier: mark what has a larger one; less than log(classes)."""
+    mutual_information: NonNegative | None = None
+    """Of a classifier: mark what has a larger one; less than the log of the number of classes, or
+    of passes where these are fewer."""
+    variation_ratio: NonNegative | None = None
+    """Of a classifier: mark what has a larger one; less than 1 - 1/classes."""
+    probability: Annotated[float, Strict(), Field(gt=0, le=1)] | None = None
+    """Of a classifier: mark that whose most probable class has a lower probability; more than
+    1/classes."""
+    std: Threshold | None = None
+    """Of a regressor or autoencoder: mark what has a larger one, in the targets' own units, for any
+    target; one number for all, or an object by target (a target that it does not name may have
+    any)."""
+    predictive_std: Threshold | None = None
+    """The same of the square root of the total variance, noise included."""
+    reconstruction_error: NonNegative | None = None
+    """Of an autoencoder: mark what has a larger one."""
+
+    @model_validator(mode="after")
+    def _has_one(self) -> AbstainSpec:
+        if not self.thresholds():
+            names = ", ".join(type(self).model_fields)
+            raise ValueError(f"must have a threshold for one statistic or more of {names}")
+        return self
+
+    def thresholds(self) -> dict[str, float | dict[str, float]]:
+        """Return those that are given, by statistic."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+
 class PredictSpec(PassesSpec):
     """Passes, and what to report of them."""
 
@@ -91,6 +141,8 @@ class PredictSpec(PassesSpec):
     ] = (0.05, 0.5, 0.95)
     outputs: Annotated[tuple[Pattern, ...], Field(max_length=MAX_ENTRIES, fail_fast=True)] = ()
     """Patterns of other named outputs to return, ``-predrop`` ones included."""
+    abstain: AbstainSpec | None = None
+    """Mark rows that the model is not sure of: `{"mutual_information": 0.3}`."""
     tolerance: Tolerance | None = None
     """Draw passes until the largest `standard_error` of the prediction is at most this, looked at
     after 64, 128, 256, … passes; at most `num_samples` passes. In the targets' own units, one
