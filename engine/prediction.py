@@ -222,9 +222,9 @@ class PredictionPlan:
     ) -> Estimate:
         """Return the last estimate, at less cost than by the ones before it; see `estimates`."""
         if self.num_samples is None or (self.summary.tolerance is None and late is never):
-            outputs = self.outputs(x, row_ids + self.spec.row_offset, stop=stop, threads=threads)
+            outputs = self.outputs(x, self._positions(row_ids), stop=stop, threads=threads)
             return Estimate(num_samples=self.passes, stopped_by="num_samples", outputs=outputs)
-        *_, last = self._drawing(x, row_ids + self.spec.row_offset, stop, threads).estimates(
+        *_, last = self._drawing(x, self._positions(row_ids), stop, threads).estimates(
             late, running=False, flops_per_draw=self.flops_per_draw
         )
         return last
@@ -248,9 +248,13 @@ class PredictionPlan:
         if self.num_samples is None:
             yield self.answer(x, row_ids, stop=stop, threads=threads)
             return
-        yield from self._drawing(x, row_ids + self.spec.row_offset, stop, threads).estimates(
+        yield from self._drawing(x, self._positions(row_ids), stop, threads).estimates(
             late, running=True, flops_per_draw=self.flops_per_draw
         )
+
+    def _positions(self, row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows' positions in the random streams."""
+        return row_ids + self.spec.row_offset if self.spec.row_offset else row_ids
 
     @cached_property
     def batch_key(self) -> Hashable:

@@ -152,53 +152,50 @@ class PreparedRows:
         self._sampler = sampler
         self._rows = len(x)
         self._row_ids = row_ids
-        self._parts = sampler.partition.parts(tuple(x.values))
-        self._keys = sampler.keys(self._parts.sites, self._rows, seeds)
+        parts = self._parts = sampler.partition.parts(tuple(x.values))
+        self._keys = sampler.keys(parts.sites, self._rows, seeds) if parts.sites else _NO_KEYS
         computed = self._computed(x)
 
         def raw(name: str) -> Array:
             return computed[name] if name in computed else _array(x.values[name])
 
-        self._known = {name: raw(name) for name in self._parts.prefix}
+        self._known = {name: raw(name) for name in parts.prefix}
         wanted = sampler.partition.deterministic
         self.deterministic = {name: raw(plain_name(name)) for name in wanted}
         """The wanted outputs that no mask reaches, each (rows, *shape)."""
 
     def _computed(self, x: Inputs) -> dict[str, Array]:
         """Compute raw outputs for every row, some thousand rows or a tile at a time."""
-        sampler, before, wanted = self._sampler, self._parts.before, self._parts.computed
-        if not wanted:
+        if not self._parts.computed:
             return {}
-        tiles = sampler.partition.tiles
-        size = tiles.rows if before is None else _ROWS
+        size = self._sampler.partition.tiles.rows if self._parts.before is None else _ROWS
+        if self._rows <= size:
+            return self._computed_part(x, self._rows)
         results: dict[str, Array] = {}
-        for start in range(0, len(x), size):
-            sampler.go_on()
-            some = x if len(x) <= size else x[start : start + size]
-            rows = {name: _array(values) for name, values in some.values.items()}
-            if before is None:
-                values = tiles.evaluate(rows, wanted)
-            else:
-                count = len(some)
-                known = [rows[name].reshape(count, -1) for name in before.known]
-                ids = np.zeros(count, dtype=np.int64)
-                outs = before.program.run(
-                    known,
-                    _NO_KEYS,
-                    ids,
-                    first_pass=0,
-                    passes=1,
-                    threads=sampler.threads,
-                    pause=sampler.go_on,
-                )
-                values = _shaped(before, outs, (count,))
-            if len(x) <= size:
-                return values
-            for name, value in values.items():
+        for start in range(0, self._rows, size):
+            some = x[start : start + size]
+            for name, value in self._computed_part(some, len(some)).items():
                 if name not in results:
-                    results[name] = np.empty((len(x), *value.shape[1:]), dtype=np.float32)
+                    results[name] = np.empty((self._rows, *value.shape[1:]), dtype=np.float32)
                 results[name][start : start + len(value)] = value
         return results
+
+    def _computed_part(self, x: Inputs, count: int) -> dict[str, Array]:
+        sampler, before = self._sampler, self._parts.before
+        sampler.go_on()
+        rows = {name: _array(values) for name, values in x.values.items()}
+        if before is None:
+            return sampler.partition.tiles.evaluate(rows, self._parts.computed)
+        outs = before.program.run(
+            [rows[name].reshape(count, -1) for name in before.known],
+            _NO_KEYS,
+            np.zeros(count, dtype=np.int64),
+            first_pass=0,
+            passes=1,
+            threads=sampler.threads,
+            pause=sampler.go_on,
+        )
+        return _shaped(before, outs, (count,))
 
     def draw(self, first: int, count: int) -> dict[str, Array]:
         """Return passes `first` to `first + count - 1` of the wanted outputs that masks reach.

@@ -6,26 +6,28 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.kernels.builds import Kernels, kernels
+from engine.kernels.calls import PANEL, Call, KeptCalls, address, pointers, rounded, with_room
 from engine.kernels.structures import StepStructure, WorkStructure
 
 __all__ = ["FUNCTIONS", "Kind", "Program", "Step", "panels", "rounded"]
 
 Array = npt.NDArray[np.float32]
 
-_PANEL = 32  # columns; every buffer and bias has room for a multiple of it
 _TILE_BYTES = 384 << 10  # of all buffers of a tile: they stay in the second-level cache
 _SHARED_TILE_BYTES = 4 << 20
 _CALL_COST = 1.5e9  # multiplications in one call: some tens of milliseconds
+_SMALL_COST = 5e5  # multiplications, of calls whose arrays are kept
+_SMALL_PAIRS = 4096
 _THREAD_COST = 2e7  # multiplications that pay for a thread
 _DRAW_COST = 16  # multiplications that take as long as a draw of dropout
 _NOISE_COST = 400
 _FUNCTION_COST = 16
+_NO_MEMORY = "no memory for the tiles of a prediction"
 
 
 class Kind(IntEnum):
@@ -118,6 +120,7 @@ class Program:
         self._steps_at = ctypes.addressof(self._steps)
         self._widths_at = ctypes.addressof(self._widths)
         self._outputs = tuple(outputs)
+        self._calls = KeptCalls()
         self._buffers = len(widths)
         self.cost = sum(map(_cost, steps))
         """Of one pass of one row, in multiplications."""
@@ -147,55 +150,80 @@ class Program:
         where the tiles' memory cannot be had.
         """
         rows = len(row_ids)
+        pairs = passes * rows
+        if pairs <= _SMALL_PAIRS and pairs * self.cost <= _SMALL_COST:
+            pause()
+            return self._run_small(known, keys, row_ids, first_pass, passes, shared)
         outs = [np.empty((passes, rows, width), dtype=np.float32) for width in self._outputs]
-        given = [_with_room(values) for values in known]
+        given = [with_room(values) for values in known]
         keys = np.ascontiguousarray(keys, dtype=np.uint64)
         row_ids = np.ascontiguousarray(row_ids, dtype=np.int64)
-        known_at = (ctypes.c_void_p * max(1, len(given)))(*map(_address, given))
-        outs_at = (ctypes.c_void_p * max(1, len(outs)))(*map(_address, outs))
-        work = WorkStructure(
-            self._steps_at,
-            self._widths_at,
-            ctypes.addressof(known_at),
-            ctypes.addressof(outs_at),
-            _address(keys),
-            _address(row_ids),
-            rows,
-            0,
-            rows,
-            first_pass,
-            passes,
-            len(self._steps),
-            self._buffers,
-            shared,
-            self._shared_tile if shared else self._tile,
-            max(1, min(threads, int(self.cost * passes * rows / _THREAD_COST))),
-        )
-        pairs = max(1, int(_CALL_COST / max(1, self.cost)))
-        if passes * rows <= pairs:
+        known_at, outs_at = pointers(given), pointers(outs)
+        work = self._work(rows, passes, shared)
+        work.known, work.outs = ctypes.addressof(known_at), ctypes.addressof(outs_at)
+        work.keys, work.row_ids = address(keys), address(row_ids)
+        work.first_pass = first_pass
+        work.threads = max(1, min(threads, int(self.cost * pairs / _THREAD_COST)))
+        at_once = max(1, int(_CALL_COST / max(1, self.cost)))
+        if pairs <= at_once:
             pause()
             self._call(work)
             return outs
         # Passes of a row share the zeros that it had before them, rows of a pass a shared mask.
         if shared:
-            many_rows = min(rows, pairs)
-            many_passes = pairs // many_rows
+            many_rows = min(rows, at_once)
+            many_passes = at_once // many_rows
         else:
-            many_passes = min(passes, pairs)
-            many_rows = pairs // many_passes
+            many_passes = min(passes, at_once)
+            many_rows = at_once // many_passes
         for start in range(0, passes, many_passes):
             work.first_pass = first_pass + start
             work.passes = min(many_passes, passes - start)
-            outs_at[:] = [_address(values[start:]) for values in outs] or [None]
+            outs_at[:] = [address(values[start:]) for values in outs] or [None]
             for row in range(0, rows, many_rows):
                 pause()
                 work.first_row, work.last_row = row, min(row + many_rows, rows)
                 self._call(work)
         return outs
 
+    def _run_small(
+        self,
+        known: Sequence[Array],
+        keys: npt.NDArray[np.uint64],
+        row_ids: npt.NDArray[np.int64],
+        first_pass: int,
+        passes: int,
+        shared: bool,
+    ) -> list[Array]:
+        size = (len(row_ids), passes, shared)
+        call = self._calls.take(size)
+        if call is None:
+            work = self._work(*size)
+            call = Call(work, known=known, sites=len(keys), outputs=self._outputs)
+        outs = call.run(self._run, known, keys, row_ids, first_pass)
+        self._calls.give(size, call)
+        if outs is None:
+            raise MemoryError(_NO_MEMORY)
+        return outs
+
+    def _work(self, rows: int, passes: int, shared: bool) -> WorkStructure:
+        """Return what there is to do, without where it is, from pass 0 on and by one thread."""
+        return WorkStructure(
+            steps=self._steps_at,
+            widths=self._widths_at,
+            rows=rows,
+            last_row=rows,
+            passes=passes,
+            count=len(self._steps),
+            buffers=self._buffers,
+            shared=shared,
+            tile=self._shared_tile if shared else self._tile,
+            threads=1,
+        )
+
     def _call(self, work: WorkStructure) -> None:
         if self._run(ctypes.byref(work)):
-            raise MemoryError("no memory for the tiles of a prediction")
+            raise MemoryError(_NO_MEMORY)
 
 
 def _tile_of(pairs: int) -> int:
@@ -203,37 +231,18 @@ def _tile_of(pairs: int) -> int:
     return max(1, min(1008, pairs) // 24 * 24 or pairs)
 
 
-def _with_room(values: Array) -> Array:
-    """Return rows with zeros up to whole panels behind them."""
-    rows, width = values.shape
-    if width % _PANEL == 0:
-        return np.ascontiguousarray(values, dtype=np.float32)
-    padded = np.zeros((rows, rounded(width)), dtype=np.float32)
-    padded[:, :width] = values
-    return padded
-
-
-def rounded(width: int) -> int:
-    """Return the room that so many columns take: a multiple of a panel's."""
-    return -(-width // _PANEL) * _PANEL
-
-
 def panels(weight: Array) -> Array:
     """Arrange a matrix (inputs, columns) in panels of 32 columns, zeros behind the last."""
     inputs, columns = weight.shape
     padded = np.zeros((inputs, rounded(columns)), dtype=np.float32)
     padded[:, :columns] = weight
-    arranged = padded.reshape(inputs, -1, _PANEL).transpose(1, 0, 2)
+    arranged = padded.reshape(inputs, -1, PANEL).transpose(1, 0, 2)
     return np.ascontiguousarray(arranged)
 
 
 def _told(step: Step) -> StepStructure:
     numbers = {name: getattr(step, name) for name in _NUMBERS}
-    return StepStructure(**numbers, weight=_address(step.weight), bias=_address(step.bias))
-
-
-def _address(values: npt.NDArray[Any] | None) -> int | None:
-    return None if values is None else values.ctypes.data
+    return StepStructure(**numbers, weight=address(step.weight), bias=address(step.bias))
 
 
 def _cost(step: Step) -> float:

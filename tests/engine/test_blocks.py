@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,23 @@ def test_bits_depend_neither_on_threads_nor_on_what_stands_beside(
             shared=shared,
         )
         np.testing.assert_array_equal(part, whole[passes // 2 :, some])
+
+
+def test_small_calls_of_several_threads_at_once_have_the_numbers_of_each_alone() -> None:
+    network = random_network([13, 50, 1])
+    way = way_of(network, sites_under(network, {"input_dropout": 0.2}), ["out:out"], BUILT[0])
+
+    def drawn(which: int) -> Floats:
+        x = numbers(1 + which % 3, 13, seed=which)
+        keys = np.full((len(way.sites), len(x)), which, dtype=np.uint64)
+        (out,) = way.program.run([x], keys, np.arange(len(x)) + which, first_pass=which, passes=5)
+        return out
+
+    alone = [drawn(which) for which in range(30)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            for one, other in zip(alone, threads.map(drawn, range(30)), strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 def test_long_work_is_cut_into_calls_between_which_it_may_stop() -> None:

@@ -383,3 +383,35 @@ def test_an_array_by_name_is_a_list_of_rows() -> None:
         with pytest.raises(DataError, match="a list of 2 numbers, got a number") as caught:
             only(encoding.encode_records(inputs))
         assert caught.value.pointer == pointer
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(*[st.floats(allow_nan=False, allow_infinity=False) | st.integers()] * 2),
+        min_size=1,
+        max_size=3,
+    ),
+    mean=st.floats(-1e300, 1e300),
+    scale=st.floats(1e-300, 1e300),
+)
+def test_few_numbers_many_and_those_read_one_by_one_are_encoded_alike(
+    rows: list[tuple[float, float]], mean: float, scale: float
+) -> None:
+    fields = (Scaled(name="a", mean=mean, scale=scale), Scaled(name="b"))
+    encoding = Encoding(kind="table", form="regressor", inputs=fields, targets=())
+
+    def encoded(inputs: Any) -> Any:
+        try:
+            return only(encoding.encode_records(inputs))
+        except DataError as error:
+            return str(error)
+
+    lists = [list(row) for row in rows]
+    few, many = encoded(lists), encoded(lists * 100)
+    slow = encoded(rows)  # tuples are looked at one by one
+    if isinstance(few, str):
+        assert few == many == slow
+    else:
+        np.testing.assert_array_equal(few, slow)
+        np.testing.assert_array_equal(np.tile(few, (100, 1)), many)
