@@ -9,37 +9,18 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from engine import artifact
+from engine.data.lengths import steps_of
 from engine.errors import ArtifactError
 from engine.prediction import PredictionPlan
-from engine.regularizers import is_stochastic
 from service.errors import Corrupt, NotFound
+from service.kept_plans import KeptPlan
 from service.store.blobs import Blobs
 from service.store.models import Model
 
-__all__ = ["KeptPlan", "LoadedModel", "LoadedModels"]
+__all__ = ["LoadedModel", "LoadedModels"]
 
 _LOADING = 2  # at once; more would only take turns at the disk
 _PLANS = 64
-_SIZES = 256
-
-
-class KeptPlan:
-    """A plan, and what its answers for so many rows take."""
-
-    def __init__(self, plan: PredictionPlan) -> None:
-        self.plan = plan
-        self.is_stochastic = is_stochastic(plan.regularizers)
-        """Whether its passes differ."""
-        self._flops: dict[int, float] = {}
-
-    def flops(self, rows: int, check: Callable[[PredictionPlan, int], float]) -> float:
-        """Return what `check` returns, which it may have before; what it raises is not kept."""
-        flops = self._flops.get(rows)
-        if flops is None:
-            if len(self._flops) >= _SIZES:
-                self._flops.clear()
-            flops = self._flops[rows] = check(self.plan, rows)
-        return flops
 
 
 class LoadedModel:
@@ -47,16 +28,23 @@ class LoadedModel:
 
     def __init__(self, model: artifact.Model) -> None:
         self.model = model
+        self.steps = steps_of(model.encoding)
+        """How many steps the sequences have that it reads; None where it reads none."""
         self._plans: OrderedDict[Hashable, KeptPlan] = OrderedDict()
 
     def plan(self, key: Hashable, make: Callable[[], PredictionPlan]) -> KeptPlan:
         """Return the plan that was made for this key, or make it; for the event loop alone."""
-        kept = self._plans.get(key)
+        kept = self.kept(key)
         if kept is None:
             kept = self._plans[key] = KeptPlan(make())
             if len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
-        else:
+        return kept
+
+    def kept(self, key: Hashable) -> KeptPlan | None:
+        """Return the plan that was made for this key, if there is one; likewise."""
+        kept = self._plans.get(key)
+        if kept is not None:
             self._plans.move_to_end(key)
         return kept
 
@@ -72,16 +60,17 @@ class LoadedModels:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._models: OrderedDict[str, Future[LoadedModel]] = OrderedDict()
+        self._settled: dict[str, LoadedModel] = {}
+        """Those of them that are loaded: to ask a future takes longer than to look them up."""
         self._threads = ThreadPoolExecutor(_LOADING, thread_name_prefix="load")
 
     def peek(self, model_id: str) -> LoadedModel | None:
         """Return a model that is in memory; None where it would have to be loaded."""
         with self._lock:
-            future = self._models.get(model_id)
-            if future is None or not future.done() or future.exception() is not None:
-                return None
-            self._models.move_to_end(model_id)
-        return future.result()
+            loaded = self._settled.get(model_id)
+            if loaded is not None:
+                self._models.move_to_end(model_id)
+            return loaded
 
     async def load(self, stored: Model) -> LoadedModel:
         """Return the model, loading it in another thread if need be; raises Corrupt."""
@@ -95,6 +84,7 @@ class LoadedModels:
         """Drop a model that was deleted."""
         with self._lock:
             self._models.pop(model_id, None)
+            self._settled.pop(model_id, None)
 
     def loaded(self) -> tuple[int, int]:
         """Return how many models are in memory, and their bytes."""
@@ -135,6 +125,8 @@ class LoadedModels:
                 if self._models.get(model_id) is done:
                     del self._models[model_id]
                 return
+            if self._models.get(model_id) is done:  # else it was deleted meanwhile
+                self._settled[model_id] = done.result()
             sizes = self._sizes()
             excess = sum(sizes.values()) - self._max_bytes
             for name, size in sizes.items():
@@ -142,6 +134,7 @@ class LoadedModels:
                     break
                 if name != model_id:
                     del self._models[name]
+                    self._settled.pop(name, None)
                     excess -= size
 
     def _sizes(self) -> dict[str, int]:

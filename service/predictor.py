@@ -23,9 +23,11 @@ from engine.generation import plan_generation
 from engine.prediction import PredictionPlan
 from engine.spec import MAX_SEED
 from service.errors import Corrupt
+from service.kept_plans import KeptPlan
 from service.limits import check_generation, check_size
-from service.loaded_models import KeptPlan, LoadedModel, LoadedModels
+from service.loaded_models import LoadedModel, LoadedModels
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
+from service.repeats import Repeats
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
 from service.store.models import Model, Models
@@ -58,6 +60,7 @@ class Predictor:
             max_waiting_bytes=max_waiting_bytes,
             max_wait_s=max_wait_s,
         )
+        self.repeats = Repeats(models, self.loaded)
         self._models = models
         self._datasets = datasets
         self._blobs = blobs
@@ -185,12 +188,13 @@ class Predictor:
         if request.generate is not None:
             generation = plan_generation(plan, trained_steps=steps_of(trained))
         x, row_ids = self._rows(plan, request.inputs, data)
-        flops = kept.flops(len(x), check_size)
+        flops = kept.flops(len(x))
         if generation is not None:
             flops = check_generation(generation, len(x))
         random = kept.is_stochastic or (generation is not None and generation.draws)
         return Prepared(
             model_id=stored.id,
+            kept=kept,
             plan=plan,
             generation=generation,
             x=x,

@@ -18,15 +18,12 @@ from engine.spec import PredictSpec
 from engine.summary import Tree
 from service.answer_tables import STREAM, arrow_of
 from service.answers import answer_of, json_of
+from service.kept_plans import KeptPlan
 
 __all__ = ["INLINE_BYTES", "PredictRequest", "Prepared"]
 
-_INLINE_FLOPS = 4e6
-"""Less than half a millisecond by the compiled kernels."""
 INLINE_BYTES = 16_384
 """Of a request, whose rows are encoded in about a quarter of a millisecond."""
-_INLINE_ANSWER = 4096
-"""Numbers of an answer that are written in some ten microseconds."""
 
 
 class PredictRequest(PredictSpec):
@@ -52,6 +49,8 @@ class Prepared:
     """A request with all that its answer needs."""
 
     model_id: str
+    kept: KeptPlan
+    """What was worked out for requests like this one."""
     plan: PredictionPlan
     generation: Generation | None
     x: Inputs
@@ -65,14 +64,7 @@ class Prepared:
     @property
     def is_small(self) -> bool:
         """Whether the answer takes less time than handing it to a thread is worth."""
-        return (
-            self.generation is None
-            and self.flops <= _INLINE_FLOPS
-            and self.plan.spec.tolerance is None
-            and self.plan.spec.budget_ms is None
-            and self.plan.answer_size(len(self.x)) <= _INLINE_ANSWER
-            and self.plan.is_compiled(self.x)
-        )
+        return self.generation is None and self.kept.is_small(self.x)
 
     @property
     def held(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from engine.errors import StoppedError
 from service.accept import preferred
 from service.answer_tables import STREAM
 from service.arrow_requests import read_arrow_request
-from service.bodies import StrictRoute, media_type_of, read_as
+from service.bodies import StrictRoute, media_type_of, parse_json, read_as, validated
 from service.deps import State
 from service.errors import Invalid, NotAcceptable
 from service.predictor import Predictor
@@ -214,11 +215,17 @@ class Shortcut:
             return
         message = await receive()
         predictor: Predictor = scope["state"]["predictor"]
-        try:
-            ready = _ready(scope["state"], message)
-            answer = predictor.at_once(ready) if ready is not None and ready.is_small else None
-        except Exception:  # the route meets it again, and answers it
-            ready = answer = None
+        ready = answer = None
+        # Whatever is wrong, the route meets it again, and answers it.
+        with contextlib.suppress(Exception):
+            content = _whole(scope["state"], message)
+            raw = None if content is None else parse_json(content)
+            if isinstance(raw, dict):
+                key = _key(raw)
+                answer = predictor.repeats.answer(raw, key)
+                if answer is None:
+                    ready = predictor.prepare_at_once(validated(PredictRequest, raw), key)
+                    answer = predictor.at_once(ready) if ready and ready.is_small else None
         if answer is None:
             scope[_PREPARED] = ready
             await self._app(scope, _again(message, receive), send)
@@ -241,15 +248,13 @@ class Shortcut:
         return is_json
 
 
-def _ready(state: State, message: Message) -> Prepared | None:
-    """Return the request of a whole body, if it can be read and prepared at once."""
-    content = message.get("body", b"")
+def _whole(state: State, message: Message) -> bytes | None:
+    """Return a whole body, if it is short."""
+    content: bytes = message.get("body", b"")
     if message["type"] != "http.request" or message.get("more_body", False):
         return None
-    if len(content) > min(INLINE_BYTES, state["settings"].max_body_bytes):
-        return None
-    body, raw = read_as(PredictRequest, content)
-    return state["predictor"].prepare_at_once(body, _key(raw))
+    most = min(INLINE_BYTES, state["settings"].max_body_bytes)
+    return content if len(content) <= most else None
 
 
 def _again(message: Message, receive: Receive) -> Receive:

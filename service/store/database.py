@@ -71,7 +71,7 @@ class Database:
         # process queue here instead, and only other processes are waited for by sleeping.
         self._writing = threading.Lock()
         self._watching = threading.Lock()
-        self._watch: sqlite3.Connection | None = None
+        self._watch: sqlite3.Cursor | None = None
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -128,7 +128,7 @@ class Database:
             if self._watch is None:
                 self._watch = sqlite3.connect(
                     str(self.engine.url.database), check_same_thread=False, isolation_level=None
-                )
+                ).cursor()
             # SQLite counts what other connections commit, and this one does nothing else.
             version: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
         return version
@@ -141,7 +141,7 @@ class Database:
     def close(self) -> None:
         with self._watching:
             if self._watch is not None:
-                self._watch.close()
+                self._watch.connection.close()
                 self._watch = None
         self.engine.dispose()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from service.prepared import INLINE_BYTES
 from tests.service.conftest import Api, Serve
@@ -49,6 +51,41 @@ BAD: dict[str, dict[str, Any]] = {
     "an unknown data set": {"inputs": {"dataset": "ds_01aaaaaaaaaaaaaaaaaaaaaaaa"}},
     "too much": {"inputs": ROW * 100, **DRAWN, "num_samples": 10**9},
 }
+AFTER_A_GOOD_ONE: tuple[dict[str, Any], ...] = (
+    {"inputs": [[-3, 1e-320]]},
+    {"inputs": [[1, 2], [3.5, -4], [0, 1e3]]},
+    {"inputs": [{"x": [1, 2]}]},
+    {"inputs": {"x": [[1, 2]]}},
+    {"inputs": [[0.5] * 2] * 100},
+    {"inputs": []},
+    {"inputs": [[1.0]]},
+    {"inputs": [[1.0, None]]},
+    {"inputs": [[True, 1.0]]},
+    {"inputs": [["1", 1.0]]},
+    {"inputs": [[1e300, 1.0]]},
+    {"inputs": [[10**40, 1.0]]},
+    {"inputs": "rows"},
+    {"inputs": None},
+    {"inputs": {"dataset": "ds_01aaaaaaaaaaaaaaaaaaaaaaaa"}},
+    {"seed": 0},
+    {"seed": 2**53 - 1},
+    {"seed": 2**53},
+    {"seed": -1},
+    {"seed": 1.0},
+    {"seed": True},
+    {"seed": "1"},
+    {"row_offset": 7},
+    {"row_offset": -1},
+    {"row_offset": None},
+    {"row_offset": 1.5},
+    {"row_offset": 2**60},
+    {"model": 5},
+    {"model": None},
+    {"model": "nobody"},
+    {"model": "m" * 100},
+    {"extra": 1},
+)
+"""What a request may have in the place of what an earlier one had."""
 RAW: dict[str, bytes] = {
     "nothing": b"",
     "no JSON": b"{",
@@ -92,17 +129,48 @@ def told(answer: httpx.Response) -> tuple[Any, ...]:
 
 
 def both(api: Api, **request: Any) -> httpx.Response:
-    """Ask for the same in one message and in pieces; return the one answer."""
+    """Ask for the same in one message, once more, and in pieces; return the one answer."""
     request = {"method": "POST", "url": "/predict", **request}
     plain = api.request(**request)
+    again = api.request(**request)  # by what was worked out for the first
     routed = api.request(**request, extensions={"in_pieces": True})
-    assert told(plain) == told(routed)
+    assert told(plain) == told(again) == told(routed)
     return plain
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_request_has_one_answer(shared: Api, model: str, name: str) -> None:
     assert both(shared, json={"model": model, **GOOD[name]}).status_code == 200
+
+
+@pytest.mark.parametrize("change", AFTER_A_GOOD_ONE, ids=str)
+@pytest.mark.parametrize("first", [{}, MANY], ids=["one pass", "many passes"])
+def test_what_differs_from_a_good_request_in_rows_and_seed_has_one_answer(
+    shared: Api, model: str, first: dict[str, Any], change: dict[str, Any]
+) -> None:
+    good = {"model": model, "inputs": ROW, **first}
+    assert both(shared, json=good).status_code == 200
+    answer = both(shared, json={"seed": 3, **good, **change})
+    assert answer.status_code in (200, 404, 422)
+    if answer.status_code == 200:
+        assert answer.json()["row_offset"] == change.get("row_offset", 0)
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(), max_size=3),
+        max_size=3,
+    )
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_rows_after_good_ones_have_one_answer(
+    shared: Api, model: str, rows: list[list[float]]
+) -> None:
+    shared.post("/predict", json={"model": model, "inputs": ROW})
+    answer = both(shared, json={"model": model, "inputs": rows})
+    assert answer.status_code in (200, 422)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -169,7 +237,7 @@ def test_answers_are_counted_either_way(api: Api) -> None:
         both(api, json=body)
     counts = [line for line in api.get("/metrics").text.splitlines() if 'route="/predict"' in line]
     for status in (200, 422):
-        line = f'bernoulli_requests_total{{method="POST",route="/predict",status="{status}"}} 2.0'
+        line = f'bernoulli_requests_total{{method="POST",route="/predict",status="{status}"}} 3.0'
         assert line in counts
 
 
