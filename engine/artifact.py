@@ -66,7 +66,9 @@ class Model:
     noise_precision: npt.NDArray[np.float64] | None
     """Broadcasts against outputs, in original units^-2; None where there is none."""
     calibration: Calibration | None = None
-    """What intervals are made by; the members of an ensemble have that of all together."""
+    """What intervals and sets are made by; the members of an ensemble have that of all together."""
+    temperature: float = 1.0
+    """What a classifier's probabilities are softened by in each pass."""
     members: tuple[Model, ...] = ()
     """Of an ensemble all its models, of which this is the first; they differ in nothing that says
     what is read and what is predicted."""
@@ -101,6 +103,11 @@ class Model:
         precisions = [np.asarray(model.noise_precision) for model in self.members]
         apart = np.stack([own.reshape(1, *own.shape) for own in precisions])
         return np.concatenate([apart] * (passes // len(precisions)))
+
+    def softened(self, temperature: float) -> Model:
+        """Return the model with another temperature."""
+        members = tuple(replace(own, temperature=temperature) for own in self.members)
+        return replace(self, temperature=temperature, members=members)
 
     def of_steps(self, steps: int | None) -> Model:
         """Return the model as it reads sequences of so many steps; itself, if None or its own.
@@ -218,11 +225,13 @@ def _model_of(
     own = _checked(graph, values)
     precision = document["noise_precision"]
     rates = {int(index): by_output for index, by_output in document.get("rates", {}).items()}
+    calibration = _calibration_of(document, encoding, graph)
     return Model(
         network=Network(graph, own, device=device),
         encoding=encoding,
         trained=learnt(resolve(trained, graph), rates),
-        calibration=_calibration_of(document, encoding, graph),
+        calibration=calibration,
+        temperature=(None if calibration is None else calibration.temperature) or 1.0,
         noise_precision=None
         if precision is None
         else encoding.along_targets([precision[name] for name in encoding.target_names]),
@@ -238,8 +247,9 @@ def _calibration_of(
     try:
         calibration = Calibration.model_validate(told)
         if graph.form == "classifier":
-            raise ValueError("a classifier has no interval")
-        calibration.along(encoding.target_names, len(graph.last.shape))
+            calibration.of_classes()
+        else:
+            calibration.along(encoding.target_names, len(graph.last.shape))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError("the model's calibration cannot be read") from error
     return calibration

@@ -13,29 +13,41 @@ import numpy.typing as npt
 from engine.artifact import Model
 from engine.conformal import (
     Calibration,
+    Score,
     by_target,
-    check_rows,
     conformal_quantile,
+    least_rows,
     promised_coverage,
     scores_of,
 )
+from engine.conformal_sets import chances, class_scores, fit_temperature
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
 from engine.data.lengths import stored_steps
+from engine.data.splits import random_order
 from engine.ensembles import plan_model
 from engine.errors import DataError, EngineError, SpecError
 from engine.graph import Graph
+from engine.prediction import PredictionPlan
 from engine.prediction_checks import acting_regularizers
 from engine.regularizers import Regularizer, is_stochastic
 from engine.spec import PredictSpec, RegularizationSpec, ScoreSpec, Statistic
 from engine.streams import stream_key
 
-__all__ = ["Calibrating", "check_scores", "told"]
+__all__ = ["Calibrating", "check_rows", "check_scores", "told"]
 
 Rows = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
+PENALTY, FREE_RANKS = 0.01, 5
+"""Of RAPS, where the caller gives none."""
+
+_OF_CLASSES = ("aps", "raps", "lac")
+_OF_NUMBERS = ("absolute", "normalised")
+_LEAST_FITTED = 100
+_MOST_FITTED = 8_000_000
+"""Numbers by which a temperature is fitted, at most; later rows, and passes, do not count."""
 _PIECE_FLOPS = 1e10
 _PIECE_NUMBERS = 2**20
 _CHUNK_ROWS = 2**16
@@ -49,17 +61,24 @@ def check_scores(
 
     `trained` is what drops and adds noise in training; `pointer` where `asked` stands.
     """
-    if graph.form == "classifier":
+    score = score_of(graph, asked)
+    known = _OF_CLASSES if graph.form == "classifier" else _OF_NUMBERS
+    if score not in known:
         raise SpecError(
-            "intervals are of regressors and autoencoders; a classifier has none to calibrate",
-            pointer=pointer,
+            f"a {graph.form} has no {score!r} scores; it has {', '.join(known)}",
+            pointer=f"{pointer}/score",
+        )
+    if asked.temperature is not None and graph.form != "classifier":
+        raise SpecError(
+            f"a {graph.form} has no probabilities to soften; leave `temperature` out",
+            pointer=f"{pointer}/temperature",
         )
     try:
-        acting = acting_regularizers(graph, trained, _passes(asked), alone=False)
+        acting = acting_regularizers(graph, trained, _passes(asked, score), alone=False)
     except EngineError as error:
         error.pointer = pointer + error.pointer.removeprefix("#")
         raise
-    if asked.score != "normalised":
+    if score != "normalised":
         return
     if asked.num_samples == 1 or not is_stochastic(acting):
         what = "one pass has" if asked.num_samples == 1 else "passes that are all the same have"
@@ -70,10 +89,44 @@ def check_scores(
         )
 
 
-def _passes(asked: ScoreSpec) -> PredictSpec:
+def check_rows(graph: Graph, asked: ScoreSpec, rows: int, pointer: str) -> None:
+    """Raise SpecError where so many rows are too few for the coverage."""
+    temperature = temperature_rows(graph, asked, rows)
+    least, left = least_rows(asked.coverage), rows - temperature
+    if left >= least:
+        return
+    half = (
+        f"; of {rows} rows {temperature} fit the temperature, which `temperature` false leaves out"
+        if temperature
+        else ""
+    )
+    raise SpecError(
+        f"a coverage of {asked.coverage!r} takes at least {least} calibration rows, "
+        f"ceil(1 / (1 - coverage)) - 1, and these are {left}; give more rows, or ask for less "
+        f"coverage{half}",
+        pointer=pointer,
+    )
+
+
+def score_of(graph: Graph, asked: ScoreSpec) -> Score:
+    """Return the score that is asked for, or a network's own."""
+    if asked.score is not None:
+        return asked.score
+    return "aps" if graph.form == "classifier" else "absolute"
+
+
+def temperature_rows(graph: Graph, asked: ScoreSpec, rows: int) -> int:
+    """Return how many of so many rows fit the temperature: half, of which the scores see none."""
+    return rows // 2 if graph.form == "classifier" and asked.temperature is not False else 0
+
+
+def _passes(asked: ScoreSpec, score: Score, *needed: Statistic) -> PredictSpec:
     """Return the passes that are to be calibrated, as a prediction asks for them."""
     acting = {name: getattr(asked, name) for name in RegularizationSpec.model_fields}
-    needed: tuple[Statistic, ...] = ("mean", "std") if asked.score == "normalised" else ("mean",)
+    if not needed:
+        needed = ("probabilities",) if score in _OF_CLASSES else ("mean",)
+    if score == "normalised":
+        needed = (*needed, "std")
     return PredictSpec.model_construct(
         **acting, num_samples=asked.num_samples, masks=asked.masks, statistics=needed
     )
@@ -97,78 +150,145 @@ class Calibrating:
         `seed` is that of the passes where `asked` gives none. Raises EngineError for what cannot
         be calibrated so.
         """
-        self._model = model.of_steps(stored_steps(model.encoding, data))
+        self._model = model.of_steps(stored_steps(model.encoding, data)).softened(1.0)
         self._asked = asked
+        self._score = score_of(model.graph, asked)
         self._data = data
-        self._rows = validation_rows(model.encoding, data) if rows is None else rows
-        check_rows(len(self._rows), asked.coverage, "#/rows")
+        rows = validation_rows(model.encoding, data) if rows is None else rows
+        check_rows(model.graph, asked, len(rows), "#/rows")
         self._seed = seed if asked.seed is None else asked.seed
         # Streams of their own: not those of predictions that are asked for by the same seed.
-        streams = stream_key(self._seed, "calibration") % 2**53
-        self._plan = plan_model(self._model, _passes(asked), seed=streams, alone=False)
+        self._streams = stream_key(self._seed, "calibration") % 2**53
+        order = random_order(len(rows), self._streams)
+        count = temperature_rows(model.graph, asked, len(rows))
+        self._for_temperature = rows[np.sort(order[:count])]
+        self._for_scores = rows[np.sort(order[count:])]
         self._threads = threads
+        self._temperature: float | None = None
         self._scores: list[Doubles] = []
-        self._done = 0
-
-    @property
-    def total(self) -> int:
+        self.total = len(rows)
         """How many rows there are."""
-        return len(self._rows)
-
-    @property
-    def done(self) -> int:
-        """How many of them are scored."""
-        return self._done
+        self.done = 0
+        """How many of them have been predicted."""
 
     def pieces(self) -> Iterator[Callable[[Callable[[], bool]], None]]:
         """Yield pieces of about half a second each, to be done in their order.
 
         Where its argument says so, StoppedError ends the work of one.
         """
-        size = self._piece_rows()
-        width = sum(math.prod(shape) for shape in self._model.encoding.input_shapes.values())
+        if len(self._for_temperature):
+            yield from self._temperature_pieces()
+            assert self._temperature is not None
+            self._model = self._model.softened(self._temperature)
+        plan = self._plan()
+        for x, truth, ids in self._rows(plan, self._for_scores):
+            yield partial(self._rank, plan, x, truth, ids)
+
+    def _temperature_pieces(self) -> Iterator[Callable[[Callable[[], bool]], None]]:
+        """Draw all passes of some rows, and fit the temperature by them."""
+        width = math.prod(self._model.graph.last.shape)
+        passes = min(self._asked.num_samples, max(1, _MOST_FITTED // (_LEAST_FITTED * width)))
+        plan = self._plan("samples", passes=passes)
+        ids = self._for_temperature[: max(_LEAST_FITTED, _MOST_FITTED // (passes * width))]
+        drawn: list[tuple[Any, Any]] = []
+
+        def draw(x: Inputs, truth: Any, own: Rows, stop: Callable[[], bool]) -> None:
+            outputs = plan.run(x, own, stop=stop, threads=self._threads)
+            drawn.append((outputs["samples"], np.asarray(truth[:], dtype=np.int64)))
+            self.done += len(own)
+
+        def fit(_stop: Callable[[], bool]) -> None:
+            samples = np.concatenate([one for one, _ in drawn], axis=1)
+            self._temperature = fit_temperature(samples, np.concatenate([own for _, own in drawn]))
+
+        for x, truth, own in self._rows(plan, ids):
+            yield partial(draw, x, truth, own)
+        self.done = len(self._for_temperature)
+        yield fit
+
+    def _plan(self, *needed: Statistic, passes: int | None = None) -> PredictionPlan:
+        asked = _passes(self._asked, self._score, *needed)
+        if passes is not None:
+            asked = asked.model_copy(update={"num_samples": passes})
+        return plan_model(self._model, asked, seed=self._streams, alone=False)
+
+    def _rows(self, plan: PredictionPlan, rows: Rows) -> Iterator[tuple[Inputs, Any, Rows]]:
+        """Read rows, cut into pieces."""
+        encoding = self._model.encoding
+        size = _piece_rows(plan)
+        width = sum(math.prod(shape) for shape in encoding.input_shapes.values())
         chunk = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // max(1, width)))
-        for first in range(0, self.total, chunk):
-            ids = self._rows[first : first + chunk]
-            encoding = self._model.encoding
+        for first in range(0, len(rows), chunk):
+            ids = rows[first : first + chunk]
             x = encoding.encode_inputs(self._data, ids, unseen="zeros")
             truth = encoding.encode_truth(self._data, ids)
             for start in range(0, len(ids), size):
                 part = slice(start, start + size)
-                yield partial(self._score, x[part], truth[part], ids[part])
+                yield x[part], truth[part], ids[part]
 
-    def _score(self, x: Inputs, truth: Any, ids: Rows, stop: Callable[[], bool]) -> None:
-        outputs = self._plan.run(x, ids, stop=stop, threads=self._threads)
-        scores = scores_of(
-            truth,
-            outputs["mean"],
-            outputs.get("std"),
-            score=self._asked.score,
-            scale=self._model.encoding.target_scale,
-        )
-        self._scores.append(scores)
-        self._done += len(ids)
+    def _rank(
+        self, plan: PredictionPlan, x: Inputs, truth: Any, ids: Rows, stop: Callable[[], bool]
+    ) -> None:
+        """Score some rows."""
+        outputs = plan.run(x, ids, stop=stop, threads=self._threads)
+        if self._score in _OF_CLASSES:
+            self._scores.append(self._of_classes(outputs["probabilities"], truth, ids))
+        else:
+            scale = self._model.encoding.target_scale
+            mean, std = outputs["mean"], outputs.get("std")
+            self._scores.append(scores_of(truth, mean, std, score=self._score, scale=scale))
+        self.done += len(ids)
 
-    def _piece_rows(self) -> int:
-        flops, _ = self._plan.cost(1)
-        fitting = min(
-            _PIECE_FLOPS / max(1.0, flops), _PIECE_NUMBERS / max(1, self._plan.answer_size(1))
+    def _of_classes(self, probabilities: Any, truth: Any, ids: Rows) -> Doubles:
+        steps = math.prod(probabilities.shape[1:-1])
+        scores = class_scores(
+            probabilities,
+            chances(self._streams, ids, steps).reshape(probabilities.shape[:-1]),
+            score=self._score,
+            penalty=self._penalty,
+            free_ranks=self._free_ranks,
         )
-        return int(max(1, min(_CHUNK_ROWS, fitting)))
+        numbers = np.asarray(truth, dtype=np.int64)[..., None]
+        own: Doubles = np.take_along_axis(scores, numbers, axis=-1)[..., 0]
+        return own
+
+    @property
+    def _penalty(self) -> float:
+        if self._score != "raps":
+            return 0.0
+        return PENALTY if self._asked.penalty is None else self._asked.penalty
+
+    @property
+    def _free_ranks(self) -> int:
+        if self._score != "raps":
+            return 0
+        return FREE_RANKS if self._asked.free_ranks is None else self._asked.free_ranks
 
     def calibration(self) -> Calibration:
         """Return what all rows come to; do the pieces first."""
         quantile = conformal_quantile(np.concatenate(self._scores), self._asked.coverage)
         if not np.isfinite(quantile).all():
             raise DataError("predictions for the calibration rows are not finite")
+        names = self._model.encoding.target_names
+        is_of_sets = self._score in _OF_CLASSES
         return Calibration(
             coverage=self._asked.coverage,
-            score=self._asked.score,
-            rows=self.total,
-            quantiles=by_target(quantile, self._model.encoding.target_names),
-            way=self._plan.way(),
+            score=self._score,
+            rows=len(self._for_scores),
+            quantiles={names[0]: quantile.tolist()} if is_of_sets else by_target(quantile, names),
+            penalty=self._penalty,
+            free_ranks=self._free_ranks,
+            temperature=self._temperature,
+            temperature_rows=len(self._for_temperature),
+            way=self._plan().way(),
             seed=self._seed,
         )
+
+
+def _piece_rows(plan: PredictionPlan) -> int:
+    flops, _ = plan.cost(1)
+    fitting = min(_PIECE_FLOPS / max(1.0, flops), _PIECE_NUMBERS / max(1, plan.answer_size(1)))
+    return int(max(1, min(_CHUNK_ROWS, fitting)))
 
 
 def told(calibration: Calibration) -> dict[str, Any]:
@@ -179,4 +299,5 @@ def told(calibration: Calibration) -> dict[str, Any]:
         "promised": promised_coverage(calibration.rows, calibration.coverage),
         "score": calibration.score,
         "quantiles": calibration.quantiles,
+        **({} if calibration.temperature is None else {"temperature": calibration.temperature}),
     }

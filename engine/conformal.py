@@ -17,15 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from engine.errors import SpecError
-
 __all__ = [
     "STD_FLOOR",
     "Acting",
     "Calibration",
     "Way",
     "by_target",
-    "check_rows",
     "conformal_quantile",
     "half_width",
     "least_rows",
@@ -39,7 +36,7 @@ STD_FLOOR = 1e-3
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
-Score = Literal["absolute", "normalised"]
+Score = Literal["absolute", "normalised", "lac", "aps", "raps"]
 
 
 # -- scores and their quantile ---------------------------------------------------------------------
@@ -58,18 +55,6 @@ def least_rows(coverage: float) -> int:
 def promised_coverage(rows: int, coverage: float) -> float:
     """Return the mean coverage of so many rows: ceil((rows + 1) coverage) / (rows + 1)."""
     return rank_of(rows, coverage) / (rows + 1)
-
-
-def check_rows(rows: int, coverage: float, pointer: str) -> None:
-    """Raise SpecError where there are fewer rows than the coverage takes."""
-    least = least_rows(coverage)
-    if rows < least:
-        raise SpecError(
-            f"a coverage of {coverage!r} takes at least {least} calibration rows, "
-            f"ceil(1 / (1 - coverage)) - 1, and these are {rows}; give more rows, or ask for less "
-            "coverage",
-            pointer=pointer,
-        )
 
 
 def scores_of(
@@ -193,10 +178,32 @@ class Calibration(_Kept):
     score: Score
     rows: Annotated[int, Field(ge=1)]
     quantiles: dict[str, JsonValue]
-    """By target, in original units (`normalised`: in standard deviations): a number, of sequences
-    a list over the steps, of images one over their rows and columns."""
+    """By target, in original units (`normalised`: in standard deviations; of classes: of scores): a
+    number, of sequences a list over the steps, of images one over their rows and columns."""
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    free_ranks: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """What a classifier's probabilities are softened by; None where none was fitted."""
+    temperature_rows: Annotated[int, Field(ge=0)] = 0
+    """By how many other rows it was."""
     way: Way
     seed: int
+
+    @property
+    def is_of_sets(self) -> bool:
+        """Whether it is of a classifier."""
+        return self.score in ("lac", "aps", "raps")
+
+    def of_classes(self) -> Doubles:
+        """Return a classifier's quantile: of no axes, or of one for the steps.
+
+        Raises ValueError where it is none.
+        """
+        (told,) = self.quantiles.values()
+        quantile = np.asarray(told, dtype=np.float64)
+        if quantile.ndim > 1 or not np.isfinite(quantile).all() or not self.is_of_sets:
+            raise ValueError("the quantile is not that of a classifier")
+        return quantile
 
     def along(self, names: Sequence[str], rank: int) -> Doubles:
         """Return the quantiles of targets of these names as an output of so many axes has them.
@@ -204,7 +211,12 @@ class Calibration(_Kept):
         Raises KeyError or ValueError where they are not of these targets.
         """
         stacked = np.stack([np.asarray(self.quantiles[name], dtype=np.float64) for name in names])
-        if stacked.ndim != rank or not np.isfinite(stacked).all() or (stacked < 0).any():
+        if (
+            self.is_of_sets
+            or stacked.ndim != rank
+            or not np.isfinite(stacked).all()
+            or (stacked < 0).any()
+        ):
             raise ValueError("the quantiles are not those of the model's targets")
         return np.moveaxis(stacked, 0, _target_axis(rank))
 

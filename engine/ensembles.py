@@ -202,6 +202,10 @@ class _Together:
         self.stochastic = (*samplers[0].stochastic, *partition.deterministic)
 
     @property
+    def seed(self) -> int:
+        return self._samplers[0].seed
+
+    @property
     def members(self) -> int:
         return len(self._samplers)
 

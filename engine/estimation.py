@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.conformal_sets import chances
 from engine.data.inputs import Inputs
 from engine.statistics import BLOCK
 from engine.summary import Summary, Tree
@@ -91,6 +92,10 @@ class Passes(Protocol):
         """Outputs that differ between passes."""
 
     @property
+    def seed(self) -> int:
+        """The seed of all rows that have none of their own."""
+
+    @property
     def members(self) -> int:
         """How many passes are drawn for each that is asked for."""
 
@@ -133,6 +138,10 @@ class _Part:
                 reading = readings[name]
                 value = self.prepared().deterministic[reading.output]
                 tally.add(tally.reduce(reading.of(value[None])))
+
+    def chances(self, width: int) -> npt.NDArray[np.float64]:
+        """Return random numbers between 0 and 1 that are no masks, (rows, width)."""
+        return chances(self._sampler.seed if self._seeds is None else self._seeds, self._ids, width)
 
     def prepared(self) -> _Rows:
         if self._prepared is not None:
@@ -271,7 +280,7 @@ class Drawing:
     def _outputs_of(self, part: _Part, passes: int) -> Tree:
         tallies, summary = part.tallies, self._summary
         passes *= self._sampler.members
-        answer = summary.of_passes(tallies[OWN], tallies.get(NOISE), part.x, passes)
+        answer = summary.of_passes(tallies[OWN], tallies.get(NOISE), part.x, passes, part.chances)
         for name, tally in tallies.items():
             if name not in (OWN, NOISE):
                 answer[name] = summary.of_other(tally, passes)

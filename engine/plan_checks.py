@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.calibrating import check_scores
-from engine.conformal import check_rows
+from engine.calibrating import check_rows, check_scores
 from engine.data.encoding import Encoding
 from engine.data.selection import Selection
 from engine.errors import DataError, SpecError
@@ -96,8 +95,8 @@ def check_calibration(
     if asked is None:
         return
     key = next(n for n in ("fraction", "rows", "dataset") if getattr(asked, n) is not None)
-    check_rows(rows, asked.coverage, f"#/calibrate/{key}")
     check_scores(graph, perturbations(regularizers), asked, "#/calibrate")
+    check_rows(graph, asked, rows, f"#/calibrate/{key}")
 
 
 def warnings_of(

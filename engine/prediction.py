@@ -52,7 +52,7 @@ from engine.summary import (
     Summary,
     Tree,
     noise_variance,
-    renormalised,
+    probabilities_of,
 )
 from engine.tolerances import check_ends, tolerance_of
 
@@ -83,6 +83,11 @@ class PredictionPlan:
     def passes(self) -> int:
         """How many passes the network runs for each row, at most."""
         return self.spec.num_samples or 1
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the answer depends on the seed."""
+        return is_stochastic(self.regularizers) or "set" in self.statistics
 
     @cached_property
     def flops_per_draw(self) -> float:
@@ -358,11 +363,12 @@ class PredictionPlan:
         """What is read of the network: the prediction, the noise that it learnt, other outputs."""
         graph, encoding, summary = self.model.graph, self.model.encoding, self.summary
         is_classifier = graph.form == "classifier"
+        shares = partial(probabilities_of, temperature=self.model.temperature)
         readings = {
             OWN: Reading(
                 output=graph.last.out,
                 kept=summary.kept,
-                adapt=renormalised if is_classifier else None,
+                adapt=shares if is_classifier else None,
             )
         }
         for name in noise_outputs(graph, self.spec, summary.needed):
@@ -429,11 +435,11 @@ def plan_prediction(
 
 
 def with_calibration(plan: PredictionPlan) -> PredictionPlan:
-    """Have a plan's intervals say whether its way of predicting is the one calibrated for.
+    """Have a plan's intervals or sets say whether its way of predicting is the one calibrated for.
 
     Where it is not, a warning names what differs.
     """
-    if "interval" not in plan.statistics:
+    if not {"interval", "set"} & set(plan.statistics):
         return plan
     calibration = plan.model.calibration
     assert calibration is not None

@@ -154,27 +154,31 @@ def asked_statistics(model: Model, spec: PredictSpec) -> tuple[str, ...]:
                 "`masks` that are 'shared', or leave it out",
                 pointer=f"#/statistics/{index}",
             )
-        if name == "interval":
+        if name in ("interval", "set"):
             _check_interval(model, f"#/statistics/{index}")
     return tuple(dict.fromkeys(spec.statistics))
 
 
 def _check_interval(model: Model, pointer: str) -> None:
-    """Refuse an interval of a model that was not calibrated, or for other sequences."""
-    calibration = model.calibration
+    """Refuse what a model has not that was not calibrated, or that was for other sequences."""
+    calibration, is_classifier = model.calibration, model.graph.form == "classifier"
     if calibration is None:
-        raise SpecError(
-            "the model is not calibrated, so it has no `interval`; train it with `calibrate`. "
-            "`predictive_quantiles` give one from the fitted noise",
-            pointer=pointer,
+        told = (
+            "`set`; train it with `calibrate`. `probabilities` are its own"
+            if is_classifier
+            else "`interval`; train it with `calibrate`. `predictive_quantiles` give one from the "
+            "fitted noise"
         )
+        raise SpecError(f"the model is not calibrated, so it has no {told}", pointer=pointer)
     shape = model.graph.last.shape
-    calibrated = calibration.along(model.encoding.target_names, len(shape)).shape
+    if is_classifier:
+        calibrated = (*calibration.of_classes().shape, shape[-1])
+    else:
+        calibrated = calibration.along(model.encoding.target_names, len(shape)).shape
     if calibrated != shape:
         raise SpecError(
             f"the model is calibrated for {shown(calibrated)} values a row, and gives "
-            f"{shown(shape)} of these; ask for sequences of {calibrated[0]} steps, or leave "
-            "`interval` out",
+            f"{shown(shape)} of these; ask for sequences of {calibrated[0]} steps, or leave it out",
             pointer=pointer,
         )
 
@@ -182,15 +186,16 @@ def _check_interval(model: Model, pointer: str) -> None:
 def interval_warnings(
     spec: PredictSpec, calibration: Calibration, differences: Sequence[str]
 ) -> list[str]:
-    """Warn of intervals that hold no coverage, and of those that do not exist."""
+    """Warn of intervals and sets that hold no coverage, and of those that do not exist."""
+    what = "set" if calibration.is_of_sets else "interval"
     warnings = []
     if differences:
         warnings.append(
-            f"the interval is not calibrated for this way of predicting: {', '.join(differences)}"
+            f"the {what} is not calibrated for this way of predicting: {', '.join(differences)}"
         )
     elif spec.tolerance is not None or spec.budget_ms is not None:
         warnings.append(
-            f"the interval is calibrated for all {calibration.way.num_samples} passes; where "
+            f"the {what} is calibrated for all {calibration.way.num_samples} passes; where "
             "`tolerance` or `budget_ms` ends them earlier it is not"
         )
     if calibration.score == "normalised" and spec.num_samples == 1:

@@ -74,7 +74,7 @@ class Sampler:
         self.stochastic = self.partition.stochastic
         """The wanted outputs that some mask reaches."""
         self._stop = stop
-        self._seed = seed
+        self.seed = seed
         self._purpose = f"predict {masks}"
 
     @property
@@ -126,7 +126,7 @@ class Sampler:
         keys = np.empty((len(sites), rows), dtype=np.uint64)
         for index, site in enumerate(sites):
             if seeds is None:
-                keys[index] = stream_key(self._seed, self._purpose, *site.address)
+                keys[index] = stream_key(self.seed, self._purpose, *site.address)
                 continue
             of_seed = {s: stream_key(s, self._purpose, *site.address) for s in set(seeds)}
             keys[index] = [of_seed[s] for s in seeds]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from engine.abstention import Abstention
 from engine.artifact import Model
 from engine.conformal import Calibration, half_width
+from engine.conformal_sets import class_scores, softened
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.graph import Graph
@@ -27,11 +28,13 @@ __all__ = [
     "Tree",
     "default_statistics",
     "noise_variance",
+    "probabilities_of",
     "renormalised",
     "statistics_of",
 ]
 
 Array = npt.NDArray[Any]
+Chance = Callable[[int], npt.NDArray[np.float64]]
 Samples = npt.NDArray[np.float32]
 Tree = dict[str, Any]
 """Arrays by name, possibly nested; rows first, but for `samples`, where they come second. What is
@@ -52,7 +55,7 @@ _OF_SPREAD = frozenset({"std", "standard_error", "variance", "covariance"})
 _ON_REQUEST = {
     "regressor": ("predictive_quantiles", "interval", "samples", "covariance"),
     "autoencoder": ("predictive_quantiles", "interval", "samples", "covariance"),
-    "classifier": ("samples", "covariance"),
+    "classifier": ("set", "samples", "covariance"),
 }
 
 
@@ -150,13 +153,16 @@ class Summary:
         error = self._reconstruction_error(answer["prediction"], x)
         return self._marked(answer, {"reconstruction_error": error})
 
-    def of_passes(self, own: Tally, noise: Tally | None, x: Inputs, passes: int) -> Tree:
+    def of_passes(
+        self, own: Tally, noise: Tally | None, x: Inputs, passes: int, chance: Chance
+    ) -> Tree:
         """Summarise the passes of the prediction; `x` are the encoded inputs.
 
         `noise` has the variances in original units^2 that the network learnt, where it did.
+        `chance` draws so many numbers between 0 and 1 for each row, by which sets are made.
         """
         if self.model.graph.form == "classifier":
-            return self._of_classes(own, passes)
+            return self._of_classes(own, passes, chance)
         return self._of_numbers(own, noise, x, passes)
 
     def of_other(self, tally: Tally, passes: int) -> Tree:
@@ -206,7 +212,7 @@ class Summary:
         error: Array = errors.reshape(len(errors), -1).mean(axis=1)
         return error
 
-    def _of_classes(self, own: Tally, passes: int) -> Tree:
+    def _of_classes(self, own: Tally, passes: int, chance: Chance) -> Tree:
         """Summarise a classifier's passes, whose probabilities add up to one."""
         asked, mean = self.needed, own.mean
         answer = self._spread(own, asked, passes, 1.0)
@@ -221,6 +227,8 @@ class Summary:
             answer["mutual_information"] = np.maximum(excess, 0.0)
         if "variation_ratio" in asked:
             answer["variation_ratio"] = variation_ratio(own.votes)
+        if "set" in asked:
+            answer["set"] = self._set(mean, own, passes, chance)
         if "samples" in asked:
             answer["samples"] = _all_passes(own, passes)
         return self._marked({name: answer[name] for name in self.asked}, answer)
@@ -234,6 +242,30 @@ class Summary:
         if self.abstention is None:
             return answer
         return answer | {"abstain": self.abstention.marks(found, self.model)}
+
+    def _set(self, mean: Array, own: Tally, passes: int, chance: Chance) -> Tree:
+        calibration = self._calibration
+        steps = mean.shape[1:-1]
+        scores = class_scores(
+            mean,
+            chance(math.prod(steps)).reshape(mean.shape[:-1]),
+            score=calibration.score,
+            penalty=calibration.penalty,
+            free_ranks=calibration.free_ranks,
+        )
+        inside = scores <= calibration.of_classes()[..., None]
+        known = np.array(self.model.encoding.classes, dtype=object)
+        labels = np.empty(inside.shape[:-1], dtype=object)
+        for place in np.ndindex(labels.shape):
+            labels[place] = known[inside[place]].tolist()
+        return {"labels": labels, **self._promise(own, passes)}
+
+    def _promise(self, own: Tally, passes: int) -> Tree:
+        asked = (self.spec.num_samples or 1) * max(1, len(self.model.members))
+        return {
+            "coverage": self._calibration.coverage,
+            "calibrated": self.is_calibrated and (own.constant or passes == asked),
+        }
 
     def _labels(self, classes: npt.NDArray[np.intp]) -> Array:
         labels = np.array(self.model.encoding.classes, dtype=object)
@@ -296,13 +328,7 @@ class Summary:
         width = half_width(
             self._conformal, std, score=calibration.score, scale=encoding.target_scale
         )
-        asked = (self.spec.num_samples or 1) * max(1, len(self.model.members))
-        return {
-            "lower": mean - width,
-            "upper": mean + width,
-            "coverage": calibration.coverage,
-            "calibrated": self.is_calibrated and (own.constant or passes == asked),
-        }
+        return {"lower": mean - width, "upper": mean + width, **self._promise(own, passes)}
 
     @property
     def _calibration(self) -> Calibration:
@@ -317,6 +343,11 @@ class Summary:
     def _by_quantile(self, values: Iterable[Array]) -> Tree:
         keys = [quantile_key(quantile) for quantile in self.spec.quantiles]
         return dict(zip(keys, values, strict=True))
+
+
+def probabilities_of(samples: Samples, *, temperature: float) -> Samples:
+    """Make each pass's class probabilities add up to one, softened by a temperature."""
+    return softened(renormalised(samples), temperature)
 
 
 def _all_passes(tally: Tally, passes: int) -> Array:

@@ -6,7 +6,7 @@ row, or of one for each target or class, is as many columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from engine.artifact import Model
 from engine.data.columns import is_column_name
+from engine.data.labels import Label
 
 __all__ = ["Block", "blocks_of"]
 
@@ -79,6 +80,10 @@ def blocks_of(outputs: Mapping[str, Any], model: Model) -> list[Block]:
     for key, value in outputs.items():
         if key == "prediction" and classes is not None:
             continue
+        if key == "set":
+            blocks.append(Block(name=key, values=_membership(value["labels"], classes or ())))
+            blocks[-1] = replace(blocks[-1], labels=labels)
+            continue
         is_own = ":" not in key  # other named outputs are LAYER:OUTPUT
         members = value if isinstance(value, Mapping) else {None: value}
         for member, array in members.items():
@@ -87,6 +92,16 @@ def blocks_of(outputs: Mapping[str, Any], model: Model) -> list[Block]:
                 is_labelled = is_own and _is_of_outputs(block, rank, len(labels))
                 blocks.append(replace(block, labels=labels) if is_labelled else block)
     return blocks
+
+
+def _membership(sets: Array, classes: Sequence[Label]) -> Array:
+    """Return which classes are in each set: 1, or 0, (…, classes)."""
+    place = {(type(label), label): index for index, label in enumerate(classes)}
+    inside = np.zeros((*sets.shape, len(classes)))
+    for at in np.ndindex(sets.shape):
+        for label in sets[at]:
+            inside[(*at, place[type(label), label])] = 1.0
+    return inside
 
 
 def _block(key: str, member: str | None, array: Array) -> Block:

@@ -10,7 +10,6 @@ import orjson
 
 from engine.data.inputs import Inputs
 from engine.prediction import Estimate, PredictionPlan
-from engine.regularizers import is_stochastic
 from engine.summary import Tree
 from service.answers import answer_of, json_of
 from service.limits import check_size
@@ -34,7 +33,7 @@ class KeptPlan:
 
     def __init__(self, plan: PredictionPlan) -> None:
         self.plan = plan
-        self.is_stochastic = is_stochastic(plan.regularizers)
+        self.is_stochastic = plan.draws
         """Whether its passes differ."""
         self._flops: dict[int, float] = {}
         self._small: dict[int, bool] = {}

@@ -327,8 +327,9 @@ class ModelView(ModelSummary):
     """Dropout rates that were learnt, by the regularizer's index and the output."""
     noise_precision: dict[str, float] | None
     calibration: dict[str, Any] | None = None
-    """What `interval` is made by: `coverage`, `score`, how many `rows` it learnt from, `quantiles`
-    by target, and the `way` of predicting that it holds for; null where it was not calibrated."""
+    """What `interval` and `set` are made by: `coverage`, `score`, how many `rows` it learnt from,
+    `quantiles` by target, and the `way` of predicting that it holds for; a classifier's
+    `temperature`. Null where it was not calibrated."""
     kept_epoch: int | None
     version: str
     weights: dict[str, Any]

@@ -67,6 +67,7 @@ Statistic = Literal[
     "variance",
     "predictive_quantiles",
     "interval",
+    "set",
     "samples",
     "covariance",
     "reconstruction_error",
@@ -134,7 +135,8 @@ class PredictSpec(PassesSpec):
     """Passes, and what to report of them."""
 
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1, max_length=32)] | None = None
-    """All that the model has but `samples`, `interval` and the predictive ones, when absent."""
+    """All that the model has but `samples`, `interval`, `set` and the predictive ones, when
+    absent."""
     quantiles: Annotated[
         tuple[Annotated[float, Strict(), Field(ge=0, le=1)], ...],
         Field(min_length=1, max_length=100),

@@ -16,6 +16,7 @@ from engine.batching import run_together
 from engine.bundle import bundle_of, read_bundle
 from engine.calibrating import Calibrating
 from engine.conformal import STD_FLOOR, rank_of
+from engine.conformal_sets import chances, class_scores, softened
 from engine.data.dataset import Data
 from engine.ensembles import ensemble_document, plan_model
 from engine.errors import ArtifactError, SpecError
@@ -26,6 +27,7 @@ from engine.search import Search
 from engine.search_plan import plan_search
 from engine.spec import PredictSpec, ScoreSpec, SearchSpec, TrainSpec
 from engine.streams import stream_key
+from engine.tabulation import blocks_of
 
 BASE: dict[str, Any] = {
     "network": {"layers": [None, [6, "tanh"], None]},
@@ -224,3 +226,85 @@ def test_answers_are_cut_and_joined_with_what_holds_for_all_rows() -> None:
     many = plan.run(model.encoding.encode_inputs(table(9000)), np.arange(9000))
     assert many["interval"]["lower"].shape == (9000, 2)
     assert many["interval"]["coverage"] == 0.8
+
+
+def kinds(rows: int = 120, seed: int = 3) -> Data:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, 2))
+    loud = x[:, 0] + 0.7 * rng.standard_normal(rows)
+    names = [["low", "mid", "high"][int(v > -0.5) + int(v > 0.5)] for v in loud]
+    kind = pa.array(names, pa.large_string())
+    return Data(table=pa.table({"a": x[:, 0], "b": x[:, 1], "kind": kind}))
+
+
+@pytest.mark.parametrize("score", ["lac", "aps", "raps"])
+@pytest.mark.parametrize("temperature", [True, False])
+def test_sets_are_the_classes_within_the_quantile(score: str, temperature: bool) -> None:
+    data, other = kinds(), kinds(81, seed=4)
+    made = trained(data, targets=["kind"], hidden_dropout=0.3)
+    asked = {"score": score, "temperature": temperature, "num_samples": 20}
+    document, weights = calibrated(made, other, **asked)
+    kept = document["calibration"]
+    assert (kept["rows"], kept["temperature_rows"]) == ((41, 40) if temperature else (81, 0))
+    assert (kept["temperature"] is None) != temperature
+    model = load_model(document, weights)
+    wanted = {"num_samples": 20, "statistics": ["probabilities", "set", "samples"]}
+    found = answered(model, data, seed=9, **wanted)
+    plain = answered(load_model(*made), data, seed=9, num_samples=20, statistics=["samples"])
+    softer = softened(plain["samples"], kept["temperature"] or 1.0)
+    np.testing.assert_array_equal(found["samples"], softer)
+    np.testing.assert_allclose(found["probabilities"], softer.mean(axis=0), atol=1e-6)
+    scores = class_scores(
+        found["probabilities"],
+        chances(9, np.arange(data.rows), 1)[:, 0],
+        score=score,
+        penalty=kept["penalty"],
+        free_ranks=kept["free_ranks"],
+    )
+    inside = scores <= kept["quantiles"]["kind"]
+    classes = model.encoding.classes
+    assert classes is not None
+    expected = [[c for c, there in zip(classes, row, strict=True) if there] for row in inside]
+    assert found["set"]["labels"].tolist() == expected
+    assert (found["set"]["coverage"], found["set"]["calibrated"]) == (0.8, True)
+    again = answered(model, data, seed=10, **wanted)["set"]["labels"].tolist()
+    assert again != expected
+    columns = dict(blocks_of(found, model)[1].columns())
+    assert list(columns) == [f"set.{name}" for name in classes]
+    np.testing.assert_array_equal(np.stack(list(columns.values()), axis=1), inside)
+
+
+def test_a_single_pass_is_softened_too() -> None:
+    document, weights = calibrated(trained(kinds(), targets=["kind"]), kinds(81, seed=4))
+    temperature = document["calibration"]["temperature"]
+    found = answered(load_model(document, weights), kinds())["probabilities"]
+    plain = answered(load_model({**document, "calibration": None}, weights), kinds())
+    np.testing.assert_array_equal(found, softened(plain["probabilities"], temperature))
+
+
+def test_sets_of_requests_together_are_those_alone() -> None:
+    data = kinds()
+    made = trained(data, targets=["kind"], hidden_dropout=0.3)
+    model = load_model(*calibrated(made, kinds(81, seed=4), num_samples=100))
+    asked = {"num_samples": 100, "statistics": ["set"]}
+    plan = plan_model(model, PredictSpec.model_validate(asked), seed=1)
+    x = model.encoding.encode_inputs(data)
+    plans = [plan, plan.again(seed=2, row_offset=3)]
+    rows = [np.arange(50), np.arange(70)]
+    together = run_together(plans, [x[:50], x[:70]], rows)
+    for own, part, found in zip(plans, rows, together, strict=True):
+        lone = own.run(x[: len(part)], part)
+        assert found["set"]["labels"].tolist() == lone["set"]["labels"].tolist()
+
+
+def test_each_step_has_a_set() -> None:
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((80, 4, 2)).astype(np.float32)
+    data = Data(arrays={"x": x, "y": (x[:, :, 0] > 0).astype(np.int64)})
+    network = {"layers": [None, {"form": "rnn", "size": 3}, None], "form": "classifier"}
+    made = trained(data, network=network, targets=["y"], hidden_dropout=0.2)
+    document, weights = calibrated(made, data, num_samples=3)
+    assert len(document["calibration"]["quantiles"]["y"]) == 4
+    found = answered(load_model(document, weights), data, num_samples=3, statistics=["set"])
+    assert found["set"]["labels"].shape == (80, 4)
+    assert all(set(own) <= {0, 1} for own in found["set"]["labels"].ravel())

@@ -228,3 +228,36 @@ def test_a_resumed_job_keeps_the_division_and_calibrates_its_own_parameters(shar
     assert models[0]["weights"] == models[1]["weights"]
     assert models[0]["calibration"] == models[1]["calibration"]
     assert rest["metrics"] == whole["metrics"]
+
+
+def test_a_classifier_answers_with_sets_in_every_format(shared: Api) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((90, 2))
+    kind = np.where(x[:, 0] + rng.standard_normal(90) > 0, "up", "down")
+    rows = [f"{a:.4f},{b:.4f},{k}" for (a, b), k in zip(x, kind, strict=True)]
+    dataset = shared.upload("\n".join(["a,b,kind", *rows]).encode())
+    job = finished(shared, dataset, calibrate={**CALIBRATE, "score": "raps", "fraction": 0.4})
+    told = job["metrics"]["calibration"]
+    assert (told["rows"], told["score"]) == (18, "raps")
+    assert told["temperature"] > 0
+    body = asked(job["model"], dataset, statistics=["probabilities", "set"])
+    answer = shared.post("/predict", json=body).json()
+    found = answer["outputs"]["set"]
+    assert (found["coverage"], found["calibrated"], answer["warnings"]) == (0.9, True, [])
+    assert len(found["labels"]) == 3
+    assert all(set(own) <= {"down", "up"} for own in found["labels"])
+    arrow = shared.post("/predict", json=body, headers={"Accept": STREAM})
+    later = shared.post("/predictions", json=body).json()
+    shared.work()
+    result = shared.get(f"/jobs/{later['id']}").json()["result"]["dataset"]
+    stored = shared.get(f"/datasets/{result}/content", headers={"Accept": STREAM})
+    for content in (arrow.content, stored.content):
+        table = pa.ipc.open_stream(content).read_all()
+        for name in ("down", "up"):
+            inside = [float(name in own) for own in found["labels"]]
+            assert table.column(f"set.{name}").to_pylist() == inside
+    plain = asked(job["model"], dataset, statistics=["set"], hidden_dropout=0, seed=None)
+    assert shared.post("/predict", json=plain).json()["seed"] is not None
+    assert_problem(
+        shared.post("/predict", json={**body, "statistics": ["interval"]}), 422, "#/statistics/0"
+    )

@@ -176,10 +176,23 @@ def test_a_refit_trains_on_the_validation_rows_and_not_on_those_that_calibrate()
         (
             {
                 "targets": ["kind"],
-                "calibrate": {"coverage": 0.9, "fraction": 0.2},
+                "calibrate": {"coverage": 0.9, "fraction": 0.16, "score": "lac"},
             },
-            "",
-            "classifier",
+            "fraction",
+            "of 16 rows 8 fit",
+        ),
+        (
+            {
+                "targets": ["kind"],
+                "calibrate": {"coverage": 0.9, "fraction": 0.2, "score": "absolute"},
+            },
+            "score",
+            "it has aps, raps, lac",
+        ),
+        (
+            {"calibrate": {"coverage": 0.9, "fraction": 0.2, "temperature": True}},
+            "temperature",
+            "no probabilities",
         ),
     ],
 )
