@@ -101,7 +101,9 @@ class Model:
         if self.noise_variance is None:
             return None
         precisions = [np.asarray(model.noise_precision) for model in self.members]
-        apart = np.stack([own.reshape(1, *own.shape) for own in precisions])
+        # Targets stand at the end; before them are passes, rows and, of sequences, steps.
+        ahead = (1,) * (1 + len(self.graph.last.shape) - precisions[0].ndim)
+        apart = np.stack([own.reshape(*ahead, *own.shape) for own in precisions])
         return np.concatenate([apart] * (passes // len(precisions)))
 
     def softened(self, temperature: float) -> Model:

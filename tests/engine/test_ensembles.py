@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy import special
 
 from engine.artifact import Model, load_model
 from engine.bundle import bundle_of, read_bundle
 from engine.calibration import mixture_log_likelihood
 from engine.data.dataset import Data
+from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.ensembles import ensemble_document, plan_model
 from engine.errors import ArtifactError, SpecError
@@ -22,7 +25,7 @@ from engine.search import Search
 from engine.search_plan import plan_search
 from engine.spec import PredictSpec, SearchSpec, TrainSpec
 from engine.streams import stream_key
-from tests.engine.networks import rows_of
+from tests.engine.networks import random_network, rows_of
 
 ROWS = 40
 SEED = 5
@@ -234,3 +237,33 @@ def test_the_mixture_is_no_worse_than_its_members_on_average(regressor: Model) -
     samples = ask(regressor, 50, "samples")["samples"][:, :, 0].astype(np.float64)
     whole = mixture_log_likelihood(samples, truth, precision.reshape(150, 1))
     assert (whole >= np.mean(logs, axis=0) - 1e-9).all()
+
+
+def test_each_pass_of_an_ensemble_of_sequences_has_its_members_noise() -> None:
+    layers: list[Any] = [{"shape": [5, 3]}, {"form": "rnn", "size": 3}, 2]
+    members = tuple(
+        Model(
+            network=random_network(layers, seed=seed),
+            encoding=Encoding.identity({"in": (5, 3)}, (5, 2), "regressor"),
+            trained=(),
+            noise_precision=np.array([1.0, 4.0]) * seed,
+        )
+        for seed in (1, 2)
+    )
+    model = replace(members[0], members=members)
+    x = np.random.default_rng(1).standard_normal((2, 5, 3)).astype(np.float32)
+    asked = PredictSpec.model_validate(
+        {
+            "num_samples": 1,
+            "hidden_dropout": 0.5,
+            "statistics": ["samples", "predictive_quantiles"],
+            "quantiles": [0.9],
+        }
+    )
+    found = plan_model(model, asked, seed=SEED).run(rows_of(x), np.arange(2))
+    quantile, deviation = found["predictive_quantiles"]["0.9"], np.array([[1.0, 2.0]])
+    each = [
+        special.ndtr((quantile - found["samples"][member]) * deviation * np.sqrt(member + 1))
+        for member in (0, 1)
+    ]
+    np.testing.assert_allclose(np.mean(each, axis=0), 0.9, rtol=1e-6)
