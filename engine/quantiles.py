@@ -17,9 +17,12 @@ from engine.statistics import pass_mean
 
 __all__ = ["between", "mixture_quantiles", "pass_quantiles", "quantile_key", "ranks"]
 
-Samples = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.floating[Any]]
 Values = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
+
+_CELLS = 1 << 15
+"""Passes x numbers worked on at once: they stay in the cache."""
 
 
 def pass_quantiles(samples: Samples, quantiles: tuple[float, ...]) -> Values:
@@ -66,19 +69,40 @@ def mixture_quantiles(
     infinite.
     """
     deviation = 1 / np.sqrt(precision)
-    return [_mixture_quantile(samples, deviation, quantile) for quantile in quantiles]
+    of_passes = deviation.ndim == samples.ndim and len(deviation) == len(samples)
+    leading = len(samples) if of_passes else 1
+    spread = np.broadcast_to(deviation, (leading, *samples.shape[1:])).reshape(leading, -1)
+    flat = samples.reshape(len(samples), -1)
+    size = max(1, _CELLS // len(samples))
+    found = np.empty((len(quantiles), flat.shape[1]))
+    for first in range(0, flat.shape[1], size):
+        part = slice(first, first + size)
+        for index, quantile in enumerate(quantiles):
+            found[index, part] = _mixture_quantile(flat[:, part], spread[:, part], quantile)
+    return list(found.reshape(-1, *samples.shape[1:]))
 
 
 def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Values:
+    """Return the quantile for passes (T, numbers); `deviation` is (T, numbers) or (1, numbers)."""
+    count = samples.shape[1]
     if quantile in (0.0, 1.0):
-        return np.full(samples.shape[1:], np.inf if quantile else -np.inf)
+        return np.full(count, np.inf if quantile else -np.inf)
     ends = samples + special.ndtri(quantile) * deviation
     low, high = ends.min(axis=0), ends.max(axis=0)
-    x: Values = (low + high) / 2
+    x = np.clip(_normal_quantile(samples, deviation, quantile), low, high)
     settled = low >= high
-    of_passes = deviation.ndim == samples.ndim
-    tolerance = 1e-9 * (deviation.min(axis=0) if of_passes else deviation)
+    tolerance = 1e-9 * deviation.min(axis=0)
+    found, left = np.empty(count), np.arange(count)
     for _ in range(60):
+        if settled.sum() * 2 > len(settled):
+            # What has settled is left out; that changes nothing for the others.
+            found[left[settled]] = x[settled]
+            on = ~settled
+            samples, deviation = samples[:, on], deviation[:, on]
+            low, high, x, tolerance = low[on], high[on], x[on], tolerance[on]
+            left, settled = left[on], settled[on]
+        if settled.all():
+            break
         z = (x - samples) / deviation
         excess = pass_mean(special.ndtr(z)) - quantile
         density = pass_mean(np.exp(-0.5 * z * z) / deviation) / np.sqrt(2 * np.pi)
@@ -93,9 +117,16 @@ def _mixture_quantile(samples: Values, deviation: Values, quantile: float) -> Va
         following = np.where(settled, x, following)
         settled = settled | (np.abs(following - x) <= tolerance)
         x = following
-        if settled.all():
-            break
-    return x
+    found[left] = x
+    return found
+
+
+def _normal_quantile(samples: Values, deviation: Values, quantile: float) -> Values:
+    """Return the quantile of a normal distribution with the mixture's mean and variance."""
+    mean = pass_mean(samples)
+    variance = pass_mean((samples - mean) ** 2) + pass_mean(deviation**2)
+    quantiles: Values = mean + special.ndtri(quantile) * np.sqrt(variance)
+    return quantiles
 
 
 @lru_cache(maxsize=1024)
