@@ -22,7 +22,7 @@ from engine.spec import TrainSpec
 from engine.statistics import pass_mean
 from engine.summary import noise_variance, renormalised
 
-__all__ = ["Evaluation", "evaluate_on_validation", "given_precision"]
+__all__ = ["Evaluation", "by_target", "evaluate_on_validation", "given_precision"]
 
 NUM_SAMPLES = 100
 _MAX_SAMPLES = 5_000_000
@@ -98,16 +98,16 @@ def _learnt_noise(encoding: Encoding, samples: Array, variance: Array, truth: Ar
     likelihoods = [
         mixture_log_likelihood(own, true, 1 / noise).mean()
         for own, true, noise in zip(
-            _by_target(encoding, samples),
-            _by_target(encoding, truth[None]),
-            _by_target(encoding, variance),
+            by_target(encoding, samples),
+            by_target(encoding, truth[None]),
+            by_target(encoding, variance),
             strict=True,
         )
     ]
     return Evaluation(noise_precision=None, log_likelihood=float(np.mean(likelihoods)))
 
 
-def _by_target(encoding: Encoding, values: Array) -> list[Array]:
+def by_target(encoding: Encoding, values: Array) -> list[Array]:
     """Cut (passes, rows, *shape) into (passes, numbers) for each target."""
     axis = -3 if values.ndim == 5 else -1
     count = len(encoding.target_names)
@@ -125,7 +125,7 @@ def _regression(encoding: Encoding, spec: TrainSpec, samples: Array, truth: Arra
     names = encoding.target_names
     precision: dict[str, float] = {}
     likelihoods: list[float] = []
-    cut = (_by_target(encoding, samples), _by_target(encoding, truth[None]))
+    cut = (by_target(encoding, samples), by_target(encoding, truth[None]))
     for name, own, (true,) in zip(names, *cut, strict=True):
         if spec.noise_precision == "fit":
             tau = fit_noise_precision(own, true)

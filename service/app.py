@@ -18,6 +18,7 @@ import engine
 from service import problems
 from service.auth import KeyMiddleware, is_open
 from service.deps import State, now
+from service.evaluator import Evaluator
 from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
 from service.parsing import Parsers
@@ -26,6 +27,7 @@ from service.routes import (
     aliases,
     batches,
     datasets,
+    evaluation,
     health,
     jobs,
     models,
@@ -53,6 +55,10 @@ glob patterns at named outputs, in training and in prediction alike.
 
 Errors are `application/problem+json` (RFC 9457) with pointers to what is wrong.
 """
+
+
+_CREATING = ("/datasets", "/train", "/predictions", "/evaluations", "/models")
+"""Paths that answer with the `Location` of what they created."""
 
 
 def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastAPI:
@@ -95,7 +101,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     )
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
-    first = (predictions, batches, datasets, training, jobs, resumption)
+    first = (predictions, batches, evaluation, datasets, training, jobs, resumption)
     for part in (*first, models, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
@@ -136,6 +142,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         idempotency=IdempotencyKeys(database, now),
         in_flight=InFlight(),
         predictor=predictor,
+        evaluator=Evaluator(predictor=predictor, datasets=datasets_store, blobs=blobs),
         parsers=parsers,
         health=readiness,
         metrics=Metrics(jobs_store, predictor, readiness),
@@ -223,7 +230,7 @@ def _document_errors(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             statuses = [422] if is_open(path) else [401, 422]
-            if method != "get" and path != "/predict":
+            if method != "get" and path not in ("/predict", "/evaluate"):
                 statuses += [503, 507]
             everywhere = {
                 str(status): answer for status, answer in problems.problems(*statuses).items()
@@ -250,7 +257,7 @@ def _headers(path: str, status: str) -> dict[str, str]:
         headers["Retry-After"] = "Seconds to wait before another try."
     if status == "401":
         headers["WWW-Authenticate"] = "`Bearer`."
-    if status in ("201", "202") and path in ("/datasets", "/train", "/predictions", "/models"):
+    if status in ("201", "202") and path in _CREATING:
         headers["Location"] = "Path of what was created."
     if status in ("200", "201") and path == "/aliases/{name}":
         headers["ETag"] = "Version of the alias, for `If-Match`."

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from service.evaluator import Evaluator
 from service.health import Health
 from service.observe.metrics import Metrics
 from service.parsing import Parsers
@@ -26,6 +27,7 @@ __all__ = [
     "AliasesDep",
     "BlobsDep",
     "DatasetsDep",
+    "EvaluatorDep",
     "IdPath",
     "IdempotencyHeader",
     "JobsDep",
@@ -55,6 +57,7 @@ class State(TypedDict):
     idempotency: IdempotencyKeys
     in_flight: InFlight
     predictor: Predictor
+    evaluator: Evaluator
     parsers: Parsers
     health: Health
     metrics: Metrics
@@ -104,6 +107,10 @@ async def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
 
+async def _evaluator(request: Request) -> Evaluator:
+    return request.state.evaluator  # type: ignore[no-any-return]
+
+
 async def _parsers(request: Request) -> Parsers:
     return request.state.parsers  # type: ignore[no-any-return]
 
@@ -120,6 +127,7 @@ JobsDep = Annotated[Jobs, Depends(_jobs)]
 ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
 ParsersDep = Annotated[Parsers, Depends(_parsers)]
+EvaluatorDep = Annotated[Evaluator, Depends(_evaluator)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
 OwnerDep = Annotated[str | None, Depends(_owner)]
 """Id of the caller's key; None where no keys are asked for."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from engine.assessment import Assessment
 from engine.generation import Generation
 from engine.prediction import PredictionPlan
 from service.errors import TooLarge
 
-__all__ = ["MAX_ANSWER", "MAX_FLOPS", "MAX_SAMPLES", "check_generation", "check_size"]
+__all__ = [
+    "MAX_ANSWER",
+    "MAX_FLOPS",
+    "MAX_SAMPLES",
+    "check_evaluation",
+    "check_generation",
+    "check_size",
+]
 
 MAX_FLOPS = 2e12
 """Some minutes on one core; 1e6 rows x passes of a small network are a hundredth of it."""
@@ -38,6 +46,19 @@ def check_size(plan: PredictionPlan, rows: int) -> float:
         raise TooLarge(
             f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
             f"{advice}, or ask for fewer `statistics` and `outputs`"
+        )
+    return flops
+
+
+def check_evaluation(assessment: Assessment) -> float:
+    """Return about how many operations an evaluation takes; raises TooLarge."""
+    flops = assessment.flops
+    if flops > MAX_FLOPS:
+        raise TooLarge(
+            f"{assessment.total} rows x {assessment.plan.passes} passes and their scores are too "
+            f"much for an online answer, {flops / MAX_FLOPS:.3g} times the limit of {MAX_FLOPS:g} "
+            "operations; take POST /evaluations, which does the same as a job, or fewer `rows` or "
+            "passes"
         )
     return flops
 

@@ -29,7 +29,7 @@ from service.store.blobs import dataset_key
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
-__all__ = ["predict"]
+__all__ = ["loaded", "predict"]
 
 _PENDING_BYTES = 32 * 2**20
 """Rows that are done but not yet written."""
@@ -75,7 +75,7 @@ class _Run:
         self.batch = Batch(
             PredictSpec.model_validate({k: spec[k] for k in PredictSpec.model_fields if k in spec}),
             seed=spec["seed"],
-            model=_load(context, spec["model"]),
+            model=loaded(context, spec["model"]),
             data=context.data(spec["inputs"]["dataset"]),
             rows=None if rows is None else np.array(rows, dtype=np.int64),
             key=spec.get("key"),
@@ -191,7 +191,8 @@ class _Run:
         return TaskResult(dataset=NewContent(dataset=dataset, file=file))
 
 
-def _load(context: TaskContext, model_id: str) -> Model:
+def loaded(context: TaskContext, model_id: str) -> Model:
+    """Return a stored model; raises Corrupt."""
     try:
         return load_model(*context.model(model_id))
     except ArtifactError as error:

@@ -132,10 +132,10 @@ class Predictor:
         `key` is of all in the request but model, inputs, seed and row offset; with one the plan is
         kept for the next. Raises NotFound, Corrupt, EngineError or TooLarge.
         """
-        stored, loaded = await self._model(request.model)
+        stored, loaded = await self.model(request.model)
         if size <= INLINE_BYTES and not _is_stored(request):
             return self._prepare(request, key, stored, loaded)
-        return await self._read(partial(self._prepare, request, None, stored, loaded))
+        return await self.read(partial(self._prepare, request, None, stored, loaded))
 
     def prepare_at_once(self, request: PredictRequest, key: Hashable) -> Prepared | None:
         """Do what `prepare` does of a small request; None where it would have to wait."""
@@ -147,12 +147,14 @@ class Predictor:
 
     async def parse(self, size: int, parse: Callable[[], T]) -> T:
         """Return what a body of `size` bytes is parsed to; large ones in a thread."""
-        return parse() if size <= INLINE_BYTES else await self._read(parse)
+        return parse() if size <= INLINE_BYTES else await self.read(parse)
 
-    async def _read(self, work: Callable[[], T]) -> T:
+    async def read(self, work: Callable[[], T]) -> T:
+        """Return what `work`, which reads much, returns from a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def _model(self, name: str) -> tuple[Model, LoadedModel]:
+    async def model(self, name: str) -> tuple[Model, LoadedModel]:
+        """Return the model of this id or alias, loaded. Raises NotFound or Corrupt."""
         stored = self._models.find(name)
         loaded = self.loaded.peek(stored.id)
         if loaded is not None:

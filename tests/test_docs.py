@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from engine.calibration import mixture_log_likelihood
+from engine.class_scores import MOST_HELD
+from engine.crps import passes_crps
 from engine.errors import PatternError
 from engine.names import match
 from engine.quantiles import mixture_quantiles
+from engine.ranking import EXACT_VALUES, Ranking
 from engine.regularizers import resolve, sites_of
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
@@ -25,6 +28,7 @@ from tests.engine.networks import graph_of, identity_network, rows_of
 DOCS = Path(__file__).parent.parent / "docs"
 API = (DOCS / "api.md").read_text()
 DROPOUT = (DOCS / "dropout.md").read_text()
+UNCERTAINTY = (DOCS / "uncertainty.md").read_text()
 NETWORK = [4, 10, 10, 10, 1]
 
 
@@ -78,6 +82,16 @@ def test_statistics_of_a_classifier_worked_by_hand() -> None:
     assert whole - expected == pytest.approx(0.1017, abs=5e-5)
     opposed = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert entropy(opposed.mean(axis=0)) - pass_mean(entropy(opposed)) == pytest.approx(np.log(2))
+
+
+def test_scores_of_an_evaluation_worked_by_hand() -> None:
+    says(UNCERTAINTY, "1, 2, 3, 6", "0.5", "0.1967", "2 097 152", "33 554 432")
+    crps = passes_crps(np.array([[1.0], [2.0], [3.0], [6.0]]), np.array([2.5]))
+    assert crps == pytest.approx([0.5])
+    ranking = Ranking()
+    ranking.add(np.arange(5.0), np.array([0, 0, 1, 0, 1]))
+    assert ranking.area() == pytest.approx(0.1967, abs=5e-5)
+    assert (EXACT_VALUES, MOST_HELD) == (2_097_152, 33_554_432)
 
 
 def test_the_log_likelihood_is_the_formula() -> None:

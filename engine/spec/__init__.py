@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from engine.spec.calibration import CalibrateSpec, ScoreSpec
 from engine.spec.data import ColumnSpec, SequenceSpec, ValidationSpec
+from engine.spec.evaluation import EvaluateSpec, OtherRowsSpec
 from engine.spec.losses import LOSSES, LossName, LossSpec
 from engine.spec.network import (
     ACTIVATIONS,
@@ -90,6 +91,7 @@ __all__ = [
     "Count",
     "DropConnectSpec",
     "EsgdSpec",
+    "EvaluateSpec",
     "ExponentialSpec",
     "Form",
     "GaussianNoiseSpec",
@@ -106,6 +108,7 @@ __all__ = [
     "NetworkSpec",
     "OneCycleSpec",
     "OptimizerSpec",
+    "OtherRowsSpec",
     "PassesSpec",
     "PlateauSpec",
     "Positive",

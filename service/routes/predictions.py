@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -25,15 +24,13 @@ from service.errors import Invalid, NotAcceptable
 from service.predictor import Predictor
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
+from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
 from service.schemas import PredictionView
 
 __all__ = ["Shortcut", "router"]
 
-T = TypeVar("T")
-
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _OFFERED = (_JSON, _EVENTS, STREAM)
-_CLIENT_CLOSED = 499
 _PREPARED = "bernoulli.prepared"
 """Where a scope has a request that was read already."""
 _TELLING = {
@@ -44,10 +41,6 @@ _TELLING = {
 """Headers that say how to answer, and what they say in plain requests."""
 _OF_ONE_ANSWER = frozenset({"model", "inputs", "seed", "row_offset"})
 """What plans do not depend on."""
-
-
-class _Gone(Exception):
-    """The caller has disconnected."""
 
 
 async def _answered(request: Request) -> Response:
@@ -72,10 +65,10 @@ async def _answered(request: Request) -> Response:
         if ready.is_small:
             answer = predictor.at_once(ready)
         else:
-            answer = await _while_wanted(request, predictor.in_turn(ready, arrived))
+            answer = await while_wanted(request, predictor.in_turn(ready, arrived))
         return Response(answer, media_type=kind)
-    except (_Gone, StoppedError):
-        return Response(status_code=_CLIENT_CLOSED)  # nobody reads it
+    except (Gone, StoppedError):
+        return Response(status_code=CLIENT_CLOSED)  # nobody reads it
 
 
 def _read(request: Request, content: bytes) -> tuple[PredictRequest, dict[str, Any]]:
@@ -97,23 +90,9 @@ def _key(raw: dict[str, Any]) -> Hashable:
     return orjson.dumps({name: raw[name] for name in raw if name not in _OF_ONE_ANSWER})
 
 
-async def _while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work comes to; its caller's going cancels it, and raises _Gone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())  # after the body, all that can come
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise _Gone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
 async def _streamed(request: Request, events: AsyncGenerator[tuple[str, bytes], None]) -> Response:
     """Answer by events, the first of which is waited for: until then there may be a status."""
-    first = await _while_wanted(request, anext(events))
+    first = await while_wanted(request, anext(events))
     return StreamingResponse(
         _frames(request, first, events),
         media_type=_EVENTS,

@@ -119,9 +119,13 @@ class Job:
         return self.status.terminal
 
 
+_OF_ROWS = ("predict", "evaluate")
+"""Kinds of jobs that go through rows."""
+
+
 def place_of(kind: str, number: int, prefix: str = "") -> dict[str, int]:
-    """Say in an event how far a job of this kind has come: in epochs, or rows of a prediction."""
-    return {f"{prefix}{'row' if kind == 'predict' else 'epoch'}": number}
+    """Say in an event how far a job of this kind has come: in epochs, or rows where it has none."""
+    return {f"{prefix}{'row' if kind in _OF_ROWS else 'epoch'}": number}
 
 
 def job_of(row: sa.Row[Any]) -> Job:

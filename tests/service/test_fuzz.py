@@ -20,6 +20,7 @@ SETTINGS = settings(
 )
 # Every bad file has a fresh process to be parsed in, which takes a third of a second.
 FILES = settings(SETTINGS, max_examples=30)
+JSON = {"Content-Type": "application/json"}
 FIELDS = st.sampled_from(
     ["", "1", "-2.5", "1e999", "1e-320", "NaN", "inf", "-inf", "0x1f", "1_000", "1,5", "true", "no",
      "2021-02-30", "2021-02-03T04:05:06Z", "99999-01-01", '"', '""', '"a,b"', '"a\nb"', "é",
@@ -124,3 +125,20 @@ def test_any_spec_is_planned_or_refused(
     for layers in ([None, 4, None], [None, layer, None]):
         body = {"dataset": table, "network": {"layers": layers}, **spec}
         check(shared.post("/train", params={"validate_only": "true"}, json=body), body)
+
+
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["rows", "level", "levels", "ood", "num_samples", "dropout", "seed"]),
+        VALUES | st.lists(st.integers(-1, 30), max_size=4),
+        max_size=4,
+    ),
+    as_job=st.booleans(),
+)
+@settings(SETTINGS, max_examples=50)
+def test_any_evaluation_is_answered_or_refused(
+    shared: Api, table: str, model: str, body: dict[str, Any], as_job: bool
+) -> None:
+    asked = {"model": model, "dataset": table, "num_samples": 2, **body}
+    path = "/evaluations" if as_job else "/evaluate"
+    check(shared.post(path, content=json.dumps(asked), headers=JSON), asked)
