@@ -298,6 +298,9 @@ def _terms(
                 weight = penalty.weight / share
                 terms.append((index, PenaltyTerm(kind=kind, layer=by_weight[name], weight=weight)))
         elif isinstance(penalty, HiddenPenalty) and positions.keys() >= set(penalty.matched):
+            if graph.main_loss.form == "xe" and graph.last.out in penalty.matched:
+                # The kernels know the cross-entropy's derivative by what the softmax reads.
+                raise UnknownToKernels("a penalty is on its probabilities")
             for name in penalty.matched:
                 weight = penalty.weight / (len(penalty.matched) * graph.size_of(name))
                 layer = positions[name]

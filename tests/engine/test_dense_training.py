@@ -268,6 +268,22 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(optimizer: dict[str, Any])
         assert np.array_equal(part.kept_parameters()[name], value), name
 
 
+def test_a_penalty_on_probabilities_is_left_to_the_general_path() -> None:
+    """These add up to 1 in every row, so it has no gradient at all."""
+    data = rows(40, 5, 3, classes=True, weighted=False)
+    spec: dict[str, Any] = {"optimizer": {"form": "sgd", "learning_rate": 0.05}}
+    plain, _ = trained(data, [5, 4, 3], **spec)
+    penalty = {"form": "hidden_l1", "pattern": "out:out", "weight": 0.5}
+    parsed = TrainSpec.model_validate(plain.spec.model_dump() | {"regularizers": [penalty]})
+    run = Training(plain.graph, parsed, resolve(parsed, plain.graph), data)
+    assert "a penalty is on its probabilities" in run.path
+    *_, last = run
+    assert isinstance(last, EpochEnd)
+    assert last.regularizers[0]["loss"] == pytest.approx(0.5 / 3)
+    for name, value in plain.kept_parameters().items():
+        np.testing.assert_allclose(run.kept_parameters()[name], value, rtol=1e-3, atol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_ends_it_and_changes_nothing() -> None:
     data = rows(40, 3, 1, classes=False, weighted=False)
     training, _ = trained(data, [3, 4, 1], epochs=1)
