@@ -311,18 +311,27 @@ class Search:
     def members(self) -> list[tuple[TrainingPlan, Outcome]]:
         """Return what the search leaves if it ends here, the best first; empty before any epoch.
 
-        One, or all of an ensemble.
+        One, or all of an ensemble. Where none has been measured yet, those that run are.
         """
         if self._best is None:
-            self._lanes.rest()
-            for index, run in sorted(self._runs.items()):
-                if run.epochs:
-                    return [(self.plan.variants[index].plan, run.run.outcome())]
-            return []
+            return self._best_running()
         if self._refit is not None and self._refit.is_finished:
             return [(self._refit.plan, self._refit.outcome())]
         order = [self._best, *(index for index in sorted(self._outcomes) if index != self._best)]
         return [(self.plan.variants[index].plan, self._outcomes[index]) for index in order]
+
+    def _best_running(self) -> list[tuple[TrainingPlan, Outcome]]:
+        self._lanes.rest()
+        outcomes = {index: run.run.outcome() for index, run in self._runs.items() if run.epochs}
+        if not outcomes:
+            return []
+
+        def worth(index: int) -> tuple[bool, float, int]:
+            score = self.plan.score(outcomes[index].metrics)
+            return score is not None, score or 0.0, -index
+
+        best = max(outcomes, key=worth)
+        return [(self.plan.variants[best].plan, outcomes[best])]
 
     def metrics(self) -> dict[str, Any]:
         """Return in `search` the metrics of the best variant so far; empty before there is one."""

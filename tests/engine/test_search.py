@@ -204,6 +204,21 @@ def test_events_tell_of_beginnings_ends_the_choice_and_the_refit() -> None:
     assert len(events) > at[0] + 1
 
 
+def test_before_any_is_measured_the_best_of_those_that_run_is_left() -> None:
+    run = search(
+        {"grid": {"optimizer.learning_rate": [1e-9, 1e-2]}, "refit": False},
+        spec(epochs=1_000_000),
+        threads=1,
+    )
+    assert run.members() == []
+    for _ in run:
+        if sorted(run.running) == [0, 1] and min(run.running.values()) > 10:
+            break
+    ((plan, outcome),) = run.members()
+    assert plan.spec.optimizer.learning_rate == 1e-2
+    assert outcome.metrics["valid"]["log_likelihood"] is not None
+
+
 @pytest.mark.parametrize("batch_size", [1, 16, 10_000_000])
 def test_a_slice_of_a_run_ends_soon_however_few_the_rows_and_large_the_batches(
     batch_size: int,
