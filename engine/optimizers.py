@@ -23,6 +23,7 @@ from engine.spec import (
     RpropSpec,
     SgdSpec,
 )
+from engine.spec.optimizers import rate_of
 
 __all__ = ["Optimizer", "check_optimizer", "passes_per_step"]
 
@@ -119,13 +120,14 @@ class Optimizer:
 def _build(
     spec: OptimizerSpec, flat: torch.nn.Parameter, parameters: Parameters, seed: int
 ) -> torch.optim.Optimizer:
+    rate = rate_of(spec)
     match spec:
         case EsgdSpec():
             return EquilibratedSgd(spec, flat, parameters, seed=seed)
         case SgdSpec():
             return torch.optim.SGD(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 momentum=spec.momentum,
                 nesterov=spec.nesterov,
                 fused=True,
@@ -133,7 +135,7 @@ def _build(
         case NagSpec():
             return torch.optim.SGD(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 momentum=spec.momentum,
                 nesterov=True,
                 fused=True,
@@ -141,20 +143,18 @@ def _build(
         case RpropSpec():
             return torch.optim.Rprop(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 etas=(spec.shrink, spec.grow),
                 step_sizes=(spec.min_step, spec.max_step),
             )
         case AdagradSpec():
-            return torch.optim.Adagrad([flat], lr=spec.learning_rate, eps=spec.epsilon)
+            return torch.optim.Adagrad([flat], lr=rate, eps=spec.epsilon)
         case AdadeltaSpec():
-            return torch.optim.Adadelta(
-                [flat], lr=spec.learning_rate, rho=spec.decay, eps=spec.epsilon
-            )
+            return torch.optim.Adadelta([flat], lr=rate, rho=spec.decay, eps=spec.epsilon)
         case RmspropSpec():
             return torch.optim.RMSprop(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 alpha=spec.decay,
                 eps=spec.epsilon,
                 momentum=spec.momentum,
@@ -163,7 +163,7 @@ def _build(
         case AdamSpec(form="adam"):
             return torch.optim.Adam(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 betas=(spec.beta1, spec.beta2),
                 eps=spec.epsilon,
                 fused=True,
@@ -172,7 +172,7 @@ def _build(
             decay = 0.01 if spec.weight_decay is None else spec.weight_decay
             return torch.optim.AdamW(
                 [flat],
-                lr=spec.learning_rate,
+                lr=rate,
                 betas=(spec.beta1, spec.beta2),
                 eps=spec.epsilon,
                 weight_decay=decay,

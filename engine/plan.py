@@ -31,6 +31,7 @@ from engine.optimizers import check_optimizer, passes_per_step
 from engine.plan_checks import (
     check_calibration,
     check_derivatives,
+    check_finding,
     check_noise_precision,
     check_scale,
     foresight,
@@ -229,6 +230,7 @@ def vary(plan: TrainingPlan, spec: TrainSpec, data: Data) -> TrainingPlan:
     graph = plan.graph
     check_losses(spec, graph, plan.selection, plan.encoding, data, plan.split)
     check_optimizer(spec.optimizer, graph)
+    check_finding(spec)
     regularizers = resolve(spec, graph)
     stages = plan_stages(spec, graph, regularizers)
     check_derivatives(spec, graph, regularizers)

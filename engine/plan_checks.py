@@ -21,6 +21,7 @@ from engine.regularizers import (
 )
 from engine.sampled_weights import sampled_layers
 from engine.spec import TrainSpec
+from engine.spec.optimizers import finds_rate
 
 __all__ = [
     "check_calibration",
@@ -49,6 +50,17 @@ def check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Regu
                 "smaller `batch_size`",
                 pointer=f"#/regularizers/{index - explicit}",
             )
+
+
+def check_finding(spec: TrainSpec) -> None:
+    """Refuse to find a learning rate where there is more than one network to find it for."""
+    staged = spec.training is not None and spec.training.form != "sample"
+    if finds_rate(spec.optimizer) and staged:
+        raise SpecError(
+            "'find' looks for the learning rate of one network, and `training` has several trained "
+            "in stages; give a number, or leave `training` out",
+            pointer="#/optimizer/learning_rate",
+        )
 
 
 def check_scale(encoding: Encoding) -> None:

@@ -20,11 +20,13 @@ from engine.initializers import initial_parameters
 from engine.kernels.descent import Descent
 from engine.layers import Layer
 from engine.layers.feedforward import Feedforward, Tied
+from engine.rate_finding import RATES, RateFinder, RateFound
 from engine.regularizers import ConcreteDropout, Regularizer
 from engine.regularizers.concrete import reading_weights
 from engine.sampled_weights import sampled_parameters
 from engine.snapshots import Snapshot
 from engine.spec import LayerSpec, NetworkSpec, TrainSpec
+from engine.spec.optimizers import default_rate, finds_rate, with_rate
 from engine.streams import stream_key
 from engine.training import BlockEnd, EpochEnd, Training, TrainingData, descended
 
@@ -246,19 +248,27 @@ class StagedTraining:
         self._rows = train.rows
         self._stage = 0  # those completed
         self._threads = threads
+        self._finder: RateFinder | None = None
+        self._found_rate: float | None = None
+        if finds_rate(spec.optimizer):
+            self._finder = RateFinder(default_rate(spec.optimizer))
+            spec = spec.model_copy(
+                update={"optimizer": with_rate(spec.optimizer, default_rate(spec.optimizer))}
+            )
         initial = initial_parameters(graph, seed=spec.seed)
         if spec.training is not None and spec.training.form == "sample":
             initial = sampled_parameters(graph, initial, train, seed=spec.seed)
         self._learnt = initial
         self._whole: Callable[[], Training] = lambda: Training(
             graph,
-            spec,
+            self._rated(spec),
             regularizers,
             train,
             valid,
             target_scale=target_scale,
             initial=self._learnt,
             threads=threads,
+            tells_rate=self._finder is not None,
         )
         self._current = self._begin()
 
@@ -304,15 +314,22 @@ class StagedTraining:
         before = sum(stage.spec.epochs for stage in self._stages[: self._stage])
         return before * self._rows + self._current.rows_done
 
-    def __iter__(self) -> Iterator[StageEvent | BlockEnd | EpochEnd]:
+    @property
+    def found_rate(self) -> float | None:
+        """The learning rate that was found; None before, and where none was to be found."""
+        return self._found_rate
+
+    def __iter__(self) -> Iterator[RateFound | StageEvent | BlockEnd | EpochEnd]:
         """Train until finished, from wherever this run stands.
 
         Raises DivergedError when a loss becomes NaN or infinite.
         """
         return descended(self.pieces())
 
-    def pieces(self) -> Iterator[Descent | StageEvent | BlockEnd | EpochEnd]:
+    def pieces(self) -> Iterator[Descent | RateFound | StageEvent | BlockEnd | EpochEnd]:
         """Train likewise, with the steps that `Training.pieces` leaves to others."""
+        if self._finder is not None and self._found_rate is None:
+            yield from self._find_rate(self._finder)
         while self.whole is None:
             stage = self._stages[self._stage]
             names = tuple(layer.name for layer in stage.graph.layers)
@@ -324,10 +341,29 @@ class StagedTraining:
             self._current = self._begin()
         yield from self._current.pieces()
 
+    def _find_rate(self, finder: RateFinder) -> Iterator[Descent | RateFound | BlockEnd]:
+        """Find the learning rate by steps of a training that is then begun anew."""
+        tried = self._begin()
+        resting = tried.probe([0.0] * len(RATES))
+        for piece in finder.drive(resting, tried.probe(RATES)):
+            yield piece
+            yield BlockEnd(epoch=1, rows_done=0)
+        found = finder.found()
+        self._found_rate = found.learning_rate
+        self._current = self._begin()
+        yield found
+
+    def _rated(self, spec: TrainSpec) -> TrainSpec:
+        if self._found_rate is None:
+            return spec
+        optimizer = with_rate(spec.optimizer, self._found_rate)
+        return spec.model_copy(update={"optimizer": optimizer})
+
     def snapshot(self) -> Snapshot:
         """Return a copy of everything that changes in training."""
         copied = self._current.snapshot()
-        return copied.retold(json.dumps({**json.loads(copied.told), "stage": self._stage}))
+        own = {"stage": self._stage, "found_rate": self._found_rate}
+        return copied.retold(json.dumps({**json.loads(copied.told), **own}))
 
     def state(self) -> bytes:
         """Return everything that changes in training, as one safetensors file."""
@@ -335,10 +371,13 @@ class StagedTraining:
 
     def restore(self, state: bytes) -> None:
         """Go on from what `state` returned; raises ArtifactError where it is not of this run."""
-        stage = _told(state).get("stage", 0)
+        told = _told(state)
+        stage = told.get("stage", 0)
         if stage > len(self._stages):
             raise ArtifactError("the checkpoint belongs to another network")
         self._stage = stage
+        # Another rate may have been given since for a job that found one.
+        self._found_rate = None if self._finder is None else told.get("found_rate")
         self._current = self._begin()
         self._current.restore(state)
 

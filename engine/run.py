@@ -21,6 +21,7 @@ from engine.network import Network
 from engine.plan import TrainingPlan
 from engine.pretraining import StagedTraining
 from engine.regularizers import learnt
+from engine.spec.optimizers import with_rate
 from engine.training import Training, TrainingData
 
 __all__ = ["EncodedRows", "Outcome", "TrainingRun", "artifact_of", "calibrating", "encode_rows"]
@@ -104,6 +105,8 @@ class Outcome:
     kept_epoch: int
     metrics: dict[str, Any]
     noise_precision: dict[str, float] | None
+    learning_rate: float | None = None
+    """Where it was to be found: what was found."""
 
 
 class TrainingRun:
@@ -172,6 +175,7 @@ class TrainingRun:
             kept_epoch=self.training.kept_epoch,
             metrics=self.metrics(),
             noise_precision=self._noise_precision(),
+            learning_rate=self.staged.found_rate,
         )
 
     def _noise_precision(self) -> dict[str, float] | None:
@@ -208,12 +212,16 @@ def artifact_of(
 ) -> tuple[dict[str, Any], bytes]:
     """Return the JSON document and the safetensors file of what a run has left."""
     weights = weights_of(outcome.parameters)
+    spec = plan.spec
+    if outcome.learning_rate is not None:
+        optimizer = with_rate(spec.optimizer, outcome.learning_rate)
+        spec = spec.model_copy(update={"optimizer": optimizer})
     document = document_of(
         plan.graph,
         plan.encoding,
         plan.regularizers,
         weights,
-        spec=plan.spec,
+        spec=spec,
         noise_precision=outcome.noise_precision,
         metrics=outcome.metrics,
         kept_epoch=outcome.kept_epoch,

@@ -25,6 +25,7 @@ from engine.spec import (
     ScheduleSpec,
     StepSpec,
 )
+from engine.spec.optimizers import rate_of
 
 __all__ = ["Schedule", "schedule_of", "with_span"]
 
@@ -52,11 +53,11 @@ class Schedule:
     def __init__(self, spec: OptimizerSpec, *, epochs: int, steps: int) -> None:
         """`epochs` are those of the job, each of `steps` steps."""
         schedule = schedule_of(spec)
-        self._rate = spec.learning_rate
+        self._rate = rate_of(spec)
         self._steps = steps
         self._plateau = _Plateau(schedule) if isinstance(schedule, PlateauSpec) else None
         self._factors = _factors(schedule, epochs, steps)
-        self._constant = np.full(steps, spec.learning_rate) if schedule is None else None
+        self._constant = np.full(steps, self._rate) if schedule is None else None
 
     def rates(self, epoch: int, first_step: int, count: int) -> Doubles:
         """Return the rates of `count` steps of an epoch, from `first_step` on; steps count from 0.

@@ -23,6 +23,7 @@ from engine.groups import Group, grouped
 from engine.lanes import Lanes
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
+from engine.rate_finding import RateFound
 from engine.run import EncodedRows, Outcome, TrainingRun, encode_rows
 from engine.search_plan import SearchPlan, refit_spec
 from engine.snapshots import Snapshot
@@ -88,7 +89,7 @@ class Selected:
 class RefitEvent:
     """What happened in training the best once more."""
 
-    event: StageEvent | BlockEnd | EpochEnd
+    event: RateFound | StageEvent | BlockEnd | EpochEnd
 
 
 SearchEvent = VariantEvent | Moved | Selected | RefitEvent

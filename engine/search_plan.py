@@ -19,6 +19,7 @@ from engine.graph import Graph
 from engine.plan import TrainingPlan, plan_training, vary
 from engine.schedules import with_span
 from engine.spec import SearchSpec, TrainSpec, ValidationSpec
+from engine.spec.optimizers import finds_rate
 from engine.variants import Variant, spec_of, variants_of
 
 __all__ = ["PlannedVariant", "SearchPlan", "plan_search", "refit_spec"]
@@ -147,6 +148,12 @@ def plan_search(
     for variant in variants_of(search, seed=base.seed):
         spec = spec_of(base, variant)
         try:
+            if finds_rate(spec.optimizer):
+                raise SpecError(
+                    "'find' is for a job alone, and variants of a search are compared at rates "
+                    "that are known; give a number, or let `optimizer.learning_rate` vary",
+                    pointer="#/optimizer/learning_rate",
+                )
             network = spec.network.model_dump_json()
             if network not in by_network:
                 by_network[network] = plan_training(

@@ -65,12 +65,14 @@ class Training:
         initial: Mapping[str, npt.NDArray[np.float32]] | None = None,
         threads: int = 1,
         compiled: bool = True,
+        tells_rate: bool = False,
     ) -> None:
         """Prepare to train `graph`; `target_scale` takes encoded targets to original units.
 
         `initial` are parameters, by name, that do not begin as their layers say; `threads` the most
         that compiled kernels use, which is part of what decides the last bits. Without `compiled`
-        the general path is taken, whatever the network.
+        the general path is taken, whatever the network. `tells_rate` has each epoch tell its
+        learning rate, as with a schedule.
         """
         self.graph = graph
         self.spec = spec
@@ -80,6 +82,7 @@ class Training:
         self._rows = train.rows
         self._permutations = Permutations(train.rows, seed=spec.seed)
         self._valid = valid
+        self._tells_rate = tells_rate or schedule_of(spec.optimizer) is not None
         self._device = device = train.y.device
         self._concrete = {
             index: regularizer
@@ -166,6 +169,25 @@ class Training:
                     yield BlockEnd(epoch=epoch, rows_done=stop)
             yield self._end_epoch(epoch)
 
+    def probe(self, rates: Sequence[float]) -> Iterator[Descent | float]:
+        """Take a step at each of these learning rates, yielding the losses before the steps.
+
+        With an optimizer that remembers nothing at first, in the order of the batches of the first
+        epochs. Nothing is told of it, and nothing but parameters and the optimizer's memory
+        changes: the training is then of no more use. Raises DivergedError.
+        """
+        self._optimizer.forget()
+        batch = self.spec.batch_size
+        per_epoch = -(-self._rows // batch)
+        for step, rate in enumerate(rates):
+            epoch, at = 1 + step // per_epoch, (step % per_epoch) * batch
+            order = torch.from_numpy(self._permutations.of(epoch)[at : at + batch])
+            sums = EpochSums()
+            yield from self._steps.train(
+                order.to(self._device), np.array([rate]), epoch=epoch, position=at, sums=sums
+            )
+            yield sums.loss / sums.rows
+
     def _train_block(self, rows: Tensor, epoch: int) -> Iterable[Descent]:
         """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
         steps = -(-rows.shape[0] // self.spec.batch_size)
@@ -176,7 +198,7 @@ class Training:
         sums = self._sums
         train = {"loss": sums.loss / sums.rows}
         train |= {label: total / sums.rows for label, total in sums.shares.items()}
-        if schedule_of(self.spec.optimizer) is not None:
+        if self._tells_rate:
             last = (self._rows - 1) // self.spec.batch_size
             train["learning_rate"] = float(self._schedule.rates(epoch, last, 1)[0])
         valid = {} if self._valid is None else self._measure(self._valid)

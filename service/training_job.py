@@ -16,6 +16,7 @@ from engine.errors import DivergedError
 from engine.layers import shown
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
+from engine.rate_finding import RateFound
 from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import BlockEnd, EpochEnd, Training
@@ -107,8 +108,10 @@ def opening_events(
         yield "log", {"message": f"warning: {text}"}
 
 
-def event_of(event: StageEvent | BlockEnd | EpochEnd) -> tuple[NewEvent, ...]:
-    """Return what training has to say: something at the end of an epoch."""
+def event_of(event: RateFound | StageEvent | BlockEnd | EpochEnd) -> tuple[NewEvent, ...]:
+    """Return what training has to say: a rate that was found, something at the end of an epoch."""
+    if isinstance(event, RateFound):
+        return _told_of(event)
     if isinstance(event, EpochEnd):
         data = {
             "epoch": event.epoch,
@@ -129,6 +132,16 @@ def event_of(event: StageEvent | BlockEnd | EpochEnd) -> tuple[NewEvent, ...]:
         }
         return (("pretrain", data),)
     return ()
+
+
+def _told_of(found: RateFound) -> tuple[NewEvent, ...]:
+    rate = found.learning_rate
+    message = f"learning rate {rate:.3g}, "
+    if found.steepest is None or found.tenth is None:
+        message += "the optimizer's default: none of those tried lowered the loss"
+    else:
+        message += f"found by {len(found.curve)} steps at rates from {found.curve[0][0]:.0e} on"
+    return ("learning_rate", found.told()), ("log", {"message": message})
 
 
 def train(job: Job, context: TaskContext) -> Iterator[Step]:
@@ -205,7 +218,7 @@ class _TrainingJob:
         early = " early" if training.epoch < self._spec.epochs else ""
         return f"stopped{early} after epoch {training.epoch}; kept epoch {training.kept_epoch}"
 
-    def step(self, event: BlockEnd | EpochEnd | None = None) -> Step:
+    def step(self, event: RateFound | BlockEnd | EpochEnd | None = None) -> Step:
         """Describe where training stands, after a block or at the end of an epoch."""
         return Step(
             events=() if event is None else event_of(event),

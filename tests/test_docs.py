@@ -54,6 +54,7 @@ def test_the_guide_lists_every_event() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == OWN_EVENTS | {
         "log",
         "epoch",
+        "learning_rate",
         "pretrain",
         "selected",
         "variant",

@@ -18,6 +18,10 @@ from engine.spec.values import (
     Spec,
 )
 
+#: A step's size, or `find`: the job begins with some steps at rates that grow, and takes one at
+#: which their loss falls.
+LearningRate = Literal["find"] | Positive
+
 
 class _Scheduled(Spec):
     """What every optimizer has whose learning rate may change; `rprop` finds its own steps."""
@@ -30,7 +34,7 @@ class SgdSpec(_Scheduled):
     """Stochastic gradient descent, with classical or Nesterov momentum."""
 
     form: Literal["sgd"]
-    learning_rate: Positive = 1e-2
+    learning_rate: LearningRate = 1e-2
     momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
 
@@ -45,7 +49,7 @@ class NagSpec(_Scheduled):
     """Nesterov's accelerated gradient, as downhill names it."""
 
     form: Literal["nag"]
-    learning_rate: Positive = 1e-2
+    learning_rate: LearningRate = 1e-2
     momentum: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.9
 
 
@@ -74,7 +78,7 @@ class AdagradSpec(_Scheduled):
     """Adagrad (Duchi, Hazan & Singer 2011)."""
 
     form: Literal["adagrad"]
-    learning_rate: Positive = 1e-2
+    learning_rate: LearningRate = 1e-2
     epsilon: Positive = 1e-10
 
 
@@ -82,7 +86,7 @@ class AdadeltaSpec(_Scheduled):
     """Adadelta (Zeiler 2012)."""
 
     form: Literal["adadelta"]
-    learning_rate: Positive = 1.0
+    learning_rate: LearningRate = 1.0
     decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
     """Decay of the running means of squared gradients and steps."""
     epsilon: Positive = 1e-6
@@ -92,7 +96,7 @@ class RmspropSpec(_Scheduled):
     """RMSprop (Tieleman & Hinton 2012, lecture 6.5)."""
 
     form: Literal["rmsprop"]
-    learning_rate: Positive = 1e-3
+    learning_rate: LearningRate = 1e-3
     decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.99
     """Decay of the running mean of squared gradients."""
     epsilon: Positive = 1e-8
@@ -109,7 +113,7 @@ class EsgdSpec(_Scheduled):
     """
 
     form: Literal["esgd"]
-    learning_rate: Positive = 1e-2
+    learning_rate: LearningRate = 1e-2
     decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.99
     """Decay of the running mean of squared products of the Hessian with random vectors."""
     epsilon: Positive = 1e-4
@@ -128,7 +132,7 @@ class AdamSpec(_Scheduled):
     """Adam (Kingma & Ba 2015), or with `adamw` decoupled decay (Loshchilov & Hutter 2019)."""
 
     form: Literal["adam", "adamw"]
-    learning_rate: Positive = 1e-3
+    learning_rate: LearningRate = 1e-3
     beta1: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.999
     epsilon: Positive = 1e-8
@@ -162,6 +166,26 @@ OptimizerSpec = Annotated[
     ],
     BeforeValidator(_optimizer_from_name),
 ]
+
+
+def finds_rate(spec: OptimizerSpec) -> bool:
+    """Whether the learning rate is to be found first."""
+    return spec.learning_rate == "find"
+
+
+def default_rate(spec: OptimizerSpec) -> float:
+    """Return the learning rate that an optimizer of this form has where none is given."""
+    return float(type(spec).model_fields["learning_rate"].default)
+
+
+def rate_of(spec: OptimizerSpec) -> float:
+    """Return the learning rate; ValueError where it is still to be found."""
+    return float(spec.learning_rate)
+
+
+def with_rate(spec: OptimizerSpec, rate: float) -> OptimizerSpec:
+    """Return an optimizer that has this learning rate."""
+    return spec.model_copy(update={"learning_rate": rate})
 
 
 OPTIMIZERS: tuple[str, ...] = (

@@ -134,6 +134,39 @@ function drawLosses(lines, kept, width, tell) {
   return picture;
 }
 
+/** The running loss at each learning rate that was tried, with the one that was taken marked. */
+export function rateChart() {
+  let found = null;
+  const { node, redraw } = drawn((width) => (found ? drawRates(found, width) : element("span")));
+  return {
+    node,
+    update(wanted) {
+      found = wanted;
+      redraw();
+    },
+  };
+}
+
+function drawRates({ curve, learning_rate: rate }, width) {
+  const points = curve.filter(([, loss]) => isNumber(loss));
+  if (points.length < 2) return element("p", { class: "faint" }, "No loss is a number.");
+  const height = Math.min(240, Math.max(160, width * 0.3));
+  const losses = points.map(([, loss]) => loss);
+  const [low, high] = padded(Math.min(...losses), Math.max(...losses));
+  const [first, last] = [Math.min(points[0][0], rate), Math.max(points.at(-1)[0], rate)];
+  const x = scale(first, last, MARGIN.left, width - MARGIN.right, true);
+  const y = scale(low, high, height - MARGIN.bottom, MARGIN.top);
+  const marks = logTicks(first, last);
+  return svg(
+    "svg",
+    { width, height, role: "img", "aria-label": `loss at ${points.length} learning rates; ${number(rate)} was taken` },
+    grid(ticks(low, high, 4), y, width),
+    axis(marks.filter((_, index) => index % Math.ceil((marks.length * 60) / width) === 0), x, height, "rate"),
+    svg("line", { class: "kept", x1: x(rate), x2: x(rate), y1: MARGIN.top, y2: height - MARGIN.bottom }, svg("title", {}, `taken: ${number(rate)}`)),
+    svg("path", { class: "line train", d: path(points.map(([at, loss]) => [x(at), y(loss)])) }),
+  );
+}
+
 function padded(low, high) {
   const margin = (high - low || Math.abs(high) || 1) * 0.05;
   return [low - margin, high + margin];

@@ -10,6 +10,8 @@ export class History {
   #epochs = new Map();
   #regularizers = new Map();
   #latest = [];
+  /** The learning rate that was found, with what was tried; null where none was. */
+  rate = null;
   /** Id of the last event that was read. */
   last = 0;
 
@@ -54,6 +56,7 @@ export class History {
     if (this.#latest.length > REMEMBERED) this.#latest.shift();
     if (event.type === "retried") this.#forgetAfter(event.data.from_epoch);
     else if (event.type === "epoch") this.#takeEpoch(event.data);
+    else if (event.type === "learning_rate") this.rate = event.data;
     else if (event.data.regularizer) {
       const described = event.data.regularizer;
       this.#regularizers.set(described.index, { ...described, history: [] });

@@ -1,7 +1,7 @@
 // Jobs: the list, and one job with its curves, metrics, regularizer log and events.
 
 import { get, post, Refused } from "./api.js";
-import { lossChart, sparkline } from "./charts.js";
+import { lossChart, rateChart, sparkline } from "./charts.js";
 import { element, keyedChildren, section, setText, swap, table, whenChanged } from "./dom.js";
 import { ago, cell, count, duration, number, title } from "./format.js";
 import { History } from "./history.js";
@@ -93,6 +93,9 @@ export function jobView(id) {
   const facts = element("p", { class: "faint" });
   const failure = element("p", { class: "notice", hidden: true });
   const chart = lossChart();
+  const rates = rateChart();
+  const ofRate = section("Learning rate that was found", rates.node);
+  ofRate.hidden = true;
   const metrics = element("div");
   const log = element("div");
   const events = element("ol", { class: "events" });
@@ -112,6 +115,7 @@ export function jobView(id) {
       "div",
       { class: "stack" },
       section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
+      ofRate,
       ...ofTraining,
       section("Latest events", events),
       element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
@@ -132,7 +136,13 @@ export function jobView(id) {
       show.facts(job);
       show.metrics(job.metrics);
       show.spec(withoutNulls(job.spec));
-      if (await history.follow()) chart.update(history.epochs(), history.kept());
+      if (await history.follow()) {
+        chart.update(history.epochs(), history.kept());
+        if (history.rate !== null && ofRate.hidden) {
+          ofRate.hidden = false;
+          rates.update(history.rate);
+        }
+      }
       show.regularizers([history.last, history.regularizers.length]);
       show.events(history.latest(EVENTS_SHOWN));
       return isLive(job);

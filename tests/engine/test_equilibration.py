@@ -62,7 +62,7 @@ def reference(spec: EsgdSpec, epochs: int, batch: int, clip: float | None) -> An
                 draws += 1
                 mean = spec.decay * mean + (1 - spec.decay) * product**2
             size = np.sqrt(mean / (1 - spec.decay**draws)) + spec.epsilon
-            delta = -spec.learning_rate * gradient / size
+            delta = -float(spec.learning_rate) * gradient / size
             before, velocity = velocity, spec.momentum * velocity + delta
             # As downhill has Nesterov's momentum (Bengio et al. 2013, equation 7).
             ahead = spec.momentum**2 * before + (1 + spec.momentum) * delta
