@@ -59,7 +59,18 @@ class Rows:
         encoding = model.encoding
         with _Located(base):
             own = model.of_steps(stored_steps(encoding, data))
-        spec = spec_of(passes, form=model.graph.form, noise=model.graph.noise_output)
+        # Sequences of another length than those of the calibration have no interval.
+        is_calibrated = (
+            have_truths
+            and model.calibration is not None
+            and own.graph.last.shape == model.graph.last.shape
+        )
+        spec = spec_of(
+            passes,
+            form=model.graph.form,
+            noise=model.graph.noise_output,
+            is_calibrated=is_calibrated,
+        )
         self.plan: PredictionPlan = plan_model(own, spec, seed=seed)
         self._encoding: Encoding = own.encoding
         self._check_passes()

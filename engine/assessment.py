@@ -129,6 +129,9 @@ class Assessment:
             **scores,
             "ood": None,
         }
+        for name in ("interval", "set"):
+            if answer.get(name) is not None:
+                answer[name] = self._promised() | answer[name]
         if self._other is not None:
             assert self._spec.ood is not None
             answer["ood"] = {
@@ -141,6 +144,12 @@ class Assessment:
                 },
             }
         return answer | {"warnings": [*self.plan.warnings, *warnings]}
+
+    def _promised(self) -> dict[str, Any]:
+        """Say what coverage was asked for, and whether it holds for these passes."""
+        calibration = self.plan.model.calibration
+        assert calibration is not None
+        return {"level": calibration.coverage, "calibrated": self.plan.summary.is_calibrated}
 
     def state(self) -> dict[str, Array]:
         """Return all that was measured, for `restore`."""
@@ -195,6 +204,7 @@ class Assessment:
                 found.mean.reshape(-1, classes),
                 truth.reshape(-1),
                 {name: own.reshape(-1) for name, own in found.uncertainties.items()},
+                None if found.sets is None else found.sets.reshape(-1),
             )
         measured = [
             scores.measure(target, own, pause=pause)
@@ -222,17 +232,26 @@ class Assessment:
                 return cut(None)
             return [own[0] for own in cut(values[None])]
 
-        for samples, mean, std, total, precision, true in zip(
+        low, high = (None, None) if found.interval is None else found.interval
+        for samples, mean, std, total, precision, true, *ends in zip(
             cut(found.samples),
             single(found.mean),
             single(found.uncertainties.get("std")),
             single(found.uncertainties.get("total")),
             cut(found.precision),
             single(truth),
+            single(low),
+            single(high),
             strict=True,
         ):
             yield Predictive(
-                samples=samples, mean=mean, std=std, total=total, precision=precision, truth=true
+                samples=samples,
+                mean=mean,
+                std=std,
+                total=total,
+                precision=precision,
+                truth=true,
+                interval=None if low is None else (ends[0], ends[1]),
             )
 
     def _set_apart(self, of_rows: Mapping[str, Array], *, is_own: bool) -> None:

@@ -39,6 +39,7 @@ class ClassScores:
             "totals": np.zeros(4),  # of all, right, the log loss and Brier's
             "bins": np.zeros((3, bins)),  # of all, their confidence, right
             "support": np.zeros(len(classes)),
+            "sets": np.zeros(3),  # right, labels, of all
         }
         self._rankings: dict[str, Ranking] = {}
         self._means: dict[str, float] = {}
@@ -47,9 +48,19 @@ class ClassScores:
         self._held = 0
 
     def add(
-        self, probabilities: Values, truth: Indices, uncertainties: Mapping[str, Values]
+        self,
+        probabilities: Values,
+        truth: Indices,
+        uncertainties: Mapping[str, Values],
+        sets: npt.NDArray[np.object_] | None = None,
     ) -> None:
-        """Add rows: probabilities (rows, classes), class numbers (rows,), uncertainties (rows,)."""
+        """Add rows: probabilities (rows, classes), class numbers (rows,), uncertainties (rows,).
+
+        `sets` are lists of labels, (rows,), of a calibrated model.
+        """
+        if sets is not None:
+            within = sum(self._classes[own] in one for own, one in zip(truth, sets, strict=True))
+            self._sums["sets"] += (within, sum(map(len, sets)), len(sets))
         rows = np.arange(len(truth))
         confidence, label = probabilities.max(axis=1), probabilities.argmax(axis=1)
         right = (label == truth).astype(np.float64)
@@ -111,6 +122,10 @@ class ClassScores:
             }
             for name, ranking in self._rankings.items()
         }
+        within, labels, sets = self._sums["sets"]
+        answer["set"] = None
+        if sets:
+            answer["set"] = {"coverage": figure(within / sets), "size": figure(labels / sets)}
         risks = self._rankings[BY].risks(COVERAGES)
         curve = {"by": BY, "coverage": list(COVERAGES), "risk": [figure(risk) for risk in risks]}
         answer["risk_coverage"] = curve

@@ -45,6 +45,10 @@ class Predicted:
     """Of a regressor, (passes, rows, *shape)."""
     precision: Values | None = None
     """Of its noise, in units^-2, as many dimensions as `samples`; None where it is unknown."""
+    interval: tuple[Values, Values] | None = None
+    """The calibrated one's ends, each (rows, *shape); None where there is none."""
+    sets: npt.NDArray[np.object_] | None = None
+    """Of a calibrated classifier, lists of labels, (rows,) or (rows, steps)."""
     errors: Values | None = None
     """Of an autoencoder: how far each row's reconstruction is off, (rows,), the mean square."""
 
@@ -58,12 +62,20 @@ class Predicted:
         return rows if self.errors is None else rows | {"reconstruction_error": self.errors}
 
 
-def spec_of(passes: PassesSpec, *, form: str, noise: str | None) -> PredictSpec:
-    """Return the prediction that has what `predicted` reads; `noise` is the output that says it."""
+def spec_of(
+    passes: PassesSpec, *, form: str, noise: str | None, is_calibrated: bool
+) -> PredictSpec:
+    """Return the prediction that has what `predicted` reads; `noise` is the output that says it.
+
+    Of a calibrated model it has the interval, or the set, too.
+    """
     several = passes.num_samples is not None
     wanted: tuple[Statistic, ...] = _OF_NUMBERS
+    calibrated: tuple[Statistic, ...] = ("interval",)
     if form == "classifier":
-        wanted = ("probabilities", *_UNCERTAINTIES)
+        wanted, calibrated = ("probabilities", *_UNCERTAINTIES), ("set",)
+    if is_calibrated:
+        wanted = (*wanted, *calibrated)
     return PredictSpec.model_construct(
         **{name: getattr(passes, name) for name in PassesSpec.model_fields},
         statistics=wanted if several else None,
@@ -99,8 +111,10 @@ def predicted(
 
 
 def _of_classes(plan: PredictionPlan, trees: list[Tree]) -> Predicted:
+    sets = None
     if plan.num_samples is not None:
         (tree,) = trees
+        sets = tree["set"]["labels"] if "set" in tree else None
         several = passes_of(plan) > 1
         names = _UNCERTAINTIES if several else _UNCERTAINTIES[:1]
         mean = tree["probabilities"]
@@ -113,7 +127,7 @@ def _of_classes(plan: PredictionPlan, trees: list[Tree]) -> Predicted:
             expected = pass_mean(entropy(samples))
             found["expected_entropy"] = expected
             found["mutual_information"] = np.maximum(found["entropy"] - expected, 0.0)
-    return Predicted(mean=mean, uncertainties=found, scale=np.ones(1))
+    return Predicted(mean=mean, uncertainties=found, scale=np.ones(1), sets=sets)
 
 
 def _of_numbers(plan: PredictionPlan, trees: list[Tree], x: Inputs) -> Predicted:
@@ -121,10 +135,13 @@ def _of_numbers(plan: PredictionPlan, trees: list[Tree], x: Inputs) -> Predicted
     noise = graph.noise_output
     variance: Values | None = None
     std: Values | None = None
+    interval: tuple[Values, Values] | None = None
     if plan.num_samples is not None:
         (tree,) = trees
         samples, mean = tree["samples"], tree["mean"]
         std = tree["std"] if len(samples) > 1 else None
+        if "interval" in tree:
+            interval = (tree["interval"]["lower"], tree["interval"]["upper"])
         if noise is not None:
             variance = noise_variance(graph, encoding, tree[noise]["samples"])
     else:
@@ -155,5 +172,6 @@ def _of_numbers(plan: PredictionPlan, trees: list[Tree], x: Inputs) -> Predicted
         scale=encoding.target_scale if several else np.ones(1),
         samples=samples,
         precision=precision,
+        interval=interval,
         errors=errors,
     )

@@ -32,6 +32,8 @@ class Predictive:
     """Of the noise, in units^-2, (1, 1), (passes, 1) or (passes, numbers); None if unknown."""
     truth: Values
     """(numbers,)"""
+    interval: tuple[Values, Values] | None = None
+    """The ends of calibrated intervals, each (numbers,), where the model has them."""
 
     def part(self, at: slice) -> Predictive:
         """Return some of the numbers."""
@@ -45,6 +47,9 @@ class Predictive:
             total=None if self.total is None else self.total[at],
             precision=precision,
             truth=self.truth[at],
+            interval=None
+            if self.interval is None
+            else (self.interval[0][at], self.interval[1][at]),
         )
 
     def intervals(self, levels: Sequence[float]) -> tuple[Values, Values]:

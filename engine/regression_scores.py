@@ -115,6 +115,12 @@ class RegressionScores:
         else:
             crps = passes_crps(own.samples, own.truth)
         measured.sum("crps", crps.sum())
+        if own.interval is not None:
+            low, high = own.interval
+            within = np.where(
+                np.isnan(high - low), np.nan, (low <= own.truth) & (own.truth <= high)
+            )
+            measured.sum("calibrated", (within.sum(), (high - low).sum()))
         if own.precision is None and len(own.samples) == 1:
             return
         lower, upper = own.intervals(self._levels)
@@ -197,7 +203,10 @@ class RegressionScores:
     def _curves(self) -> dict[str, Any]:
         """Return what is more than a number, of all targets together."""
         sums, count = self._sums, self._moments[:, 0]
-        curves: dict[str, Any] = {"intervals": None, "calibration": None}
+        curves: dict[str, Any] = {"intervals": None, "calibration": None, "interval": None}
+        if "calibrated" in sums:
+            within, width = (sums["calibrated"] / count[:, None]).mean(axis=0)
+            curves["interval"] = {"coverage": figure(within), "width": figure(width)}
         if "inside" in sums:
             inside = (sums["inside"] / count[:, None]).mean(axis=0)
             width = (sums["width"] / count[:, None]).mean(axis=0)

@@ -34,6 +34,21 @@ class IntervalScore(View):
     """The mean width, in original units."""
 
 
+class CalibratedScore(View):
+    """The calibrated intervals (sets) of a model that was trained with `calibrate`."""
+
+    level: float
+    """The coverage that was asked for."""
+    calibrated: bool
+    """Whether these passes are those that it was calibrated with."""
+    coverage: float | None
+    """The share of truths that lie within."""
+    width: float | None = None
+    """The mean width, in original units."""
+    size: float | None = None
+    """The mean number of labels."""
+
+
 class Calibration(View):
     """Whether truths lie below each quantile as often as they should (Kuleshov et al. 2018)."""
 
@@ -118,6 +133,8 @@ class EvaluationView(View):
     calibration_error: float | None = None
     """Mean distance between `observed` and `expected` of `calibration`."""
     intervals: list[IntervalScore] | None = None
+    interval: CalibratedScore | None = None
+    """Null where the model is not calibrated, or without `num_samples`."""
     calibration: Calibration | None = None
     targets: dict[str, dict[str, float | None]] | None = None
     """Of several targets the numbers above of each; what stands above is their mean."""
@@ -130,6 +147,8 @@ class EvaluationView(View):
     """Expected calibration error of the labels, in 15 bins (Guo et al. 2017)."""
     auroc: float | None = None
     """Of the second of two classes; of more, the mean of each one's against the rest."""
+    set: CalibratedScore | None = None
+    """Null where the model is not calibrated, or without `num_samples`."""
     reliability: list[ReliabilityBin] | None = None
     uncertainty: dict[str, UncertaintyScore]
     risk_coverage: RiskCoverage | None

@@ -9,7 +9,6 @@ from pydantic import ConfigDict, Field
 from engine.artifact import Model
 from engine.assessment import Assessment
 from engine.data.dataset import Data
-from engine.regularizers import is_stochastic
 from engine.spec import EvaluateSpec
 from engine.streams import STREAM_VERSION
 
@@ -58,7 +57,7 @@ def answer_of(
     plan = assessment.plan
     result = assessment.result()
     warnings = result.pop("warnings")
-    shows_seed = is_seed_given or is_stochastic(plan.regularizers)
+    shows_seed = is_seed_given or plan.draws
     return {
         "model": model_id,
         "dataset": dataset_id,

@@ -309,6 +309,40 @@ def test_a_class_without_rows_leaves_no_area(world: tuple[Api, str], classifier:
     assert any("'mid'" in warning for warning in scores["warnings"])
 
 
+# -- calibrated models -----------------------------------------------------------------------------
+
+
+def test_calibrated_intervals_are_measured_as_predict_gives_them(world: tuple[Api, str]) -> None:
+    api, dataset = world
+    calibrate = {"coverage": 0.8, "fraction": 0.3, "num_samples": 10, "score": "normalised"}
+    model = trained(api, dataset, inputs=["a", "b"], targets=["y", "z"], calibrate=calibrate)
+    asked = {"num_samples": 10, "seed": 3}
+    told = evaluated(api, model=model, dataset=dataset, **asked)["interval"]
+    given = predicted(api, model, dataset, **asked, statistics=["interval"])["interval"]
+    truth = np.stack([Y, TRUTH["z"].astype(float)], axis=1)
+    low, high = np.array(given["lower"]), np.array(given["upper"])
+    assert told["coverage"] == pytest.approx(((low <= truth) & (truth <= high)).mean())
+    assert told["width"] == pytest.approx((high - low).mean())
+    assert (told["level"], told["calibrated"]) == (0.8, True)
+    other = evaluated(api, model=model, dataset=dataset, num_samples=5, seed=3)
+    assert other["interval"]["calibrated"] is False
+    assert any("not calibrated" in warning for warning in other["warnings"])
+    assert evaluated(api, model=model, dataset=dataset)["interval"] is None
+
+
+def test_calibrated_sets_are_measured_as_predict_gives_them(world: tuple[Api, str]) -> None:
+    api, dataset = world
+    calibrate = {"coverage": 0.8, "fraction": 0.3, "num_samples": 10}
+    model = trained(api, dataset, inputs=["a", "b"], targets=["third"], calibrate=calibrate)
+    asked = {"num_samples": 10, "seed": 3}
+    told = evaluated(api, model=model, dataset=dataset, **asked)["set"]
+    sets = predicted(api, model, dataset, **asked, statistics=["set"])["set"]["labels"]
+    within = [label in labels for label, labels in zip(TRUTH["third"], sets, strict=True)]
+    assert told["coverage"] == np.mean(within)
+    assert told["size"] == np.mean([len(labels) for labels in sets])
+    assert (told["level"], told["calibrated"]) == (0.8, True)
+
+
 # -- rows of another kind --------------------------------------------------------------------------
 
 
