@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
+from engine.data.ranges import Outside
 from engine.prediction import Estimate, PredictionPlan
 from engine.streams import STREAM_VERSION
 from service.json_pieces import PIECE, json_pieces
 
-__all__ = ["answer_of", "json_of"]
+__all__ = ["answer_of", "json_of", "outside_of"]
 
 
 def answer_of(model_id: str, plan: PredictionPlan, estimate: Estimate) -> dict[str, Any]:
@@ -29,8 +31,25 @@ def answer_of(model_id: str, plan: PredictionPlan, estimate: Estimate) -> dict[s
         "row_offset": plan.spec.row_offset,
         "stopped_by": None if plan.num_samples is None else estimate.stopped_by,
         "stream": STREAM_VERSION,
+        "outside": [],
         "warnings": plan.warnings,
     }
+
+
+def outside_of(
+    outside: Outside, row_ids: npt.NDArray[np.int64], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """Return what an answer says of rows outside the range of the training rows.
+
+    Only so many are listed; a warning then says how many there are.
+    """
+    listed = [{"row": int(row_ids[at]), "inputs": list(names)} for at, names in outside.listed]
+    if outside.rows > len(listed):
+        warnings = [
+            *warnings,
+            f"{outside.told()}; `outside` lists the first {len(listed)}",
+        ]
+    return {"outside": listed, "warnings": warnings}
 
 
 def json_of(answer: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from engine.collation import Layout, Rows, passed_through
 from engine.data.dataset import Data, Limits
 from engine.data.inputs import Inputs
 from engine.data.lengths import stored_steps
+from engine.data.ranges import Outside
 from engine.ensembles import plan_model
 from engine.errors import DataError, SpecError
 from engine.prediction import PredictionPlan
@@ -46,6 +47,8 @@ class Piece:
     count: int
     compute: Callable[[Callable[[], bool]], Rows]
     """Compute them; where its argument says so, StoppedError ends the work."""
+    outside: Outside | None
+    """Those outside the range of the training rows."""
 
 
 class Batch:
@@ -114,7 +117,8 @@ class Batch:
             blocks = blocks_of(self.plan.run(x, ids, stop=stop), self.model)
             return self.layout.rows(blocks, self._passed(ids))
 
-        return Piece(count=len(ids), compute=compute)
+        outside = self.model.encoding.ranges.outside(x)
+        return Piece(count=len(ids), compute=compute, outside=outside)
 
     def _chunks(self, done: int) -> Iterator[tuple[int, int]]:
         """Cut the rows into those that are read at once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ import orjson
 
 from engine.artifact import Model, load_model
 from engine.collation import Rows, collate
+from engine.data.ranges import Outside
 from engine.data.schema import Schema
 from engine.errors import ArtifactError
 from engine.spec import PredictSpec
-from service.batch import Batch
+from service.batch import Batch, Piece
 from service.errors import Corrupt
 from service.steps import NewContent, Step, TaskContext, TaskResult, attend
 from service.store.blobs import dataset_key
@@ -47,10 +49,10 @@ def predict(job: Job, context: TaskContext) -> Iterator[Step]:
     with ThreadPoolExecutor(max_workers=1) as thread:
         for piece in run.batch.pieces(run.done):
             rows = yield from attend(thread, piece.compute, run.step)
-            run.add(rows, piece.count)
+            run.add(rows, piece)
             yield run.step()
         run.write_part()
-        yield replace(run.step(), is_milestone=True)
+        yield replace(run.step(), is_milestone=True, events=run.closing_events())
         result = yield from attend(thread, lambda _: run.result(), run.storing)
     yield replace(run.storing(), result=lambda: result)
 
@@ -84,6 +86,7 @@ class _Run:
         self._pending: list[Rows] = []
         self._pending_rows = 0
         self._pending_bytes = 0
+        self._outside = Outside()
         self._started = time.monotonic()
         self._done_before = 0
 
@@ -92,10 +95,13 @@ class _Run:
         """How many rows are done."""
         return sum(part.rows for part in self._parts) + self._pending_rows
 
-    def add(self, rows: Rows, count: int) -> None:
-        """Take rows that have been computed, and write them once there are many."""
+    def add(self, rows: Rows, piece: Piece) -> None:
+        """Take the rows of a piece that has been computed, and write them once there are many."""
         self._pending.append(rows)
-        self._pending_rows += count
+        self._pending_rows += piece.count
+        if piece.outside is not None:
+            self._outside.rows += piece.outside.rows
+            self._outside.inputs += piece.outside.inputs
         self._pending_bytes += sum(column.nbytes for column in rows.values())
         if self._pending_bytes >= _PENDING_BYTES:
             self.write_part()
@@ -118,15 +124,20 @@ class _Run:
     def snapshot(self) -> Callable[[], bytes]:
         """Write what is done; what is left to be kept is the names of its parts."""
         self.write_part()
-        names = orjson.dumps({"parts": [vars(part) for part in self._parts]})
-        return lambda: names
+        outside = {"rows": self._outside.rows, "inputs": self._outside.inputs}
+        parts = [vars(part) for part in self._parts]
+        kept = orjson.dumps({"parts": parts, "outside": outside})
+        return lambda: kept
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from an earlier attempt's parts; ArtifactError where they are not as written."""
-        parts = [_Part(**part) for part in orjson.loads(checkpoint)["parts"]]
+        kept = orjson.loads(checkpoint)
+        parts = [_Part(**part) for part in kept["parts"]]
         if any(_sha256(self._path(part.key)) != part.sha256 for part in parts):
             raise ArtifactError("rows that were done are damaged")
         self._parts = parts
+        outside = kept.get("outside", {"rows": 0, "inputs": {}})
+        self._outside = Outside(rows=outside["rows"], inputs=Counter(outside["inputs"]))
         self._done_before = self.done
 
     # -- what is told ------------------------------------------------------------------------------
@@ -139,6 +150,12 @@ class _Run:
         opening = ("log", {"message": message, "prediction": self.batch.describe()})
         warnings = [("log", {"message": f"warning: {text}"}) for text in plan.warnings]
         return (opening, *warnings)
+
+    def closing_events(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Say how many rows were unlike those of training."""
+        if not self._outside.rows:
+            return ()
+        return (("log", {"message": f"warning: {self._outside.told()}"}),)
 
     def step(self) -> Step:
         """Describe where the prediction stands."""

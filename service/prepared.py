@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy.typing as npt
 from pydantic import Field
 
 from engine.data.inputs import Inputs
+from engine.data.ranges import Outside
 from engine.generation import Generation
 from engine.prediction import Estimate, PredictionPlan, never
 from engine.spec import PredictSpec
 from engine.summary import Tree
 from service.answer_tables import STREAM, arrow_of
-from service.answers import answer_of, json_of
+from service.answers import answer_of, json_of, outside_of
 from service.kept_plans import KeptPlan
 
 __all__ = ["INLINE_BYTES", "PredictRequest", "Prepared"]
@@ -71,10 +73,16 @@ class Prepared:
         """Bytes of its rows."""
         return sum(getattr(values, "nbytes", 0) for values in self.x.values.values())
 
+    @cached_property
+    def _outside(self) -> Outside | None:
+        return self.plan.model.encoding.ranges.outside(self.x)
+
     def content(self, estimate: Estimate) -> bytes:
         """Write the answer."""
         answer = answer_of(self.model_id, self.plan, estimate)
         answer["seed"] = self.plan.seed if self.shows_seed else None
+        if self._outside is not None:
+            answer |= outside_of(self._outside, self.row_ids, answer["warnings"])
         if self.shows_rows:
             answer["rows"] = self.row_ids.tolist()
         return arrow_of(answer, self.plan.model) if self.media_type == STREAM else json_of(answer)

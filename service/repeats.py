@@ -41,7 +41,7 @@ class Repeats:
         if loaded is None or kept is None or kept.plan.start is not None:
             return None
         x = loaded.model.encoding.encode_records(inputs)
-        if not kept.is_small(x):
+        if not kept.is_small(x) or loaded.model.encoding.ranges.outside(x) is not None:
             return None
         if seed is None and kept.is_stochastic:
             seed = secrets.randbelow(MAX_SEED + 1)

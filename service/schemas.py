@@ -378,6 +378,15 @@ class AliasView(View):
 # -- predictions -----------------------------------------------------------------------------------
 
 
+class OutsideView(View):
+    """A row that is unlike those that the model was trained on."""
+
+    row: int
+    """Its position in the request, of a stored data set its number there."""
+    inputs: list[str]
+    """Those outside the range of the training rows; of a sequence or image at any step or pixel."""
+
+
 class PredictionView(View):
     """An answer, with all that is needed to ask for the same numbers again."""
 
@@ -400,4 +409,6 @@ class PredictionView(View):
     stopped_by: str | None
     stream: int
     """Version of the random streams."""
+    outside: list[OutsideView]
+    """Rows with inputs below or above all those of the training rows; the first 100."""
     warnings: list[str]

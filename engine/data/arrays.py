@@ -37,6 +37,10 @@ class ScaledArray(Spec):
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     """Standard deviation (divisor n); 1 where all values are the same."""
+    low: tuple[float, ...] | None = None
+    """The smallest values of the training rows; null where nobody looked."""
+    high: tuple[float, ...] | None = None
+    """The largest values of the training rows."""
 
     @property
     def axis(self) -> int:
@@ -111,6 +115,8 @@ def fit_array(
         shape=shape,
         mean=tuple(np.where(constant, low, mean).tolist()),
         scale=tuple(np.where(constant, 1.0, deviation).tolist()),
+        low=tuple(np.broadcast_to(low, mean.shape).tolist()),
+        high=tuple(np.broadcast_to(high, mean.shape).tolist()),
     )
 
 

@@ -22,6 +22,7 @@ from engine.data.dataset import Data
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
+from engine.data.ranges import Ranges
 from engine.data.requests import RequestReader
 from engine.data.scaling import Scaled
 from engine.data.schema import Kind
@@ -393,6 +394,11 @@ class Encoding(Spec):
         if self.sequence is not None:
             names |= {self.sequence.group, self.sequence.order}
         return RequestReader(self.inputs, spare={n for n in names if n is not None})
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """Where the inputs of the training rows lay."""
+        return Ranges([(group.output, fields) for group, fields in self._fields_by_group])
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
         return number_labels(data, self.target or "", rows, self.classes or ())

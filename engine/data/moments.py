@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,7 @@ def fit(
     field = _unfitted(data, name, options)
     refuses = options.missing == "refuse"
     if not gaps:
-        mean, scale = _moments(_Source(data, field, rows, role))
-        return _fitted(field, mean, scale, options)
+        return _fitted(field, _moments(_Source(data, field, rows, role)), options)
     values = _with_gaps(data, field, rows, role)
     missing = np.isnan(values[:, 0])
     if refuses and missing.any():
@@ -61,8 +61,12 @@ def fit(
     learnt: dict[str, Any] = {"indicator": indicator and not refuses}
     if not refuses:
         learnt["fill"] = _fill(there, field, options)
-    mean, scale = _moments([there[:, np.newaxis]]) if len(there) else (np.zeros(1), np.ones(1))
-    return _fitted(field.model_copy(update=learnt), mean, scale, options)
+    moments = (
+        _moments([there[:, np.newaxis]])
+        if len(there)
+        else _Moments(mean=np.zeros(1), scale=np.ones(1))
+    )
+    return _fitted(field.model_copy(update=learnt), moments, options)
 
 
 def _check_unscaled(values: Doubles, name: str, options: ColumnSpec) -> None:
@@ -96,15 +100,28 @@ def _unfitted(data: Data, name: str, options: ColumnSpec) -> Scaled:
     return Scaled(name=name, type="numeral" if options.type == "number" else "number")
 
 
-def _fitted(field: Scaled, mean: Doubles, scale: Doubles, options: ColumnSpec) -> Scaled:
+@dataclass(frozen=True, kw_only=True)
+class _Moments:
+    """What is learnt of each number of a row."""
+
+    mean: Doubles
+    scale: Doubles
+    low: Doubles | None = None
+    high: Doubles | None = None
+
+
+def _fitted(field: Scaled, moments: _Moments, options: ColumnSpec) -> Scaled:
     """Return the field with its moments; refuse options that leave numbers beyond 32 bits."""
+    mean, scale = moments.mean, moments.scale
     if options.scale == "none":
         mean, scale = np.zeros_like(mean), np.ones_like(scale)
     fitted = field.model_copy(
         update={
             "size": len(mean),
-            "mean": float(mean[0]) if len(mean) == 1 else tuple(mean.tolist()),
-            "scale": float(scale[0]) if len(mean) == 1 else tuple(scale.tolist()),
+            "mean": _told(mean),
+            "scale": _told(scale),
+            "low": _told(moments.low),
+            "high": _told(moments.high),
         }
     )
     if options.fill is not None and not np.isfinite(encode(np.array(fitted.fill), mean, scale)):
@@ -115,6 +132,12 @@ def _fitted(field: Scaled, mean: Doubles, scale: Doubles, options: ColumnSpec) -
             key="fill",
         )
     return fitted
+
+
+def _told(values: Doubles | None) -> float | tuple[float, ...] | None:
+    if values is None:
+        return None
+    return float(values[0]) if len(values) == 1 else tuple(values.tolist())
 
 
 def _fill(values: Doubles, field: Scaled, options: ColumnSpec) -> float:
@@ -152,8 +175,8 @@ class _Source:
         return blocks(*self._of)
 
 
-def _moments(source: Iterable[Doubles]) -> tuple[Doubles, Doubles]:
-    """Return means and standard deviations of blocks, which are read twice."""
+def _moments(source: Iterable[Doubles]) -> _Moments:
+    """Return means, standard deviations and ranges of blocks, which are read twice."""
     low, high, mean, count = _bounds_and_mean(source)
     # Half of the largest deviation; halves, so that no difference overflows.
     reach = np.maximum(mean / 2 - low / 2, high / 2 - mean / 2)
@@ -165,7 +188,8 @@ def _moments(source: Iterable[Doubles]) -> tuple[Doubles, Doubles]:
     # Compared, since a rounded mean of equal values would leave a deviation of 1e-17. A deviation
     # below the normal numbers has too few digits to divide by.
     constant = (low == high) | (deviation < np.finfo(np.float64).tiny * 2)
-    return np.where(constant, low, mean), np.where(constant, 1.0, deviation)
+    mean, scale = np.where(constant, low, mean), np.where(constant, 1.0, deviation)
+    return _Moments(mean=mean, scale=scale, low=low, high=high)
 
 
 def _bounds_and_mean(source: Iterable[Doubles]) -> tuple[Doubles, Doubles, Doubles, int]:

@@ -51,6 +51,10 @@ class Scaled(Spec):
     its `size` numbers."""
     scale: float | tuple[float, ...] = 1.0
     """Standard deviation of the same values (divisor n); 1 where all are the same."""
+    low: float | tuple[float, ...] | None = None
+    """The smallest of the same values; null where there were none, or nobody looked."""
+    high: float | tuple[float, ...] | None = None
+    """The largest of the same values."""
     fill: float | None = None
     """Read in place of a missing value: the median of the training rows (of booleans the more
     frequent, of equally frequent ones false; 0 if there is no value). Null where missing values are
