@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from engine.errors import DivergedError
 from engine.graph import Graph
 from engine.losses import LossTerms
 from engine.masks import Masks, TrainingMasks
+from engine.mixed_precision import LossScale, autocast
 from engine.monitors import gradient_sizes, resolve_monitors
 from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer, passes_per_step
@@ -66,6 +67,9 @@ class AutogradSteps:
         self._derives_inputs = any(
             isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
         )
+        self._device = train.y.device
+        self.loss_scale = LossScale() if spec.precision == "float16" else None
+        """Of gradients that 16 bits would take for zero."""
         self._terms = LossTerms(graph, masks.sites)
         self._monitors = resolve_monitors(spec, graph)
         read = [name for _, penalty in self._penalties for name in penalty.reads]
@@ -147,14 +151,7 @@ class AutogradSteps:
         x = data.x
         if self._derives_inputs:
             x = x.map(lambda rows: rows.detach().requires_grad_())
-        outputs = evaluate(
-            self._graph,
-            self._weights,
-            x.values,
-            sites=self._masks.sites,
-            draw=lambda site, shape: self._masks.mask(site, shape, masks, self._parameters.views),
-            wanted=self._wanted,
-        )
+        outputs = self._evaluate(x.values, masks)
         terms = self._terms.values(outputs, data.targets, data.weights)
         if len(terms) > 1:
             for label, own in zip(self._terms.labels, terms, strict=True):
@@ -175,16 +172,48 @@ class AutogradSteps:
             source = self._parameters.views if monitor.is_parameter else outputs
             for label, share in monitor.shares(source[monitor.name]):
                 add(sums.shares, label, share * len(x))
-        self._optimizer.differentiate(loss)
+        if self._differentiate(loss):
+            self._update(sums, len(x))
+        return value
+
+    def _update(self, sums: EpochSums, rows: int) -> None:
+        """Change the parameters by their gradient."""
         if self._spec.monitor_gradients:
             for label, size in gradient_sizes(self._parameters.views).items():
-                add(sums.shares, label, size * len(x))
+                add(sums.shares, label, size * rows)
         if self._spec.gradient_clip is not None:
             norm = torch.linalg.vector_norm(self._parameters.gradient)
             limit = self._spec.gradient_clip
             self._parameters.gradient.mul_(limit / norm.clamp_min(limit))
         self._optimizer.step()
-        return value
+
+    def _evaluate(self, x: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+        """Return the wanted outputs in float32, whatever they were computed in."""
+        with autocast(self._spec.precision, self._device):
+            outputs = evaluate(
+                self._graph,
+                self._weights,
+                x,
+                sites=self._masks.sites,
+                draw=lambda site, shape: self._masks.mask(
+                    site, shape, masks, self._parameters.views
+                ),
+                wanted=self._wanted,
+            )
+        return {name: value.float() for name, value in outputs.items()}
+
+    def _differentiate(self, loss: Tensor) -> bool:
+        """Put the gradient into its buffer; False where 16 bits could not hold it."""
+        if self.loss_scale is None:
+            self._optimizer.differentiate(loss)
+            return True
+        scale = self.loss_scale.scale
+        self._optimizer.differentiate(loss * scale)
+        gradient = self._parameters.gradient
+        is_finite = bool(torch.isfinite(gradient).all())
+        gradient.mul_(1 / scale)
+        self.loss_scale.see(is_finite)
+        return is_finite
 
 
 def diverged(loss: float, epoch: int) -> DivergedError:

@@ -201,6 +201,8 @@ def _rows_of(data: TrainingData) -> DenseRows:
 def _require_known(graph: Graph, spec: TrainSpec, train: TrainingData) -> None:
     if train.y.device.type != "cpu":
         raise UnknownToKernels(f"it runs on {train.y.device.type}")
+    if spec.precision != "float32":
+        raise UnknownToKernels(f"it is trained in {spec.precision}")
     if spec.monitors or spec.monitor_gradients:
         raise UnknownToKernels("it is monitored")
     _require_chain(graph)

@@ -33,6 +33,7 @@ from engine.plan_checks import (
     check_derivatives,
     check_finding,
     check_noise_precision,
+    check_precision,
     check_scale,
     foresight,
     warnings_of,
@@ -231,6 +232,7 @@ def vary(plan: TrainingPlan, spec: TrainSpec, data: Data) -> TrainingPlan:
     check_losses(spec, graph, plan.selection, plan.encoding, data, plan.split)
     check_optimizer(spec.optimizer, graph)
     check_finding(spec)
+    check_precision(spec)
     regularizers = resolve(spec, graph)
     stages = plan_stages(spec, graph, regularizers)
     check_derivatives(spec, graph, regularizers)

@@ -27,6 +27,7 @@ __all__ = [
     "check_calibration",
     "check_derivatives",
     "check_noise_precision",
+    "check_precision",
     "check_scale",
     "foresight",
     "warnings_of",
@@ -50,6 +51,16 @@ def check_derivatives(spec: TrainSpec, graph: Graph, regularizers: Sequence[Regu
                 "smaller `batch_size`",
                 pointer=f"#/regularizers/{index - explicit}",
             )
+
+
+def check_precision(spec: TrainSpec) -> None:
+    """Refuse 16 bits for an optimizer that divides by second derivatives."""
+    if spec.precision != "float32" and spec.optimizer.form == "esgd":
+        raise SpecError(
+            f"the optimizer 'esgd' needs second derivatives, and {spec.precision} is too coarse "
+            "for them; take 'float32', or another optimizer",
+            pointer="#/precision",
+        )
 
 
 def check_finding(spec: TrainSpec) -> None:

@@ -32,6 +32,7 @@ from engine.initializers import initial_parameters
 from engine.kernels.descent import Descent, descend
 from engine.masks import Tally, TrainingMasks
 from engine.metrics import DeterministicMetrics
+from engine.mixed_precision import LossScale
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
 from engine.regularizers import ConcreteDropout, Regularizer
@@ -248,6 +249,10 @@ class Training:
             best.waited += 1
         return is_best
 
+    @property
+    def _loss_scale(self) -> LossScale | None:
+        return self._steps.loss_scale if isinstance(self._steps, AutogradSteps) else None
+
     # -- measuring ---------------------------------------------------------------------------------
 
     def _measure(self, data: TrainingData) -> dict[str, float]:
@@ -348,6 +353,7 @@ class Training:
             "sums": {**vars(self._sums), "tally": vars(self._sums.tally)},
             "best": vars(self._best),
             "schedule": self._schedule.state(),
+            "loss_scale": None if self._loss_scale is None else self._loss_scale.state(),
             "fallback": None if self._fallback is None else self._fallback.state(),
         }
         return Snapshot(tensors=tensors, entry="training", told=json.dumps(progress), parts={})
@@ -386,6 +392,8 @@ class Training:
         self._sums = EpochSums(**progress["sums"], tally=tally)
         self._best = Best(**progress["best"])
         self._schedule.restore(progress.get("schedule", {}))
+        if self._loss_scale is not None and progress.get("loss_scale") is not None:
+            self._loss_scale.restore(progress["loss_scale"])
         if self._fallback is not None and "fallback" in tensors:
             self._fallback.restore(tensors["fallback"], progress["fallback"])
 

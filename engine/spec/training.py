@@ -93,7 +93,8 @@ class TrainSpec(RegularizationSpec):
     """Largest Euclidean norm of the gradient; larger ones are scaled down to it."""
     seed: Seed = 13
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the products in training; parameters, losses and what is measured stay in float32."""
     noise_precision: (
         Literal["fit"] | Positive | Annotated[dict[str, Positive], at_most(MAX_ENTRIES)]
     ) = "fit"

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import engine
 from engine.data import formats
 from engine.kernels import library_name
+from engine.mixed_precision import precisions_of
 from engine.plan import MAX_PARAMETERS
 from engine.spec import ACTIVATIONS, LAYER_FORMS, LOSSES, OPTIMIZERS, REGULARIZERS, SCHEDULES
 from engine.streams import STREAM_VERSION
@@ -97,6 +98,10 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "content": {kind: list(types) for kind, types in formats.WRITABLE.items()},
         },
         "devices": ["cpu", *(["cuda"] if torch.cuda.is_available() else [])],
+        "precisions": {
+            name: list(precisions_of(torch.device(name)))
+            for name in ("cpu", *(("cuda",) if torch.cuda.is_available() else ()))
+        },
         "kernels": library_name(),
         "limits": {
             "max_body_bytes": settings.max_body_bytes,

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from engine.data import formats
 from engine.data.schema import Schema
 from engine.errors import SpecError
+from engine.mixed_precision import precisions_of
 from engine.plan import TrainingPlan, plan_training
 from engine.search_plan import SearchPlan, plan_search
 from engine.spec import ValidationSpec
@@ -112,13 +113,31 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan 
     schema = Schema.model_validate(found["#/dataset"].schema)
     data = loaded["#/dataset"]
     if body.search is None:
+        _check_precision(body, body.precision)
         return plan_training(body.spec(), data, other, calibration_data=calibration, schema=schema)
     try:
-        return plan_search(
+        plan = plan_search(
             body.search, body.spec(), data, other, calibration_data=calibration, schema=schema
         )
+        for planned in plan.variants:
+            place = planned.variant.located("#/precision")
+            _check_precision(body, planned.plan.spec.precision, pointer=place)
+        return plan
     except InvalidVariantError as error:
         raise _told(error) from error
+
+
+def _check_precision(body: TrainRequest, precision: str, pointer: str = "#/precision") -> None:
+    """Refuse a precision that the job's device has no units for."""
+    on_cuda = body.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
+    exist = precisions_of(device)
+    if precision not in exist:
+        raise SpecError(
+            f"this server's {device.type} does not compute faster in {precision} than in float32; "
+            f"it takes: {', '.join(exist)}",
+            pointer=pointer,
+        )
 
 
 def _check_calibration_data(body: TrainRequest) -> None:
