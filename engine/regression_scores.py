@@ -28,7 +28,7 @@ _SHARES = np.arange(1, 20) / 20
 """Levels of the calibration curve; between them lie the bins of the PIT's histogram."""
 MOST_NAMED = 1000
 """Targets that are told by name."""
-_CELLS = 1 << 18
+_CELLS = 1 << 16
 """Passes x numbers scored at once."""
 
 

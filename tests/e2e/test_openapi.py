@@ -22,7 +22,7 @@ CHECKS = (
 )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_no_request_gets_an_answer_that_is_not_documented(server: Server, tmp_path: Path) -> None:
     dataset = server.upload(csv_of(40))
     job = server.finished(
@@ -48,6 +48,6 @@ name = "documented"
         command += ["--checks", ",".join(CHECKS), "--max-examples", "12", "--seed", "1"]
         command += ["--phases", "examples,coverage,fuzzing"]
         run = subprocess.run(
-            command, cwd=tmp_path / folder, capture_output=True, text=True, check=False, timeout=200
+            command, cwd=tmp_path / folder, capture_output=True, text=True, check=False, timeout=300
         )
         assert run.returncode == 0, run.stdout[-6000:]

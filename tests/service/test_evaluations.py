@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
+from fastapi import Request
 from scipy import special, stats
 from sklearn import metrics
+from starlette.types import Message
 
 from service import limits
+from service.evaluations import EvaluateRequest
+from service.routes.evaluation import evaluate
 from tests.service.conftest import Api, assert_problem
 
 LAYERS = {"layers": [None, 8, None]}
@@ -592,6 +597,31 @@ def test_what_is_too_large_names_the_limit_and_the_job(
     answer = api.post("/evaluations", json=asked)
     assert answer.status_code == 202
     api.work()
+
+
+def test_a_caller_that_disconnects_ends_its_evaluation(
+    world: tuple[Api, str], regressor: str
+) -> None:
+    api, dataset = world
+    turns = api.state["predictor"].turns
+    # Some ten minutes of work.
+    rows = [*range(60)] * 50
+    body = EvaluateRequest(model=regressor, dataset=dataset, rows=rows, num_samples=20_000)
+
+    async def hang_up() -> Message:
+        while not turns.running:
+            await anyio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def leave() -> int:
+        request = Request({"type": "http", "state": dict(api.state)}, hang_up)
+        with anyio.fail_after(30):
+            status = (await evaluate(request, body, api.state["evaluator"])).status_code
+            while turns.running:
+                await anyio.sleep(0)
+        return status
+
+    assert anyio.run(leave) == 499
 
 
 # -- jobs ------------------------------------------------------------------------------------------
