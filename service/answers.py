@@ -55,7 +55,7 @@ def outside_of(
 def json_of(answer: Mapping[str, Any]) -> bytes:
     """Write an answer; others go on in between, in whatever thread a long one is written."""
     whole = {**answer, "outputs": _plain(answer["outputs"])}
-    if _count(whole["outputs"]) <= PIECE:
+    if _count(whole["outputs"]) <= PIECE and "explain" not in whole:
         return orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join(json_pieces(whole))
 

@@ -211,6 +211,10 @@ def _refuse_online(spec: PredictSpec) -> None:
             "the input layers read; ask POST /predict",
             pointer="#/start",
         )
+    if spec.explain:
+        raise SpecError(
+            "variances are explained online only; ask POST /predict", pointer="#/explain"
+        )
     if spec.generate is not None:
         raise SpecError("sequences go on online only; ask POST /predict", pointer="#/generate")
     for name in ("tolerance", "budget_ms"):

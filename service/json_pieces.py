@@ -40,6 +40,11 @@ def json_pieces(value: Any) -> Iterator[bytes]:
         yield b"}"
     elif isinstance(value, np.ndarray) and value.size > PIECE:
         yield from _elements(value, max(1, PIECE * len(value) // value.size))
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for index, member in enumerate(value):
+            yield b"," if index else b"["
+            yield from json_pieces(member)
+        yield b"]"
     elif isinstance(value, list) and len(value) > PIECE:
         yield from _elements(value, PIECE)
     else:

@@ -58,6 +58,7 @@ class KeptPlan:
                 and spec.tolerance is None
                 and spec.budget_ms is None
                 and spec.generate is None
+                and not spec.explain
                 and self.plan.answer_size(rows) <= _INLINE_ANSWER
                 and self.plan.is_compiled(x)
             )

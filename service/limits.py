@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.assessment import Assessment
+from engine.explanation import Explanation
 from engine.generation import Generation
 from engine.prediction import PredictionPlan
 from service.errors import TooLarge
@@ -61,6 +62,28 @@ def check_evaluation(assessment: Assessment) -> float:
             "passes"
         )
     return flops
+
+
+def check_explanation(explanation: Explanation, rows: int, flops: float) -> float:
+    """Return about how many operations a prediction of `flops` and its explanation take.
+
+    Raises TooLarge where these are too many.
+    """
+    whole = flops + explanation.cost(rows)
+    passes, sites = explanation.plan.passes, len(explanation.sites)
+    if whole > MAX_FLOPS:
+        raise TooLarge(
+            f"{rows} rows x {passes} passes, and as many for each of the {sites} sites that "
+            f"`explain` is of, are too much for an online answer, {whole / MAX_FLOPS:.3g} times "
+            f"the limit of {MAX_FLOPS:g} operations of this network; ask for fewer rows or passes"
+        )
+    numbers = explanation.answer_size(rows)
+    if numbers > MAX_ANSWER:
+        raise TooLarge(
+            f"`explain` would take {numbers} numbers, and at most {MAX_ANSWER} are sent; ask for "
+            "fewer rows at a time"
+        )
+    return whole
 
 
 def check_generation(generation: Generation, rows: int) -> float:

@@ -19,12 +19,13 @@ from engine.data.inputs import Inputs
 from engine.data.lengths import given_steps, steps_of, stored_steps
 from engine.ensembles import plan_model
 from engine.errors import DataError
+from engine.explanation import plan_explanation
 from engine.generation import plan_generation
 from engine.prediction import PredictionPlan
 from engine.spec import MAX_SEED
 from service.errors import Corrupt
 from service.kept_plans import KeptPlan
-from service.limits import check_generation, check_size
+from service.limits import check_explanation, check_generation, check_size
 from service.loaded_models import LoadedModel, LoadedModels
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.repeats import Repeats
@@ -85,7 +86,7 @@ class Predictor:
         """
         stop = threading.Event()
         joinable = None
-        if ready.generation is None:
+        if ready.generation is None and ready.explanation is None:
             joinable = Joinable(
                 key=ready.plan.batch_key,
                 plan=ready.plan,
@@ -193,12 +194,17 @@ class Predictor:
         flops = kept.flops(len(x))
         if generation is not None:
             flops = check_generation(generation, len(x))
+        explanation = None
+        if request.explain:
+            explanation = plan_explanation(plan)
+            flops = check_explanation(explanation, len(x), flops)
         random = kept.is_stochastic or (generation is not None and generation.draws)
         return Prepared(
             model_id=stored.id,
             kept=kept,
             plan=plan,
             generation=generation,
+            explanation=explanation,
             x=x,
             row_ids=row_ids,
             flops=flops,

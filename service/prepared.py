@@ -14,6 +14,7 @@ from pydantic import Field
 
 from engine.data.inputs import Inputs
 from engine.data.ranges import Outside
+from engine.explanation import Explanation
 from engine.generation import Generation
 from engine.prediction import Estimate, PredictionPlan, never
 from engine.spec import PredictSpec
@@ -55,6 +56,7 @@ class Prepared:
     """What was worked out for requests like this one."""
     plan: PredictionPlan
     generation: Generation | None
+    explanation: Explanation | None
     x: Inputs
     row_ids: npt.NDArray[np.int64]
     flops: float
@@ -77,12 +79,14 @@ class Prepared:
     def _outside(self) -> Outside | None:
         return self.plan.model.encoding.ranges.outside(self.x)
 
-    def content(self, estimate: Estimate) -> bytes:
-        """Write the answer."""
+    def content(self, estimate: Estimate, explained: dict[str, Any] | None = None) -> bytes:
+        """Write the answer, with what explains its variance where that was asked for."""
         answer = answer_of(self.model_id, self.plan, estimate)
         answer["seed"] = self.plan.seed if self.shows_seed else None
         if self._outside is not None:
             answer |= outside_of(self._outside, self.row_ids, answer["warnings"])
+        if explained is not None:
+            answer["explain"] = explained
         if self.shows_rows:
             answer["rows"] = self.row_ids.tolist()
         return arrow_of(answer, self.plan.model) if self.media_type == STREAM else json_of(answer)
@@ -100,7 +104,21 @@ class Prepared:
                 self.generation.run(self.x, self.row_ids, stop=stop, threads=threads)
             )
         estimate = self.plan.answer(self.x, self.row_ids, stop=stop, late=late, threads=threads)
-        return self.content(estimate)
+        return self.content(estimate, self._explained(estimate, stop, threads))
+
+    def _explained(
+        self, estimate: Estimate, stop: Callable[[], bool], threads: int
+    ) -> dict[str, Any] | None:
+        if self.explanation is None:
+            return None
+        return self.explanation.run(
+            self.x,
+            self.row_ids,
+            estimate.outputs,
+            passes=estimate.num_samples,
+            stop=stop,
+            threads=threads,
+        )
 
     def sharpen(
         self,
@@ -116,9 +134,10 @@ class Prepared:
         for estimate in self.plan.estimates(
             self.x, self.row_ids, stop=stop, late=late, threads=threads
         ):
-            content = self.content(estimate)
             if estimate.stopped_by is None:
-                tell(content)
+                tell(self.content(estimate))
+            else:
+                content = self.content(estimate, self._explained(estimate, stop, threads))
         return content
 
     def deadline(self, arrived: float) -> Callable[[], bool]:

@@ -387,6 +387,36 @@ class OutsideView(View):
     """Those outside the range of the training rows; of a sequence or image at any step or pixel."""
 
 
+class ExplanationShare(View):
+    """Part of the variance over the passes, of each row and target (class)."""
+
+    variance: list[Any]
+    """In target units^2; of a classifier that of the probabilities."""
+    share: list[Any]
+    """Of the variance of all together; null where that is 0."""
+
+
+class ExplanationSite(ExplanationShare):
+    """What one site accounts for: the variance where it alone acts."""
+
+    site: str
+    """The output, or the weights, that it acts on."""
+    kind: Literal["dropout", "noise", "drop_connect"]
+    pattern: str
+    level: float
+    """The rate of dropping, or the noise's standard deviation."""
+
+
+class ExplanationView(View):
+    """How much of the variance over the passes each site of dropout or noise accounts for."""
+
+    variance: list[Any]
+    """Of all sites together."""
+    sites: list[ExplanationSite]
+    interaction: ExplanationShare
+    """What the sites' variances lack of that of all together; below 0 where they exceed it."""
+
+
 class PredictionView(View):
     """An answer, with all that is needed to ask for the same numbers again."""
 
@@ -411,4 +441,6 @@ class PredictionView(View):
     """Version of the random streams."""
     outside: list[OutsideView]
     """Rows with inputs below or above all those of the training rows; the first 100."""
+    explain: ExplanationView | None = None
+    """There with `"explain": true`."""
     warnings: list[str]

@@ -145,6 +145,9 @@ class PredictSpec(PassesSpec):
     """Patterns of other named outputs to return, ``-predrop`` ones included."""
     abstain: AbstainSpec | None = None
     """Mark rows that the model is not sure of: `{"mutual_information": 0.3}`."""
+    explain: Annotated[bool, Strict()] = False
+    """Answer with `explain`, too: how much of the variance over the passes each site of dropout or
+    noise accounts for. It takes as many passes again for each."""
     tolerance: Tolerance | None = None
     """Draw passes until the largest `standard_error` of the prediction is at most this, looked at
     after 64, 128, 256, … passes; at most `num_samples` passes. In the targets' own units, one

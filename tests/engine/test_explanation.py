@@ -1,0 +1,146 @@
+"""Explanations: what each site does to the variance alone, by the masks that it has in company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.artifact import Model
+from engine.data.encoding import Encoding, Scaled
+from engine.errors import SpecError
+from engine.explanation import Explanation, plan_explanation
+from engine.network import Network
+from tests.engine.networks import graph_of, rows_of
+from tests.engine.test_prediction import IDS, ROWS, classifier, planned, regressor
+
+SCALE = 3.0
+PASSES = 4000
+X = np.array([[1.0, -2.0, 0.5], [0.3, 0.0, 2.0]], dtype=np.float32)
+A = np.array([2.0, 1.0, -1.0])
+B = np.array([0.5, -1.5, 1.0])
+
+
+def sum_of_branches() -> Model:
+    """y = SCALE (a . u + b . v), where u and v are two linear layers that pass the inputs on."""
+    linear = {"size": 3, "activation": "linear", "inputs": "in"}
+    layers: list[Any] = [3, {**linear, "name": "u"}, {**linear, "name": "v"}]
+    layers += [{"size": 1, "activation": "linear", "inputs": ["u", "v"]}]
+    graph = graph_of(layers)
+    values: dict[str, Any] = {}
+    for name, shape in graph.parameters.items():
+        layer, _, parameter = name.partition(".")
+        if layer in ("u", "v"):
+            values[name] = np.eye(3) if len(shape) == 2 else np.zeros(3)
+        elif len(shape) == 2:
+            values[name] = (A if parameter.startswith("w_u") else B).reshape(3, 1)
+        else:
+            values[name] = np.zeros(1)
+    network = Network(graph, {name: value.astype(np.float32) for name, value in values.items()})
+    encoding = Encoding(
+        kind="table",
+        form="regressor",
+        inputs=tuple(Scaled(name=f"x{i}") for i in range(3)),
+        targets=(Scaled(name="y", mean=7.0, scale=SCALE),),
+    )
+    return Model(network=network, encoding=encoding, trained=(), noise_precision=None)
+
+
+def explained(model: Model, x: Any = X, **request: Any) -> dict[str, Any]:
+    plan = planned(model, **request)
+    rows = rows_of(x)
+    ids = np.arange(len(x))
+    found = plan.run(rows, ids)
+    passes = plan.passes
+    return plan_explanation(plan).run(rows, ids, found, passes=passes)
+
+
+def test_sites_on_terms_of_a_sum_account_for_the_variance_of_each() -> None:
+    model = sum_of_branches()
+    request: dict[str, Any] = {"dropout": {"u:out": 0.5, "v:out": 0.2}, "noise": {"out:out": 0.7}}
+    found = explained(model, num_samples=PASSES, **request)
+    branch_u, branch_v, noise = found["sites"]
+    expected = [
+        SCALE**2 * (A * X) ** 2 @ np.ones(3) * (0.5 / 0.5),
+        SCALE**2 * (B * X) ** 2 @ np.ones(3) * (0.2 / 0.8),
+        np.full(2, (SCALE * 0.7) ** 2),
+    ]
+    for site, variance in zip((branch_u, branch_v, noise), expected, strict=True):
+        # The relative error of a sample variance is about sqrt((kurtosis - 1) / T), at most.
+        assert site["variance"][:, 0] == pytest.approx(variance, rel=6 * np.sqrt(2 / PASSES))
+    total = np.add.reduce(expected)
+    assert found["variance"][:, 0] == pytest.approx(total, rel=6 * np.sqrt(2 / PASSES))
+    # Independent terms have no covariance; that of T passes is within its standard error of 0.
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    error = 2 * np.sqrt(sum(expected[i] * expected[j] for i, j in pairs) / PASSES)
+    assert (np.abs(found["interaction"]["variance"][:, 0]) < 5 * error).all()
+    assert [site["site"] for site in found["sites"]] == ["u:out", "v:out", "out:out"]
+    assert [site["kind"] for site in found["sites"]] == ["dropout", "dropout", "noise"]
+    assert [site["level"] for site in found["sites"]] == [0.5, 0.2, 0.7]
+
+
+def test_shares_and_the_interaction_add_up_to_one() -> None:
+    model = regressor()
+    found = explained(model, ROWS, input_dropout=0.3, hidden_dropout=0.5, num_samples=50)
+    shares = sum(site["share"] for site in found["sites"]) + found["interaction"]["share"]
+    assert shares == pytest.approx(np.ones((11, 2)))
+    assert np.abs(found["interaction"]["share"]).max() > 1e-3
+
+
+def test_one_site_accounts_for_all_with_the_masks_of_the_prediction() -> None:
+    for masks in ("independent", "shared"):
+        request: dict[str, Any] = {"hidden_dropout": 0.5, "num_samples": 20, "masks": masks}
+        found = explained(regressor(), ROWS, **request)
+        (site,) = found["sites"]
+        assert np.array_equal(site["variance"], found["variance"])
+        assert not found["interaction"]["variance"].any()
+
+
+def test_sites_of_one_address_keep_their_own_masks() -> None:
+    twice = [{"form": "bernoulli_dropout", "pattern": "hid1:out", "weight": 0.5}] * 2
+    model, rows = regressor(), rows_of(ROWS)
+    plan = planned(model, regularizers=twice, num_samples=20)
+    first, second = plan_explanation(plan).run(rows, IDS, {}, passes=20)["sites"]
+    alone = planned(model, regularizers=twice[:1], num_samples=20).run(rows, IDS)["std"] ** 2
+    assert np.array_equal(first["variance"], alone)
+    assert not np.array_equal(second["variance"], alone)
+
+
+def test_a_site_that_nothing_reads_accounts_for_nothing() -> None:
+    asked: dict[str, Any] = {"dropout": {"hid1:out": 0.5, "hid1:pre": 0.5}, "num_samples": 20}
+    read, unread = explained(regressor(), ROWS, **asked)["sites"]
+    assert not unread["variance"].any()
+    assert (read["share"] == 1).all()
+
+
+def test_the_variance_of_a_classifier_is_that_of_its_probabilities() -> None:
+    plan = planned(classifier(), hidden_dropout=0.5, input_dropout=0.1, num_samples=30)
+    explanation: Explanation = plan_explanation(plan)
+    rows = rows_of(ROWS)
+    found = explanation.run(rows, IDS, {"label": IDS}, passes=30)
+    assert np.array_equal(found["variance"], plan.run(rows, IDS)["std"] ** 2)
+    assert found["variance"].shape == (11, 3)
+    assert explanation.cost(11) >= 3 * plan.cost(11)[0]
+
+
+def test_weights_that_are_dropped_are_sites_too() -> None:
+    dropped = [{"form": "drop_connect", "pattern": "hid1.w", "weight": 0.3}]
+    found = explained(regressor(), ROWS, regularizers=dropped, hidden_dropout=0.2, num_samples=20)
+    assert [site["site"] for site in found["sites"]] == ["hid1:out", "hid1.w"]
+    assert [site["kind"] for site in found["sites"]] == ["dropout", "drop_connect"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "pointer"),
+    [
+        ({"hidden_dropout": 0.5}, "#/explain"),
+        ({"hidden_dropout": 0.5, "num_samples": 1}, "#/explain"),
+        ({"dropout": {"hid1:out": 0.0}, "num_samples": 5}, "#/explain"),
+        ({"hidden_dropout": 0.5, "num_samples": 5, "budget_ms": 5}, "#/budget_ms"),
+    ],
+)
+def test_what_has_no_variance_to_explain_is_refused(request_: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        plan_explanation(planned(regressor(), **request_))
+    assert refused.value.pointer == pointer
