@@ -141,12 +141,12 @@ def scored(client: Client, problem: Problem, job: dict[str, Any], test: list[int
             "seed": 7,
             "statistics": ["mean", "samples"],
         }
-        outputs = client.post("/predict", body)["outputs"]
-        samples = np.array(outputs["samples"])[:, :, 0]
-        squares = (problem.y[rows] - samples) ** 2
+        table = client.predicted(body)
+        samples = np.stack(table.column("samples").to_numpy())  # (rows, passes)
+        squares = (problem.y[rows, None] - samples) ** 2
         scale = 0.5 * math.log(tau / (2 * math.pi)) - math.log(PASSES)
-        likelihoods += list(logsumexp(-tau / 2 * squares, axis=0) + scale)
-        errors += list(np.array(outputs["mean"])[:, 0] - problem.y[rows])
+        likelihoods += list(logsumexp(-tau / 2 * squares, axis=1) + scale)
+        errors += list(table.column("mean").to_numpy() - problem.y[rows])
     return math.sqrt(np.mean(np.square(errors))), float(np.mean(likelihoods))
 
 
