@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,11 @@ _STOP_S = 30.0
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Run `bernoulli serve` while the body runs and yield its URL; nothing of it is left."""
+    """Run `bernoulli serve` while the body runs and yield its URL; nothing of it is left.
+
+    A SIGTERM ends the body, and so the server, as an interrupt does.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bernoulli-demo-") as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1"]
