@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.epochs import EpochSums, add
 from engine.errors import DivergedError
 from engine.graph import Graph
+from engine.kernels.recurrence import compiled_scans
 from engine.losses import LossTerms
 from engine.masks import Masks, TrainingMasks
 from engine.mixed_precision import LossScale, autocast
@@ -21,7 +22,7 @@ from engine.network import evaluate, trainable_weights
 from engine.optimizers import Optimizer, passes_per_step
 from engine.parameters import Parameters
 from engine.regularizers import ConcreteDropout, ContractivePenalty, Penalty, Regularizer
-from engine.spec import TrainSpec
+from engine.spec import EsgdSpec, TrainSpec
 from engine.training_data import TrainingData
 
 __all__ = ["BLOCK_FLOPS", "AutogradSteps", "diverged", "diverged_parameters"]
@@ -46,7 +47,9 @@ class AutogradSteps:
         parameters: Parameters,
         optimizer: Optimizer,
         masks: TrainingMasks,
+        threads: int | None = None,
     ) -> None:
+        """`threads` are the most that kernels of layers use; with None PyTorch does it all."""
         self._graph = graph
         self._spec = spec
         self._train = train
@@ -70,6 +73,12 @@ class AutogradSteps:
         self._device = train.y.device
         self.loss_scale = LossScale() if spec.precision == "float16" else None
         """Of gradients that 16 bits would take for zero."""
+        derives_twice = self._derives_inputs or isinstance(spec.optimizer, EsgdSpec)
+        is_single = spec.precision == "float32"
+        self._most_threads = threads if is_single and not derives_twice else None
+        batch = min(spec.batch_size, train.rows)
+        self.threads = max(layer.threads(batch, self._most_threads or 1) for layer in graph.layers)
+        """How many threads take part."""
         self._terms = LossTerms(graph, masks.sites)
         self._monitors = resolve_monitors(spec, graph)
         read = [name for _, penalty in self._penalties for name in penalty.reads]
@@ -107,7 +116,8 @@ class AutogradSteps:
             batch = slice(start, min(start + self._spec.batch_size, len(order)))
             own = self._masks.batch(masks, batch, epoch, position, sums.tally)
             self._optimizer.learning_rate = rates[step]
-            loss = self._step(block[batch], own, sums)
+            with compiled_scans(self._most_threads):
+                loss = self._step(block[batch], own, sums)
             if not math.isfinite(loss):
                 raise diverged(loss, epoch)
             count = batch.stop - batch.start

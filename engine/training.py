@@ -134,7 +134,7 @@ class Training:
     @property
     def threads(self) -> int:
         """How many threads take the steps."""
-        return self._steps.threads if isinstance(self._steps, DenseSteps) else 1
+        return self._steps.threads
 
     @property
     def is_compiled(self) -> bool:
@@ -424,5 +424,6 @@ def _steps(
     try:
         dense = DenseSteps(*parts, **learnt, threads=threads)
     except UnknownToKernels as reason:
-        return AutogradSteps(*parts, **learnt), f"by the general path, since {reason}"
+        steps = AutogradSteps(*parts, **learnt, threads=threads)
+        return steps, f"by the general path, since {reason}"
     return dense, f"by compiled kernels ({dense.told})"

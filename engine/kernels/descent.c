@@ -100,17 +100,20 @@ typedef struct {
     const float *a, *b, *bias;
     float *c;
     size_t a_row, a_inner, b_stride, c_stride, inner;
+    int adds; /* whether c begins with what it is, and not with the bias */
 } Small;
 
-#define SMALL(ROWS, VECTORS) \
-    static void small_##ROWS##_##VECTORS(const Small *part, size_t row, size_t column) { \
-        const float *restrict a = part->a + row * part->a_row, *restrict b = part->b + column; \
+/* NAME is small or, with A_ROW 1, turned. */
+#define SMALL(NAME, A_ROW, ROWS, VECTORS) \
+    static void NAME##_##ROWS##_##VECTORS(const Small *part, size_t row, size_t column) { \
+        size_t a_row = A_ROW, a_inner = part->a_inner, b_stride = part->b_stride; \
+        const float *restrict a = part->a + row * a_row, *restrict b = part->b + column; \
         float *restrict c = part->c + row * part->c_stride + column; \
-        size_t a_row = part->a_row, a_inner = part->a_inner, b_stride = part->b_stride; \
         vf sum[ROWS][VECTORS]; \
         UNROLLED for (int v = 0; v < VECTORS; v++) { \
             vf begun = part->bias ? load(part->bias + column + v * LANES) : all(0); \
-            UNROLLED for (int m = 0; m < ROWS; m++) sum[m][v] = begun; \
+            UNROLLED for (int m = 0; m < ROWS; m++) \
+                sum[m][v] = part->adds ? load(c + m * part->c_stride + v * LANES) : begun; \
         } \
         for (size_t k = 0; k < part->inner; k++) { \
             UNROLLED for (int m = 0; m < ROWS; m++) { \
@@ -124,7 +127,9 @@ typedef struct {
                 store(c + m * part->c_stride + v * LANES, sum[m][v]); \
     }
 
-#define SMALLS(ROWS) SMALL(ROWS, 1) SMALL(ROWS, 2)
+#define SMALLS(ROWS) \
+    SMALL(small, part->a_row, ROWS, 1) SMALL(small, part->a_row, ROWS, 2) \
+    SMALL(turned, 1, ROWS, 1) SMALL(turned, 1, ROWS, 2)
 #if MOST_ROWS >= 12
 SMALLS(12)
 SMALLS(8)
@@ -137,14 +142,16 @@ SMALLS(2)
 SMALLS(1)
 
 typedef void (*SmallProduct)(const Small *, size_t, size_t);
-static const struct { size_t rows; SmallProduct one, two; } SMALL_TABLE[] = {
+#define SMALL_ROW(ROWS) \
+    {ROWS, {{small_##ROWS##_1, small_##ROWS##_2}, {turned_##ROWS##_1, turned_##ROWS##_2}}}
+static const struct { size_t rows; SmallProduct of[2][2]; } SMALL_TABLE[] = {
 #if MOST_ROWS >= 12
-    {12, small_12_1, small_12_2}, {8, small_8_1, small_8_2},
+    SMALL_ROW(12), SMALL_ROW(8),
 #endif
 #if MOST_ROWS >= 6
-    {6, small_6_1, small_6_2},
+    SMALL_ROW(6),
 #endif
-    {4, small_4_1, small_4_2}, {2, small_2_1, small_2_2}, {1, small_1_1, small_1_2},
+    SMALL_ROW(4), SMALL_ROW(2), SMALL_ROW(1),
 };
 
 /* `width` is a multiple of 16. */
@@ -153,7 +160,7 @@ static void small_product(const Small *part, size_t rows, size_t width) {
         int two = width - column >= 2 * LANES;
         size_t row = 0;
         for (size_t kind = 0; row < rows; kind++) {
-            SmallProduct product = two ? SMALL_TABLE[kind].two : SMALL_TABLE[kind].one;
+            SmallProduct product = SMALL_TABLE[kind].of[part->a_row == 1][two];
             for (; rows - row >= SMALL_TABLE[kind].rows; row += SMALL_TABLE[kind].rows)
                 product(part, row, column);
         }

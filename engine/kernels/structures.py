@@ -5,15 +5,21 @@ from __future__ import annotations
 import ctypes
 
 __all__ = [
+    "PEEPHOLES",
     "DenseLayerStructure",
     "DescentStructure",
     "DrawingSiteStructure",
     "PenaltyTermStructure",
+    "RecurrenceStructure",
     "StepStructure",
     "WorkStructure",
     "descent_layout",
     "layout",
+    "recurrence_layout",
 ]
+
+PEEPHOLES = ("ci", "cf", "co")
+"""Of an LSTM's cell, in the order of `recurrence.c`."""
 
 _LAYOUT = 2  # raised where fields or kinds of steps come to mean something else
 
@@ -104,3 +110,25 @@ def descent_layout() -> int:
     """Return what `bernoulli_descent_layout` answers, likewise."""
     parts = (DenseLayerStructure, DrawingSiteStructure, PenaltyTermStructure, DescentStructure)
     return int(sum(ctypes.sizeof(part) << 16 * (3 - i) for i, part in enumerate(parts)))
+
+
+class RecurrenceStructure(ctypes.Structure):
+    """`Recurrence` of `recurrence.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "xh", "hh", "bias")),
+        ("peephole", ctypes.c_void_p * len(PEEPHOLES)),
+        *((name, ctypes.c_void_p) for name in ("h_0", "c_0", "out", "cell", "saved")),
+        *((name, ctypes.c_void_p) for name in ("out_slope", "cell_slope")),
+        *((name, ctypes.c_void_p) for name in ("x_slope", "h_0_slope", "c_0_slope")),
+        *((name, ctypes.c_void_p) for name in ("xh_slope", "hh_slope", "bias_slope")),
+        ("peephole_slope", ctypes.c_void_p * len(PEEPHOLES)),
+        ("room", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("rows", "steps", "inputs", "size", "limit")),
+        *((name, ctypes.c_int32) for name in ("threads", "unused")),
+    )
+
+
+def recurrence_layout() -> int:
+    """Return what `bernoulli_recurrence_layout` answers, likewise."""
+    return ctypes.sizeof(RecurrenceStructure)

@@ -113,6 +113,9 @@ class Bidirectional(Layer):
     def flops_per_row(self) -> int:
         return sum(worker.flops_per_row for worker in self.workers)
 
+    def threads(self, rows: int, most: int) -> int:
+        return max(worker.threads(rows, most) for worker in self.workers)
+
     def fans(self, local: str) -> tuple[int, int]:
         worker, name = self._worker_of(local)
         return worker.fans(name)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from engine.kernels.recurrence import lstm_scan, scan_threads, scans_lstm
 from engine.layers.layer import LayerRequest, Shape, affine
 from engine.layers.recurrent import Kinds, Recurrent, States, fixed_rates, stacked
 
@@ -47,7 +48,14 @@ class Lstm(Recurrent):
         bias[self.size : 2 * self.size] = 1
         return bias
 
+    def threads(self, rows: int, most: int) -> int:
+        steps, inputs = self.input_shapes[0]
+        return scan_threads(rows=rows, steps=steps, inputs=inputs, size=self.size, most=most)
+
     def scan(self, x: Tensor, weights: Mapping[str, Tensor], starts: States) -> Kinds:
+        if scans_lstm(x, weights, starts):
+            out, cell = lstm_scan(x, weights, starts, limit=self.spec.bptt_limit)
+            return {"cell": cell, "out": out}
         state, cell = self.start(x, starts, "h_0"), self.start(x, starts, "c_0")
         peep_in, peep_forget, peep_out = (row_vector(weights[name]) for name in ("ci", "cf", "co"))
         outs, cells = [], []

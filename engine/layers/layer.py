@@ -115,6 +115,10 @@ class Layer:
         """Floating-point operations of its products for one row."""
         return 0
 
+    def threads(self, _rows: int, _most: int) -> int:
+        """Return how many threads it takes of so many, in training by batches of so many rows."""
+        return 1
+
     @cached_property
     def activates(self) -> Activation:
         """Its activation: a function of `pre`, (rows, *shape), and of the layer's weights."""
