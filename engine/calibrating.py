@@ -161,6 +161,7 @@ class Calibrating:
         self._streams = stream_key(self._seed, "calibration") % 2**53
         order = random_order(len(rows), self._streams)
         count = temperature_rows(model.graph, asked, len(rows))
+        self._all = rows
         self._for_temperature = rows[np.sort(order[:count])]
         self._for_scores = rows[np.sort(order[count:])]
         self._threads = threads
@@ -170,6 +171,13 @@ class Calibrating:
         """How many rows there are."""
         self.done = 0
         """How many of them have been predicted."""
+
+    def check(self) -> None:
+        """Read the rows as they will be read; raise DataError for those that cannot be."""
+        encoding = self._model.encoding
+        encoding.check_inputs(self._data, self._all)
+        encoding.encode_inputs(self._data, self._all[:1], unseen="zeros")
+        encoding.encode_truth(self._data, self._all)
 
     def pieces(self) -> Iterator[Callable[[Callable[[], bool]], None]]:
         """Yield pieces of about half a second each, to be done in their order.

@@ -26,6 +26,7 @@ from service.predictor import Predictor
 from service.routes import (
     aliases,
     batches,
+    calibration,
     datasets,
     evaluation,
     health,
@@ -102,7 +103,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
     first = (predictions, batches, evaluation, datasets, training, jobs, resumption)
-    for part in (*first, models, aliases, health, web):
+    for part in (*first, models, calibration, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
-from engine.spec import Positive, SearchSpec, Spec, TrainSpec
+from engine.spec import Index, Positive, ScoreSpec, SearchSpec, Spec, TrainSpec
 from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_EPOCHS",
     "AliasRequest",
     "AliasView",
+    "CalibrateRequest",
     "CancelRequest",
     "DatasetView",
     "EventView",
@@ -215,6 +216,19 @@ class ResumeRequest(Spec):
     """Another learning rate than the job's, such as a smaller one where its loss became NaN."""
 
 
+class CalibrateRequest(ScoreSpec):
+    """What to calibrate a model by."""
+
+    dataset: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id of a data set with the columns or arrays that the model reads, and its targets."""
+    rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
+    """Numbers of its rows; of windows of series their last ones. All by default."""
+    name: Name | None = None
+    """Name of the job and of the model that it leaves; by default the model's own."""
+    tags: Tags = Field(default_factory=dict)
+    limits: Limits | None = None
+
+
 class CancelRequest(Spec):
     """How to cancel."""
 
@@ -330,6 +344,8 @@ class ModelView(ModelSummary):
     """What `interval` and `set` are made by: `coverage`, `score`, how many `rows` it learnt from,
     `quantiles` by target, and the `way` of predicting that it holds for; a classifier's
     `temperature`. Null where it was not calibrated."""
+    calibrated_from: str | None = None
+    """The model with the same weights that this one is a new calibration of."""
     kept_epoch: int | None
     version: str
     weights: dict[str, Any]

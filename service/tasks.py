@@ -10,6 +10,7 @@ from engine.data.inputs import Inputs
 from engine.graph import build_graph
 from engine.spec import TrainSpec
 from engine.training import Training, TrainingData
+from service.calibration_job import calibrate
 from service.evaluation_job import evaluate
 from service.prediction_job import predict
 from service.search_job import search
@@ -35,4 +36,9 @@ def _train(job: Job, context: TaskContext) -> Iterator[Step]:
     return train(job, context) if job.spec.get("search") is None else search(job, context)
 
 
-TASKS: Mapping[str, Task] = {"train": _train, "predict": predict, "evaluate": evaluate}
+TASKS: Mapping[str, Task] = {
+    "train": _train,
+    "predict": predict,
+    "evaluate": evaluate,
+    "calibrate": calibrate,
+}
