@@ -23,6 +23,7 @@ from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
 from service.parsing import Parsers
 from service.predictor import Predictor
+from service.ranker import Ranker
 from service.routes import (
     aliases,
     batches,
@@ -33,6 +34,7 @@ from service.routes import (
     jobs,
     models,
     predictions,
+    ranking,
     resumption,
     training,
     web,
@@ -102,7 +104,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     )
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
-    first = (predictions, batches, evaluation, datasets, training, jobs, resumption)
+    first = (predictions, batches, ranking, evaluation, datasets, training, jobs, resumption)
     for part in (*first, models, calibration, aliases, health, web):
         app.include_router(part.router)
     web.mount(app)
@@ -144,6 +146,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         in_flight=InFlight(),
         predictor=predictor,
         evaluator=Evaluator(predictor=predictor, datasets=datasets_store, blobs=blobs),
+        ranker=Ranker(predictor=predictor, datasets=datasets_store, blobs=blobs),
         parsers=parsers,
         health=readiness,
         metrics=Metrics(jobs_store, predictor, readiness),
@@ -231,7 +234,7 @@ def _document_errors(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             statuses = [422] if is_open(path) else [401, 422]
-            if method != "get" and path not in ("/predict", "/evaluate"):
+            if method != "get" and path not in ("/predict", "/evaluate", "/rank"):
                 statuses += [503, 507]
             everywhere = {
                 str(status): answer for status, answer in problems.problems(*statuses).items()

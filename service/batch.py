@@ -89,12 +89,17 @@ class Batch:
 
     def pieces(self, done: int = 0) -> Iterator[Piece]:
         """Yield what is to be computed after the first `done` rows."""
+        for x, ids in self.parts(done):
+            yield self._piece(x, ids)
+
+    def parts(self, done: int = 0) -> Iterator[tuple[Inputs, Numbers]]:
+        """Yield the rows after the first `done`, and their numbers, so many at a time."""
         size = self._piece_rows()
         for first, last in self._chunks(done):
             x, ids = self._encoded(first, last), self._ids(first, last)
             for start in range(0, last - first, size):
                 some = slice(start, start + size)
-                yield self._piece(x[some], ids[some])
+                yield x[some], ids[some]
 
     def describe(self) -> dict[str, Any]:
         """Return what acts, as an answer of `/predict` says it."""

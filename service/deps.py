@@ -12,6 +12,7 @@ from service.health import Health
 from service.observe.metrics import Metrics
 from service.parsing import Parsers
 from service.predictor import Predictor
+from service.ranker import Ranker
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.blobs import Blobs
@@ -36,6 +37,7 @@ __all__ = [
     "OwnerDep",
     "ParsersDep",
     "PredictorDep",
+    "RankerDep",
     "SettingsDep",
     "State",
     "StateDep",
@@ -58,6 +60,7 @@ class State(TypedDict):
     in_flight: InFlight
     predictor: Predictor
     evaluator: Evaluator
+    ranker: Ranker
     parsers: Parsers
     health: Health
     metrics: Metrics
@@ -107,6 +110,10 @@ async def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
 
+async def _ranker(request: Request) -> Ranker:
+    return request.state.ranker  # type: ignore[no-any-return]
+
+
 async def _evaluator(request: Request) -> Evaluator:
     return request.state.evaluator  # type: ignore[no-any-return]
 
@@ -127,6 +134,7 @@ JobsDep = Annotated[Jobs, Depends(_jobs)]
 ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
 ParsersDep = Annotated[Parsers, Depends(_parsers)]
+RankerDep = Annotated[Ranker, Depends(_ranker)]
 EvaluatorDep = Annotated[Evaluator, Depends(_evaluator)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
 OwnerDep = Annotated[str | None, Depends(_owner)]

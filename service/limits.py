@@ -15,6 +15,7 @@ __all__ = [
     "check_evaluation",
     "check_generation",
     "check_size",
+    "check_work",
 ]
 
 MAX_FLOPS = 2e12
@@ -47,6 +48,17 @@ def check_size(plan: PredictionPlan, rows: int) -> float:
         raise TooLarge(
             f"the answer would hold about {numbers} numbers, and at most {MAX_ANSWER} are sent; "
             f"{advice}, or ask for fewer `statistics` and `outputs`"
+        )
+    return flops
+
+
+def check_work(work: str, flops: float) -> float:
+    """Return the operations that work on stored rows takes; raises TooLarge, which names it."""
+    if flops > MAX_FLOPS:
+        raise TooLarge(
+            f"{work}, are too much for an online answer, {flops / MAX_FLOPS:.3g} times the limit "
+            f"of {MAX_FLOPS:g} operations; ask for fewer `rows` or passes at a time, or take POST "
+            "/predictions, whose data set has the statistics of all rows"
         )
     return flops
 

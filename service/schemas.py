@@ -403,6 +403,46 @@ class OutsideView(View):
     """Those outside the range of the training rows; of a sequence or image at any step or pixel."""
 
 
+class RankedRow(View):
+    """A row that a model is unsure of."""
+
+    model_config = ConfigDict(extra="allow")
+
+    row: int
+    """Its number in the data set."""
+    score: float
+    """What it was ranked by; of `batch_bald` what its label adds to those of the rows before it."""
+    mutual_information: float | None = None
+    """Of `batch_bald`: what its label tells alone."""
+    information: float | None = None
+    """Of `batch_bald`: what its label and those of the rows before it tell together."""
+
+
+class RankingView(View):
+    """Rows of a data set, the least sure first, and all that is needed to ask for them again."""
+
+    model: str
+    dataset: str
+    by: str
+    rows: int
+    """How many were ranked."""
+    data: list[RankedRow]
+    candidates: int | None
+    """Of `batch_bald`: how many rows, those with the largest mutual information, were compared
+    with each other."""
+    dropout: list[dict[str, Any]]
+    noise: list[dict[str, Any]]
+    drop_connect: list[dict[str, Any]]
+    num_samples: int | None
+    seed: int | None
+    """Null where nothing random was asked for."""
+    masks: Literal["independent", "shared"]
+    row_offset: int
+    stream: int
+    """Version of the random streams."""
+    warnings: list[str]
+
+
 class ExplanationShare(View):
     """Part of the variance over the passes, of each row and target (class)."""
 

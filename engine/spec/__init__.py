@@ -32,6 +32,7 @@ from engine.spec.optimizers import (
     SgdSpec,
 )
 from engine.spec.prediction import AbstainSpec, GenerateSpec, PassesSpec, PredictSpec, Statistic
+from engine.spec.ranking import RankSpec
 from engine.spec.regularizers import (
     REGULARIZERS,
     BernoulliDropoutSpec,
@@ -117,6 +118,7 @@ __all__ = [
     "PredictSpec",
     "RandomSpec",
     "RangeSpec",
+    "RankSpec",
     "RecurrentPenaltySpec",
     "RegularizationSpec",
     "RegularizerSpec",
