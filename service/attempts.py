@@ -37,7 +37,7 @@ class Cancelled(Exception):
 
 
 class TimedOut(Exception):
-    """The attempt has taken as long as it may."""
+    """The job has run as long as it may, over all its attempts."""
 
 
 class Attempt:
@@ -95,7 +95,7 @@ class Attempt:
             self._obey(self._record_checkpoint(self._writing))
         elif now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
             self._obey(self._flush())  # at first at once: somebody may be watching
-        if self._limit_s is not None and now - self._started >= self._limit_s:
+        if self._limit_s is not None and self._ran_s() >= self._limit_s:
             raise TimedOut
 
     def _obey(self, recorded: Recorded) -> None:
@@ -109,9 +109,14 @@ class Attempt:
             progress=self._progress,
             metrics=self._metrics,
             checkpoint=checkpoint,
+            ran_s=self._ran_s(),
         )
         self._forget()
         return recorded
+
+    def _ran_s(self) -> float:
+        """Return how long the job has run: by the attempts before, as recorded, and by this one."""
+        return self.job.ran_s + self._clock() - self._started
 
     def _forget(self) -> None:
         self._events, self._progress, self._metrics = [], None, None

@@ -31,7 +31,8 @@ class Limits(Spec):
     """What a job may use."""
 
     seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
-    """Longest time that one attempt may run; it then ends as failed, of kind `timeout`."""
+    """Longest time that the job may run, all its attempts together, without the time that it waits;
+    it then ends as failed, of kind `timeout`."""
 
 
 def _plain_text(text: str) -> str:

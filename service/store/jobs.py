@@ -216,14 +216,15 @@ class Jobs:
         progress: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
+        ran_s: float | None = None,
     ) -> Recorded:
         """Store what an attempt has done, all of it or, with LeaseLost, nothing.
 
-        `progress` and `metrics` replace the former; the `checkpoint` event is added here. Events up
-        to a checkpoint's epoch are to be recorded with it or before.
+        `progress`, `metrics` and `ran_s` replace the former; the `checkpoint` event is added here.
+        Events up to a checkpoint's epoch are to be recorded with it or before.
         """
         refuse_own(events)
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {} if ran_s is None else {"ran_s": ran_s}
         if progress is not None:
             values["progress"] = progress
         if metrics is not None:

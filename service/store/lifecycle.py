@@ -100,6 +100,8 @@ class Job:
     error: dict[str, Any] | None
     attempts: int
     """Claims so far; with `id` and `worker` the token that fences a worker's writes."""
+    ran_s: float
+    """Seconds that its attempts have run, together, when that was last recorded."""
     failures: int
     """Attempts that ended by themselves and left no new checkpoint."""
     retry_reason: str | None

@@ -102,6 +102,8 @@ jobs = sa.Table(
     sa.Column("result", Json),
     sa.Column("error", Json),
     sa.Column("attempts", sa.Integer, nullable=False),
+    # Of all attempts, as far as they have recorded it.
+    sa.Column("ran_s", sa.Float, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("retry_reason", sa.String(64)),
     sa.Column("worker", sa.String(255)),

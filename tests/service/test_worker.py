@@ -288,6 +288,55 @@ def test_a_job_ends_at_its_time_limit(world: World) -> None:
     assert "3 seconds" in job.error["detail"]
 
 
+def test_the_time_limit_counts_all_attempts_and_not_the_time_between(world: World) -> None:
+    job_id = world.queue(limits={"seconds": 10}, checkpoint_every={"epochs": 1})
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_: int) -> None:
+        if world.clock.now - begun >= 3:
+            raise Killed
+
+    for attempt in range(4):
+        world.clock.now += 1000  # in the queue
+        begun = world.clock.now
+        if attempt < 3:
+            with pytest.raises(Killed):
+                world.work(counting(world, 100, on_step=kill))
+            world.jobs.worker_died("worker", "infrastructure", "killed", counts=False)
+            # The two steps that were done are known; of the third nothing was told.
+            assert world.jobs.get(job_id).ran_s == 2 * (attempt + 1)
+        else:
+            world.work(counting(world, 100))
+    job = world.jobs.get(job_id)
+    assert (job.status, job.attempts) == (Status.FAILED, 4)
+    assert job.error is not None
+    assert job.error["kind"] == "timeout"
+    assert world.clock.now - begun == 4  # and 3 x 2 before
+
+
+def test_a_job_that_has_had_its_time_ends_at_the_first_step_of_its_next_attempt(
+    world: World,
+) -> None:
+    job_id = world.queue(limits={"seconds": 3})
+    world.jobs.record(world.jobs.claim("first") or pytest.fail("no job"), ran_s=3.5)
+    world.jobs.worker_died("first", "infrastructure", "killed", counts=False)
+    world.work(counting(world, 100))
+    job = world.jobs.get(job_id)
+    assert job.error is not None
+    assert job.error["kind"] == "timeout"
+    assert world.types(job_id).count("epoch") == 1
+
+
+def test_other_clocks_do_not_move_a_time_limit(world: World) -> None:
+    instants = iter(datetime(2020 + 10 * (number % 2), 1, 1, tzinfo=UTC) for number in range(1000))
+    world.jobs = Jobs(world.database, lambda: next(instants), max_failures=3)
+    job_id = world.queue(limits={"seconds": 10})
+    world.work(counting(world))
+    assert world.jobs.get(job_id).status is Status.SUCCEEDED
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "shown"),
     [
