@@ -250,6 +250,13 @@ def test_networks_may_vary() -> None:
     assert run.selected is not None
 
 
+def test_networks_of_several_targets_may_vary() -> None:
+    base = spec(inputs=["a", "b"], targets=["c", "y"])
+    asked = SearchSpec.model_validate({"grid": {"network.layers.1.size": [3, 9]}})
+    plan = plan_search(asked, base, DATA)
+    assert [planned.plan.graph.parameter_count for planned in plan.variants] == [17, 47]
+
+
 def test_without_a_finite_metric_nothing_is_chosen() -> None:
     x = np.arange(40, dtype=np.float64)
     flat = Data(table=pa.table({"x": x, "y": np.where(x < 30, x, 3.0)}))
