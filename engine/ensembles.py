@@ -30,7 +30,7 @@ from engine.spec import PredictSpec
 from engine.streams import stream_key
 from engine.summary import Tree
 
-__all__ = ["EnsemblePlan", "ensemble_document", "plan_model"]
+__all__ = ["EnsemblePlan", "ensemble_document", "member_seed", "plan_model"]
 
 Samples = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -106,13 +106,13 @@ def _shapes(plan: PredictionPlan) -> list[Shape]:
 def _member_plan(model: Model, index: int, spec: PredictSpec, seed: int) -> PredictionPlan:
     try:
         own = model.members[index]
-        return plan_prediction(own, spec, seed=_member_seed(seed, index), alone=False)
+        return plan_prediction(own, spec, seed=member_seed(seed, index), alone=False)
     except EngineError as error:
         error.detail = f"member {index} of the ensemble: {error.detail}"
         raise
 
 
-def _member_seed(seed: int, index: int) -> int:
+def member_seed(seed: int, index: int) -> int:
     """Return the seed of a member's streams; the first one's are those that it has alone."""
     return seed if index == 0 else stream_key(seed, "member", index) % 2**53
 
@@ -144,7 +144,7 @@ class EnsemblePlan(PredictionPlan):
     def again(self, *, seed: int, row_offset: int) -> PredictionPlan:
         """Return the same plan for another seed and offset; what it has worked out is shared."""
         members = tuple(
-            plan.again(seed=_member_seed(seed, index), row_offset=row_offset)
+            plan.again(seed=member_seed(seed, index), row_offset=row_offset)
             for index, plan in enumerate(self.members)
         )
         other = copy.copy(self)
@@ -222,7 +222,7 @@ class _Together:
         """Prepare rows for each member; `seeds` are those of the first."""
         prepared = []
         for index, sampler in enumerate(self._samplers):
-            own = None if seeds is None else [_member_seed(seed, index) for seed in seeds]
+            own = None if seeds is None else [member_seed(seed, index) for seed in seeds]
             prepared.append(sampler.prepare(x, row_ids, own))
         return _RowsTogether(self._samplers, prepared, self.stochastic)
 

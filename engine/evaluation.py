@@ -22,7 +22,15 @@ from engine.spec import TrainSpec
 from engine.statistics import pass_mean
 from engine.summary import noise_variance, renormalised
 
-__all__ = ["Evaluation", "by_target", "evaluate_on_validation", "given_precision"]
+__all__ = [
+    "NUM_SAMPLES",
+    "Evaluation",
+    "by_target",
+    "evaluate_on_validation",
+    "given_precision",
+    "measured_rows",
+    "parts_of",
+]
 
 NUM_SAMPLES = 100
 _MAX_SAMPLES = 5_000_000
@@ -63,15 +71,17 @@ def evaluate_on_validation(
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
-    by_memory = _MAX_SAMPLES // (passes * math.prod(graph.last.shape))
-    by_work = int(_MAX_FLOPS / (passes * max(1, graph.flops_per_row)))
-    rows = min(len(x), max(_MIN_ROWS, min(by_memory, by_work)))
+    rows = measured_rows(
+        len(x),
+        numbers=passes * math.prod(graph.last.shape),
+        flops=passes * max(1, graph.flops_per_row),
+    )
     wanted = [graph.last.out] + ([graph.noise_output] if graph.noise_output else [])
     sampler = Sampler(network, regularizers, wanted=wanted, seed=spec.seed)
     numbers = np.arange(passes, dtype=np.int64)
     pieces: dict[str, list[Array]] = {name: [] for name in wanted}
     for chunk in sampler.chunks(rows, passes):
-        for part in _parts(chunk):
+        for part in parts_of(chunk):
             drawn = {name: value[None] for name, value in sampler.deterministic(x[part]).items()}
             if sampler.stochastic:
                 drawn |= sampler.samples(x[part], row_ids[part], numbers)
@@ -107,6 +117,11 @@ def _learnt_noise(encoding: Encoding, samples: Array, variance: Array, truth: Ar
     return Evaluation(noise_precision=None, log_likelihood=float(np.mean(likelihoods)))
 
 
+def measured_rows(count: int, *, numbers: int, flops: float) -> int:
+    """Return how many of so many rows are sampled; `numbers` and `flops` are those of one row."""
+    return min(count, max(_MIN_ROWS, min(_MAX_SAMPLES // numbers, int(_MAX_FLOPS / flops))))
+
+
 def by_target(encoding: Encoding, values: Array) -> list[Array]:
     """Cut (passes, rows, *shape) into (passes, numbers) for each target."""
     axis = -3 if values.ndim == 5 else -1
@@ -115,7 +130,7 @@ def by_target(encoding: Encoding, values: Array) -> list[Array]:
     return [own.reshape(len(own), -1).astype(np.float64) for own in cut]
 
 
-def _parts(chunk: slice, size: int = 256) -> list[slice]:
+def parts_of(chunk: slice, size: int = 256) -> list[slice]:
     """Cut a chunk of rows so that each part takes well under a second."""
     starts = range(chunk.start, chunk.stop, size)
     return [slice(start, min(start + size, chunk.stop)) for start in starts]

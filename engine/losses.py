@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from engine.names import output_name
 from engine.objective import Loss
 from engine.regularizers.sites import Site
 
-__all__ = ["PROBABILITY_FLOOR", "LossTerms"]
+__all__ = ["PROBABILITY_FLOOR", "LossTerms", "prediction_loss"]
 
 PROBABILITY_FLOOR = 1e-7
 """Where masks act on probabilities, the loss takes the logarithm of no less."""
@@ -85,6 +87,26 @@ class LossTerms:
             case _:
                 losses = _over_outputs((value - target).square())
         return weighted_mean(losses, weights)
+
+
+def prediction_loss(
+    graph: Graph,
+    prediction: npt.NDArray[np.float32],
+    targets: Tensor,
+    weights: Tensor | None,
+    *,
+    batch_size: int,
+) -> float | None:
+    """Return the loss of predictions (rows, *shape) that no single network need have made.
+
+    None where the network's loss reads other outputs, or other targets, too.
+    """
+    out = graph.last.out
+    terms = LossTerms(graph, {out: ()})
+    if terms.outputs != (out,) or any(loss.target is not None for loss in graph.losses):
+        return None
+    values = {out: torch.from_numpy(prediction)}
+    return float(sum(terms.values(values, [targets], weights, batch_size=batch_size)))
 
 
 def _reads(graph: Graph, loss: Loss, sites: Mapping[str, tuple[Site, ...]]) -> str:

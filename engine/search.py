@@ -20,6 +20,7 @@ from engine.data.dataset import Data
 from engine.epochs import BlockEnd, EpochEnd
 from engine.errors import ArtifactError, DataError, DivergedError
 from engine.groups import Group, grouped
+from engine.joint_evaluation import JointEvaluation
 from engine.lanes import Lanes
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
@@ -128,6 +129,7 @@ class Search:
         self._best: int | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._refit: TrainingRun | None = None
+        self._joint: tuple[list[int], JointEvaluation] | None = None
 
     # -- the search --------------------------------------------------------------------------------
 
@@ -173,13 +175,16 @@ class Search:
             yield run
 
     def _run_of(self, index: int) -> VariantRun:
+        plan = self.plan.variants[index].plan
+        run = VariantRun(TrainingRun(plan, self._encoded(), threads=self._threads))
+        self._runs[index] = run
+        return run
+
+    def _encoded(self) -> EncodedRows:
         if self._rows is None:
             first = self.plan.variants[0].plan
             self._rows = encode_rows(first, *self._data, self._device)
-        plan = self.plan.variants[index].plan
-        run = VariantRun(TrainingRun(plan, self._rows, threads=self._threads))
-        self._runs[index] = run
-        return run
+        return self._rows
 
     def _record(self, index: int, run: VariantRun) -> None:
         """Take down what a run that has come to a rung, or to its end, is worth."""
@@ -318,8 +323,20 @@ class Search:
             return self._best_running()
         if self._refit is not None and self._refit.is_finished:
             return [(self._refit.plan, self._refit.outcome())]
-        order = [self._best, *(index for index in sorted(self._outcomes) if index != self._best)]
-        return [(self.plan.variants[index].plan, self._outcomes[index]) for index in order]
+        return [(self.plan.variants[index].plan, self._outcomes[index]) for index in self._order()]
+
+    def _order(self) -> list[int]:
+        return sorted(self._outcomes, key=lambda index: (index != self._best, index))
+
+    def together(self) -> JointEvaluation:
+        """Return what measures all that the search leaves as one model, where they are several.
+
+        Of the same variants it is the same, so that nothing is measured twice.
+        """
+        order = self._order()
+        if self._joint is None or self._joint[0] != order:
+            self._joint = (order, JointEvaluation(self.members(), self._encoded()))
+        return self._joint[1]
 
     def _best_running(self) -> list[tuple[TrainingPlan, Outcome]]:
         self._lanes.rest()

@@ -38,6 +38,7 @@ def search(job: Job, context: TaskContext) -> Iterator[Step]:
         run.restore(context.checkpoint)
     for event in run.search:
         yield run.step(event)
+    yield from run.measure()
     yield from run.calibrate()
     yield replace(run.step(None), result=run.result)
 
@@ -144,6 +145,14 @@ class _SearchJob:
         best = found.get("search", {})
         return {name: best[name] for name in ("train", "valid") if name in best} | found
 
+    def measure(self) -> Iterator[Step]:
+        """Measure the ensemble that the search leaves, if it leaves one, on the validation rows."""
+        if len(self.search.members()) < 2:
+            return
+        for done in self.search.together().pieces():
+            told = _told("evaluating", round(100 * done), 100, None, None) | {"unit": "%"}
+            yield replace(self.step(None), progress=told)
+
     def calibrate(self) -> Iterator[Step]:
         """Calibrate the model that the search leaves, if that is asked for."""
         made = self._made()
@@ -183,7 +192,8 @@ class _SearchJob:
             (new_model(self._job, plan, outcome).document, outcome.parameters)
             for plan, outcome in members
         ]
-        document, weights = ensemble_document(documents, {"train": {}, "valid": {}} | told)
+        metrics = self.search.together().metrics() | told
+        document, weights = ensemble_document(documents, metrics)
         return NewModel(name=self._job.name, document=document, weights=weights)
 
 

@@ -93,6 +93,10 @@ def test_an_ensemble_is_one_model_whose_members_are_the_variants(api: Api) -> No
     assert model["parameter_count"] == 3 * (3 * 6 + 6 + 6 + 1)
     assert {name.split(".")[0] for name in model["parameters"]} == {"0", "1", "2"}
     assert job["metrics"]["search"]["variant"] == best
+    assert job["metrics"] == model["metrics"]
+    assert set(job["metrics"]["valid"]) == set(variants[0]["metrics"]["valid"])
+    losses = [variant["metrics"]["train"]["loss"] for variant in variants]
+    assert job["metrics"]["train"] == {"loss": pytest.approx(sum(losses) / 3)}
     request = {"model": job["model"], "inputs": [[0.1, 0.2, 0.3]], "num_samples": 8, "seed": 3}
     asked = {**request, "statistics": ["mean", "samples"]}
     answer = api.post("/predict", json=asked).json()
