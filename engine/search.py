@@ -127,6 +127,8 @@ class Search:
         self._round = 0
         self._untold: list[int] = []
         self._best: int | None = None
+        self._best_history = bytearray()
+        """The ends of its epochs, as `VariantRun.history`."""
         self._outcomes: dict[int, Outcome] = {}
         self._refit: TrainingRun | None = None
         self._joint: tuple[list[int], JointEvaluation] | None = None
@@ -176,7 +178,10 @@ class Search:
 
     def _run_of(self, index: int) -> VariantRun:
         plan = self.plan.variants[index].plan
-        run = VariantRun(TrainingRun(plan, self._encoded(), threads=self._threads))
+        run = VariantRun(
+            TrainingRun(plan, self._encoded(), threads=self._threads),
+            keeps_epochs=not self.plan.refits,
+        )
         self._runs[index] = run
         return run
 
@@ -202,16 +207,17 @@ class Search:
             standing.noise_precision = run.outcome.noise_precision
             if run.is_finished:
                 standing.status = "succeeded"
-            self._keep(index, run.outcome)
+            self._keep(index, run.outcome, run.history)
         if standing.status != "running":
             del self._runs[index]
         self._untold.append(index)
 
-    def _keep(self, index: int, outcome: Outcome) -> None:
+    def _keep(self, index: int, outcome: Outcome, history: bytearray) -> None:
         """Hold on to the best, and where all become an ensemble to those at their end."""
         best = self._best
         if best is None or self._worth(index) >= self._worth(best):
             self._best = index
+            self._best_history = history[:]
         self._outcomes[index] = outcome
         for held in list(self._outcomes):
             if held != self._best and not self._is_member(held):
@@ -314,6 +320,11 @@ class Search:
         """The training of the best once more, when it has begun."""
         return self._refit
 
+    def best_epochs(self) -> Iterator[EpochEnd]:
+        """Yield the epochs of the best variant so far; none where it is trained once more."""
+        for line in bytes(self._best_history).splitlines():
+            yield EpochEnd(**json.loads(line))
+
     def members(self) -> list[tuple[TrainingPlan, Outcome]]:
         """Return what the search leaves if it ends here, the best first; empty before any epoch.
 
@@ -378,6 +389,10 @@ class Search:
             outcomes[index] = {**vars(outcome), "parameters": None}
             for name, value in outcome.parameters.items():
                 tensors[f"{index}/{name}"] = torch.tensor(value)
+        histories = {f"history.{index}": run.history for index, run in self._runs.items()}
+        for name, lines in (histories | {"history.best": self._best_history}).items():
+            if lines:
+                tensors[name] = torch.frombuffer(lines[:], dtype=torch.uint8)
         told = {
             "round": self._round,
             "selected": self.selected,
@@ -409,9 +424,16 @@ class Search:
         self._best = told["best"]
         for name, outcome in told["outcomes"].items():
             self._outcomes[int(name)] = _outcome(outcome, arrays, f"{name}/")
+
+        def lines(name: str) -> bytearray:
+            return bytearray(arrays[name].tobytes() if name in arrays else b"")
+
+        self._best_history = lines("history.best")
         for index, standing in enumerate(self.standings):
             if standing.status == "running":
-                self._run_of(index).run.staged.restore(arrays[f"run.{index}"].tobytes())
+                run = self._run_of(index)
+                run.run.staged.restore(arrays[f"run.{index}"].tobytes())
+                run.history = lines(f"history.{index}")
         if "refit" in arrays:
             self._refit = self._refit_run()
             self._refit.staged.restore(arrays["refit"].tobytes())

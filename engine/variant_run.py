@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from engine.epochs import EpochEnd
@@ -23,13 +24,17 @@ _EPOCH_FLOPS = 3e6  # what the end of an epoch is worth, without its measuring
 class VariantRun:
     """A run that moves on by slices of work."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, *, keeps_epochs: bool = True) -> None:
+        """`keeps_epochs` says whether the ends of its epochs are kept, in `history`."""
         self.run = run
+        self._keeps_epochs = keeps_epochs
         self.ended = False
         """It has been measured at its rung or at its end, or has failed."""
         self.outcome: Outcome | None = None
         self.failure: str | None = None
         """Why it failed."""
+        self.history = bytearray()
+        """The ends of its epochs, each a line of JSON; there may be many, and of many runs."""
         self._pieces: Iterator[Descent | None] = iter(())
         self._measured = 0
         self._row_flops = self._flops_of_a_row()
@@ -107,6 +112,8 @@ class VariantRun:
                 if isinstance(piece, Descent):
                     yield piece
                     continue
+                if isinstance(piece, EpochEnd) and self._keeps_epochs:
+                    self.history += json.dumps(vars(piece)).encode() + b"\n"
                 yield None
                 if isinstance(piece, EpochEnd) and piece.epoch == until:
                     break

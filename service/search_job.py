@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from engine.ensembles import ensemble_document
@@ -28,6 +29,9 @@ from service.training_job import (
 
 __all__ = ["search"]
 
+_EPOCHS_AT_ONCE = 1000
+"""Told by one step."""
+
 
 def search(job: Job, context: TaskContext) -> Iterator[Step]:
     """Train the variants of a job, from its checkpoint if there is one, and keep the best."""
@@ -38,6 +42,7 @@ def search(job: Job, context: TaskContext) -> Iterator[Step]:
         run.restore(context.checkpoint)
     for event in run.search:
         yield run.step(event)
+    yield from run.told_epochs()
     yield from run.measure()
     yield from run.calibrate()
     yield replace(run.step(None), result=run.result)
@@ -118,6 +123,13 @@ class _SearchJob:
             plan = self._plan.variants[event.index].plan if refit is None else refit.plan
             path = None if refit is None else refit.staged.path
             yield from opening_events(plan, self._device, path)
+
+    def told_epochs(self) -> Iterator[Step]:
+        """Tell the epochs of the best, where it is not trained once more, which would tell them."""
+        epochs = self.search.best_epochs()
+        while some := tuple(islice(epochs, _EPOCHS_AT_ONCE)):
+            events = tuple(told for epoch in some for told in event_of(epoch))
+            yield replace(self.step(None), events=events)
 
     def _progress(self) -> dict[str, Any]:
         elapsed = max(time.monotonic() - self._started, 1e-9)

@@ -66,7 +66,11 @@ export class History {
   #takeEpoch({ epoch, train, valid, regularizers, best }) {
     this.#epochs.set(epoch, { epoch, train: train?.loss ?? null, valid: valid?.loss ?? null, best });
     for (const line of regularizers ?? []) {
-      this.#regularizers.get(line.index)?.history.push({ epoch, loss: line.loss, rates: line.rates ?? {} });
+      const known = this.#regularizers.get(line.index);
+      if (!known) continue;
+      // An attempt may tell an epoch once more; it is the same one.
+      if (known.history.at(-1)?.epoch >= epoch) known.history = known.history.filter((one) => one.epoch < epoch);
+      known.history.push({ epoch, loss: line.loss, rates: line.rates ?? {} });
     }
   }
 

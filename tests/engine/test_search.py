@@ -133,7 +133,7 @@ def test_refitting_takes_in_validation_rows_that_are_not_among_the_rows() -> Non
 def test_a_search_stopped_anywhere_ends_as_one_that_nobody_disturbs(
     stops: list[int], halves: bool
 ) -> None:
-    asked: dict[str, Any] = {"grid": GRID}
+    asked: dict[str, Any] = {"grid": GRID, "refit": not halves}
     if halves:
         asked["halving"] = {"factor": 2, "min_epochs": 2}
     calm = finished(search(asked))
@@ -152,6 +152,7 @@ def test_a_search_stopped_anywhere_ends_as_one_that_nobody_disturbs(
     assert [vars(s) for s in run.standings] == [vars(s) for s in calm.standings]
     assert run.selected == calm.selected
     assert artifact(run) == artifact(calm)
+    assert list(run.best_epochs()) == list(calm.best_epochs())
     for index, standing in enumerate(run.standings):
         assert told[index][-1] == standing.status
         assert told[index].count("succeeded") + told[index].count("stopped") == 1

@@ -80,6 +80,25 @@ def test_events_tell_of_variants_the_choice_and_the_epochs_of_the_refit(api: Api
     assert [line["epoch"] for line in log[0]["history"]] == epochs
 
 
+@pytest.mark.parametrize("keep", ["best", "ensemble"])
+def test_without_a_refit_the_epochs_told_are_those_of_the_chosen_variant(
+    api: Api, keep: str
+) -> None:
+    dataset = api.upload(csv_of(60))
+    search = {"grid": {"hidden_dropout": [0.05, 0.2]}, "keep": keep, "refit": False}
+    job = finished(api, dataset=dataset, search=search)
+    alone = finished(api, dataset=dataset, **job["metrics"]["search"]["overrides"])
+
+    def told(of: dict[str, Any]) -> tuple[Any, Any]:
+        events = api.get(f"/jobs/{of['id']}/events?limit=1000").json()["data"]
+        epochs = [event["data"] for event in events if event["type"] == "epoch"]
+        return epochs, api.get(f"/jobs/{of['id']}/regularizers").json()["data"]
+
+    epochs, log = told(job)
+    assert (epochs, log) == told(alone)
+    assert len(epochs) == len(log[0]["history"]) == 5
+
+
 def test_an_ensemble_is_one_model_whose_members_are_the_variants(api: Api) -> None:
     dataset = api.upload(csv_of(60))
     search = {"variants": [{"seed": 1}, {"seed": 2}, {"seed": 3}], "keep": "ensemble"}
