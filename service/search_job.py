@@ -94,7 +94,7 @@ class _SearchJob:
             f"{self._plan.variants[0].plan.valid_rows} validation rows, on {self._device.type}; "
             f"{self._plan.select} decides"
         )
-        return (("log", {"message": message}),)
+        return (("log", {"message": message, "select": self._plan.select}),)
 
     def step(self, event: SearchEvent | None) -> Step:
         """Describe where the search stands."""

@@ -12,6 +12,10 @@ export class History {
   #latest = [];
   /** The learning rate that was found, with what was tried; null where none was. */
   rate = null;
+  /** Of a search, the metric that decides; null before it is told. */
+  select = null;
+  /** Of a search, the number of the variant that was chosen; null before. */
+  chosen = null;
   /** Id of the last event that was read. */
   last = 0;
 
@@ -57,6 +61,10 @@ export class History {
     if (event.type === "retried") this.#forgetAfter(event.data.from_epoch);
     else if (event.type === "epoch") this.#takeEpoch(event.data);
     else if (event.type === "learning_rate") this.rate = event.data;
+    else if (event.type === "selected") {
+      this.chosen = event.data.variant;
+      this.select = event.data.by;
+    } else if (event.data.select) this.select = event.data.select;
     else if (event.data.regularizer) {
       const described = event.data.regularizer;
       this.#regularizers.set(described.index, { ...described, history: [] });

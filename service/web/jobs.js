@@ -5,6 +5,7 @@ import { lossChart, rateChart, sparkline } from "./charts.js";
 import { element, keyedChildren, section, setText, swap, table, whenChanged } from "./dom.js";
 import { ago, cell, count, duration, number, title } from "./format.js";
 import { History } from "./history.js";
+import { variantTable } from "./variants.js";
 
 const EVENTS_SHOWN = 12;
 
@@ -97,6 +98,9 @@ export function jobView(id) {
   const ofRate = section("Learning rate that was found", rates.node);
   ofRate.hidden = true;
   const metrics = element("div");
+  const variants = element("div");
+  const ofSearch = section("Variants", variants);
+  ofSearch.hidden = true;
   const log = element("div");
   const events = element("ol", { class: "events" });
   const spec = element("pre", { tabindex: 0 });
@@ -104,18 +108,22 @@ export function jobView(id) {
   const show = {
     facts: whenChanged((job) => facts.replaceChildren(...factsOf(job))),
     metrics: whenChanged((all) => metrics.replaceChildren(metricsTable(all))),
-    regularizers: whenChanged(() => swap(log, regularizerTable(history.regularizers))),
+    variants: whenChanged((found) => swap(variants, variantTable(found))),
+    regularizers: whenChanged(([, , none]) => swap(log, regularizerTable(history.regularizers, none))),
     events: whenChanged((latest) => events.replaceChildren(...latest.map(eventLine))),
     spec: whenChanged((wanted) => setText(spec, JSON.stringify(wanted, null, 2))),
   };
-  const ofTraining = [section("Loss", chart.node), section("Metrics", metrics), section("Regularizers", log)];
+  const ofLosses = section("Loss", chart.node);
+  const ofTraining = [ofLosses, section("Metrics", metrics), section("Regularizers", log)];
   for (const part of ofTraining) part.hidden = true; // until it is known what the job is
+  let areAllRead = false; // of a search that has ended nothing changes any more
   return {
     node: element(
       "div",
       { class: "stack" },
       section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
       ofRate,
+      ofSearch,
       ...ofTraining,
       section("Latest events", events),
       element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
@@ -143,7 +151,19 @@ export function jobView(id) {
           rates.update(history.rate);
         }
       }
-      show.regularizers([history.last, history.regularizers.length]);
+      const search = trains ? (job.spec.search ?? null) : null;
+      if (search !== null) {
+        // Before one is chosen there are no epochs but the variants' own, which are not told.
+        ofLosses.hidden = history.chosen === null;
+        ofSearch.hidden = false;
+        if (!areAllRead) {
+          const { data } = await get(`/jobs/${encodeURIComponent(id)}/variants`);
+          show.variants({ variants: data, select: history.select });
+          areAllRead = job.terminal;
+        }
+      }
+      const none = search === null || history.chosen !== null ? NOTHING : job.terminal ? NEVER_CHOSEN : NOT_YET_CHOSEN;
+      show.regularizers([history.last, history.regularizers.length, none]);
       show.events(history.latest(EVENTS_SHOWN));
       return isLive(job);
     },
@@ -166,7 +186,7 @@ function factsOf(job) {
 }
 
 /** Metrics by name, of the training and of the validation rows. */
-export function metricsTable({ search, ...own }) {
+export function metricsTable({ search, calibration: _, ...own }) {
   // What is trained once more on all rows has no validation rows left; it was chosen by these.
   const metrics = Object.keys(own.valid ?? {}).length ? own : { ...own, "valid, when chosen": search?.valid ?? {} };
   const kinds = Object.keys(metrics).filter((kind) => Object.keys(metrics[kind]).length);
@@ -176,8 +196,12 @@ export function metricsTable({ search, ...own }) {
   return table(["", ...kinds], rows, (index) => index > 0);
 }
 
-function regularizerTable(regularizers) {
-  if (!regularizers.length) return element("p", { class: "faint" }, "None: nothing is dropped or penalised.");
+const NOTHING = "None: nothing is dropped or penalised.";
+const NOT_YET_CHOSEN = "Each variant has its own; those of the best are shown once it is chosen.";
+const NEVER_CHOSEN = "Each variant had its own; none was chosen.";
+
+function regularizerTable(regularizers, none) {
+  if (!regularizers.length) return element("p", { class: "faint" }, none);
   const rows = regularizers.flatMap((one) => {
     const last = one.history.at(-1);
     const outputs = Object.keys(last?.rates ?? {});

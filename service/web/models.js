@@ -2,7 +2,7 @@
 
 import { get, Refused } from "./api.js";
 import { element, keyedChildren, section, setText, table } from "./dom.js";
-import { ago, bytes, count, counted, number, title } from "./format.js";
+import { ago, bytes, cell, count, counted, number, title } from "./format.js";
 import { metricsTable } from "./jobs.js";
 import { predictionForm } from "./predict.js";
 
@@ -45,6 +45,7 @@ export function modelView(id) {
       node.replaceChildren(
         section("", element("h1", {}, title(model)), facts(model, dataset)),
         section("Predict", predictionForm(model, dataset)),
+        ...(model.calibration ? [section("Calibration", calibrationView(model))] : []),
         element(
           "div",
           { class: "pair" },
@@ -69,6 +70,34 @@ async function datasetOfJob(job) {
     throw error;
   }
 }
+
+/** What intervals or sets promise, by which rows, and for which way of predicting. */
+function calibrationView({ calibration, metrics, calibrated_from: from }) {
+  const { coverage, score, rows, quantiles, temperature, temperature_rows: fitted, way } = calibration;
+  const isOfSets = ["aps", "raps", "lac"].includes(score);
+  const promised = metrics.calibration?.promised;
+  const lines = [
+    [isOfSets ? "sets hold the true class" : "intervals hold the truth", `${percent(coverage)}${promised ? `, by these rows ${percent(promised)}` : ""}`],
+    ["rows", count(rows)],
+    ["score", score],
+    ...Object.entries(quantiles).map(([name, value]) => [
+      isOfSets ? "quantile of the scores" : `${name}: ${score === "normalised" ? "half width, in std" : "half width"}`,
+      typeof value === "number" ? number(value) : cell(value),
+    ]),
+    ...(temperature ? [["temperature", `${number(temperature)}, by ${counted(fitted, "other row")}`]] : []),
+    ["holds for", `num_samples ${count(way.num_samples)}, masks ${way.masks}`],
+    ...way.acting.flatMap((acting, index) => {
+      const name = way.acting.length > 1 ? `with, member ${index}` : "with";
+      const acts = Object.entries(acting).flatMap(([kind, all]) => all.map((one) => `${kind} ${number(one.rate ?? one.std)} on ${one.matched.join(", ")}`));
+      return [[name, acts.join("; ") || "nothing dropped and no noise"]];
+    }),
+  ];
+  const parts = [table(["", ""], lines)];
+  if (from) parts.push(element("p", { class: "faint" }, "Calibrated anew from ", element("a", { href: `#/models/${from}` }, "another model"), "."));
+  return element("div", {}, parts);
+}
+
+const percent = (share) => `${number(100 * share)} %`;
 
 function facts(model, dataset) {
   const parts = [model.id, model.form, counted(model.parameter_count, "parameter"), bytes(model.weights.bytes)];
