@@ -93,7 +93,7 @@ function calibrationView({ calibration, metrics, calibrated_from: from }) {
     }),
   ];
   const parts = [table(["", ""], lines)];
-  if (from) parts.push(element("p", { class: "faint" }, "Calibrated anew from ", element("a", { href: `#/models/${from}` }, "another model"), "."));
+  if (from) parts.push(element("p", { class: "faint" }, "Another calibration of ", element("a", { href: `#/models/${from}` }, "this model"), "."));
   return element("div", {}, parts);
 }
 
