@@ -393,7 +393,11 @@ class Encoding(Spec):
             names |= {own.target, *(field.name for field in own.targets)}
         if self.sequence is not None:
             names |= {self.sequence.group, self.sequence.order}
-        return RequestReader(self.inputs, spare={n for n in names if n is not None})
+        return RequestReader(
+            self.inputs,
+            spare={n for n in names if n is not None},
+            are_columns=self.kind == "table",
+        )
 
     @cached_property
     def ranges(self) -> Ranges:

@@ -33,8 +33,10 @@ Pointer = Callable[[int], str]
 class FieldShape:
     """What a row of a request has to hold for one column (array), and how it is read."""
 
-    def __init__(self, field: Scaled | Categories) -> None:
+    def __init__(self, field: Scaled | Categories, *, is_array: bool = True) -> None:
+        """`is_array` says that a row of it may be a list, even of a single number."""
         self.name = field.name
+        self.is_array = is_array
         self.size = field.size
         self.boolean = field.type == "boolean"
         self.plain = field.type not in ("text", "datetime", "numeral", "date")
@@ -284,7 +286,8 @@ def _column(values: Any, field: FieldShape, pointer: Pointer) -> Matrix:
         if numbers is not None:
             return numbers
         values = listed(values)
-    if field.size > 1 or any(isinstance(value, list | tuple) for value in values):
+    nested = field.is_array and any(isinstance(value, list | tuple) for value in values)
+    if field.size > 1 or nested:
         cells = [field] * field.size
         return _matrix(values, cells, f"a list of {_counted([field])}", pointer)
     if field.plain and set(map(type, values)) <= {int, float}:

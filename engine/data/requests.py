@@ -28,12 +28,17 @@ _FEW = 128
 class RequestReader:
     """Reads rows that hold values of these fields; made once for a model."""
 
-    def __init__(self, fields: Sequence[Field], *, spare: Collection[str]) -> None:
-        """Keys in `spare` may be there and are passed over."""
+    def __init__(
+        self, fields: Sequence[Field], *, spare: Collection[str], are_columns: bool = False
+    ) -> None:
+        """Keys in `spare` may be there and are passed over.
+
+        `are_columns` says that the fields are of a table, a value of which is no list.
+        """
         self._all = tuple(fields)
         self.arrays = tuple(field for field in fields if isinstance(field, ArrayField))
         self._plain = tuple(field for field in fields if not isinstance(field, ArrayField))
-        self._cells = tuple(FieldShape(field) for field in self._plain)
+        self._cells = tuple(FieldShape(field, is_array=not are_columns) for field in self._plain)
         self._spare = frozenset(spare)
         self._moments = _moments(self._plain)
         self._halves: tuple[Doubles, Doubles] | None = None

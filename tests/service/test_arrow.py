@@ -216,6 +216,11 @@ def test_columns_that_the_model_needs_are_asked_for(shared: Api, model: str) -> 
     assert_problem(sent(shared, {**ROWS, "a": pa.nulls(3)}, model="mdl_none"), 404)
 
 
+def test_lists_of_one_number_are_no_values_of_a_column(shared: Api, model: str) -> None:
+    columns = {**ROWS, "a": pa.array([[0.1], [-2.0], [3.0]])}
+    assert_problem(sent(shared, columns, model=model), 422, "#/inputs/a/0")
+
+
 def test_a_stream_that_was_cut_is_malformed(shared: Api, model: str) -> None:
     content = stream(ROWS, {"model": model})
     for end in (0, 4, 100, len(content) // 2, len(content) - 8, len(content) - 1):

@@ -245,6 +245,30 @@ def test_an_imported_models_numbers_pass_as_they_are(form: Form) -> None:
         only(encoding.encode_inputs(Data(arrays={"x": np.eye(2)})))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "pointer"),
+    [
+        ([{"age": [1.0], "flag": True}], "#/inputs/0/age"),
+        ([{"age": 1.0, "flag": True}, {"age": 1.0, "flag": [1]}], "#/inputs/1/flag"),
+        ({"age": [1.0, [2.0]], "flag": [1, 1]}, "#/inputs/age/1"),
+        ({"age": np.array([[1.0], [2.0]]), "flag": [1, 1]}, "#/inputs/age/0"),
+        ([[[1.0], True]], "#/inputs/0/0"),
+    ],
+)
+def test_a_list_of_one_number_is_no_value_of_a_column(
+    encoding: Encoding, inputs: Any, pointer: str
+) -> None:
+    with pytest.raises(DataError, match="got a list") as caught:
+        encoding.encode_records(inputs)
+    assert caught.value.pointer == pointer
+
+
+def test_a_list_of_one_number_is_a_row_of_an_array() -> None:
+    read = Encoding.identity({"in": (1,)}, (1,), "regressor")
+    for inputs in ([{"x": [3.0]}], {"x": [[3.0]]}, {"x": np.array([[3.0]])}, [[3.0]]):
+        assert only(read.encode_records(inputs)).tolist() == [[3.0]]
+
+
 def test_records_are_standardised_as_rows_are(encoding: Encoding, data: Data) -> None:
     expected = only(encoding.encode_inputs(data, _rows(0, 1))).tolist()
 
