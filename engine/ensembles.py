@@ -133,14 +133,6 @@ class EnsemblePlan(PredictionPlan):
         flops, held = zip(*(plan.cost(rows) for plan in self.members), strict=True)
         return sum(flops), sum(held)
 
-    def answer_size(self, rows: int) -> int:
-        """Return about how many numbers the answer holds."""
-        size = super().answer_size(rows)
-        each = self.num_samples if "samples" in self.statistics else None
-        last = self.model.graph.last
-        more = 0 if each is None else rows * each * self.model.graph.size_of(last.out)
-        return size + more * (len(self.members) - 1)
-
     def again(self, *, seed: int, row_offset: int) -> PredictionPlan:
         """Return the same plan for another seed and offset; what it has worked out is shared."""
         members = tuple(

@@ -108,15 +108,8 @@ class PredictionPlan:
 
     def answer_size(self, rows: int) -> int:
         """Return about how many numbers the answer holds."""
-        graph = self.model.graph
-        width = sum(graph.size_of(name) for name in (graph.last.out, *self.extra))
-        width += self.summary.abstention is not None
-        if self.num_samples is None:
-            return rows * width
-        each = len(self.statistics) + 2 * len(self.spec.quantiles)
-        each += "interval" in self.statistics  # which has two
-        each += self.num_samples if "samples" in self.statistics else 0
-        return rows * width * each + self._pairs(rows)
+        others = sum(self.model.graph.size_of(name) for name in self.extra)
+        return rows * self.summary.numbers_per_row(others) + self._pairs(rows)
 
     def _pairs(self, rows: int) -> int:
         """Return how many numbers the covariance of so many rows has, where it is asked for."""

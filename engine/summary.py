@@ -52,6 +52,10 @@ _CLASSIFICATION = (
 )
 _HIDDEN = ("mean", "std", "quantiles", "standard_error")
 _OF_SPREAD = frozenset({"std", "standard_error", "variance", "covariance"})
+_OF_LABELS = frozenset(
+    {"label", "entropy", "expected_entropy", "mutual_information", "variation_ratio"}
+)
+_OF_ROWS = frozenset({"reconstruction_error"})
 _ON_REQUEST = {
     "regressor": ("predictive_quantiles", "interval", "samples", "covariance"),
     "autoencoder": ("predictive_quantiles", "interval", "samples", "covariance"),
@@ -116,7 +120,7 @@ class Summary:
     @cached_property
     def kept_of_other(self) -> Kept:
         """What is kept of other named outputs."""
-        asked = set(self._asked_of_other)
+        asked = set(self.asked_of_other)
         return Kept(
             spread=bool(asked & _OF_SPREAD),
             quantiles="quantiles" in asked,
@@ -124,8 +128,41 @@ class Summary:
             covariance="covariance" in asked,
         )
 
+    def numbers_per_row(self, others: int) -> int:
+        """Return about how many numbers, labels and marks are told of a row.
+
+        `others` counts the numbers that other named outputs have together.
+        """
+        graph = self.model.graph
+        own = graph.size_of(graph.last.out)
+        labels = own // graph.last.shape[-1] if graph.form == "classifier" else own
+        marks = int(self.abstention is not None)
+        if self.spec.num_samples is None:
+            return own + others + (own + labels if graph.form == "classifier" else 0) + marks
+        told = sum(
+            self._figures(name) * (labels if name in _OF_LABELS else 1 if name in _OF_ROWS else own)
+            for name in self.asked
+        )
+        return told + others * sum(map(self._figures, self.asked_of_other)) + marks
+
+    def _figures(self, statistic: str) -> int:
+        """Return how many numbers a statistic has for each output, label or row that it is of."""
+        match statistic:
+            case "samples":
+                return (self.spec.num_samples or 1) * max(1, len(self.model.members))
+            case "quantiles" | "predictive_quantiles":
+                return len(self.spec.quantiles)
+            case "variance":
+                return 3
+            case "interval":
+                return 2
+            case "covariance":
+                return 0  # of pairs of rows, which are counted apart
+        return 1
+
     @cached_property
-    def _asked_of_other(self) -> tuple[str, ...]:
+    def asked_of_other(self) -> tuple[str, ...]:
+        """The statistics of other named outputs."""
         if self.spec.statistics is None:
             return _HIDDEN
         asked = tuple(name for name in (*_HIDDEN, "samples", "covariance") if name in self.asked)
@@ -167,7 +204,7 @@ class Summary:
 
     def of_other(self, tally: Tally, passes: int) -> Tree:
         """Statistics of another named output, in the network's own units."""
-        asked = self._asked_of_other
+        asked = self.asked_of_other
         answer = self._spread(tally, asked, passes, 1.0)
         if "mean" in asked:
             answer["mean"] = tally.mean
