@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.epochs import EpochSums, add
+from engine.epochs import EpochSums, Measured, add
 from engine.errors import DivergedError
 from engine.graph import Graph
 from engine.kernels.recurrence import compiled_scans
@@ -42,17 +42,19 @@ class AutogradSteps:
         graph: Graph,
         spec: TrainSpec,
         regularizers: Sequence[Regularizer],
-        train: TrainingData,
         *,
+        rows: int,
         parameters: Parameters,
         optimizer: Optimizer,
         masks: TrainingMasks,
         threads: int | None = None,
     ) -> None:
-        """`threads` are the most that kernels of layers use; with None PyTorch does it all."""
+        """`rows` are how many there are to train on.
+
+        `threads` are the most that kernels of layers use; with None PyTorch does it all.
+        """
         self._graph = graph
         self._spec = spec
-        self._train = train
         self._parameters = parameters
         self._weights = trainable_weights(graph, parameters)
         self._optimizer = optimizer
@@ -70,13 +72,13 @@ class AutogradSteps:
         self._derives_inputs = any(
             isinstance(penalty, ContractivePenalty) for _, penalty in self._penalties
         )
-        self._device = train.y.device
+        self._device = parameters.flat.device
         self.loss_scale = LossScale() if spec.precision == "float16" else None
         """Of gradients that 16 bits would take for zero."""
         derives_twice = self._derives_inputs or isinstance(spec.optimizer, EsgdSpec)
         is_single = spec.precision == "float32"
         self._most_threads = threads if is_single and not derives_twice else None
-        batch = min(spec.batch_size, train.rows)
+        batch = min(spec.batch_size, rows)
         self.threads = max(layer.threads(batch, self._most_threads or 1) for layer in graph.layers)
         """How many threads take part."""
         self._terms = LossTerms(graph, masks.sites)
@@ -98,6 +100,7 @@ class AutogradSteps:
 
     def train(
         self,
+        rows: TrainingData,
         order: Tensor,
         rates: npt.NDArray[np.float64],
         *,
@@ -105,12 +108,13 @@ class AutogradSteps:
         position: int,
         sums: EpochSums,
     ) -> tuple[()]:
-        """Take one step per batch of the rows in `order`, the first at `position` in the epoch.
+        """Take one step per batch of `rows` in this order, the first at `position` in the epoch.
 
-        `rates` are the learning rates of the steps. Raises DivergedError where a loss is not
-        finite; that step changes nothing. Returns what others have to take: nothing.
+        `order` are numbers of rows, `rates` the learning rates of the steps. Raises DivergedError
+        where a loss is not finite; that step changes nothing. Returns what others have to take:
+        nothing.
         """
-        block = self._train[order]
+        block = rows[order]
         masks = self._masks.block(epoch, position, len(order), sums.tally)
         for step, start in enumerate(range(0, len(order), self._spec.batch_size)):
             batch = slice(start, min(start + self._spec.batch_size, len(order)))
@@ -125,7 +129,10 @@ class AutogradSteps:
             sums.loss += loss * count
         return ()
 
-    def measure(self, data: TrainingData) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    def let_go(self) -> None:
+        """Keep no rows that steps were taken on: none are kept."""
+
+    def measure(self, data: TrainingData) -> tuple[Measured, npt.NDArray[np.float32]]:
         """Return the loss of a deterministic pass, without penalties, and the network's outputs.
 
         Beside the loss stand its terms, where there are several, and what monitors of outputs see.
@@ -147,13 +154,14 @@ class AutogradSteps:
             terms = self._plain_terms.values(
                 outputs, targets, weights, batch_size=self._spec.batch_size
             )
-            found = {"loss": torch.stack(terms).sum().item()}
+            losses = {"loss": torch.stack(terms).sum().item()}
             if len(terms) > 1:
                 named = zip(self._plain_terms.labels, terms, strict=True)
-                found |= {label: term.item() for label, term in named}
+                losses |= {label: term.item() for label, term in named}
+        shares: dict[str, float] = {}
         for monitor in monitors:
-            found |= dict(monitor.shares(outputs[monitor.name]))
-        return found, outputs[last.out].cpu().numpy()
+            shares |= dict(monitor.shares(outputs[monitor.name]))
+        return Measured(losses=losses, shares=shares), outputs[last.out].cpu().numpy()
 
     def _step(self, data: TrainingData, masks: Masks, sums: EpochSums) -> float:
         """Return the loss; one that is not finite changes no parameter."""

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from engine.autograd import BLOCK_FLOPS, diverged
-from engine.data.windows import Windows
-from engine.epochs import EpochSums, add
+from engine.epochs import EpochSums, Measured, add
 from engine.graph import Graph
 from engine.kernels.builds import Kernels, kernels
 from engine.kernels.descent import (
@@ -48,7 +47,7 @@ from engine.spec import (
     TrainSpec,
 )
 from engine.streams import threshold
-from engine.training_data import TrainingData
+from engine.training_data import TrainingData, TrainingRows
 
 __all__ = ["DenseSteps", "UnknownToKernels"]
 
@@ -75,7 +74,7 @@ class DenseSteps:
         graph: Graph,
         spec: TrainSpec,
         regularizers: Sequence[Regularizer],
-        train: TrainingData,
+        train: TrainingRows,
         *,
         parameters: Parameters,
         optimizer: Optimizer,
@@ -119,7 +118,7 @@ class DenseSteps:
             if site.kind == "dropout" and not site.acts
         )
         self._step_flops = 3.0 * self._batch_size * graph.flops_per_row + _STEP_FLOPS
-        self._rows = _rows_of(train)
+        self._trained: tuple[TrainingData, DenseRows] | None = None
         self._measured: tuple[TrainingData, DenseRows] | None = None
         self._parameters = parameters
         self._optimizer = optimizer
@@ -141,6 +140,7 @@ class DenseSteps:
 
     def train(
         self,
+        rows: TrainingData,
         order: Tensor,
         rates: npt.NDArray[np.float64],
         *,
@@ -156,10 +156,11 @@ class DenseSteps:
         memory: list[Tensor | None] = [None, None, None]
         for slot, buffer in zip(self._slots, buffers, strict=True):
             memory[slot] = buffer
+        self._trained = trained = _kept(self._trained, rows)
         self._descent.begin(
             parameters=self._parameters.flat,
             memory=memory,
-            rows=self._rows,
+            rows=trained[1],
             order=order,
             rates=rates,
             epoch=epoch,
@@ -172,25 +173,34 @@ class DenseSteps:
         if block.bad_loss is not None:
             raise diverged(block.bad_loss, epoch)
         count.numpy()[...] += len(rates)
-        rows = order.shape[0]
-        sums.rows += rows
+        taken = order.shape[0]
+        sums.rows += taken
         sums.loss = block.loss
         for index, total in zip(self._penalties, block.terms, strict=True):
             add(sums.terms, str(index), total)
         for (site, width), dropped in zip(self._sites, block.dropped, strict=True):
             if site.kind == "dropout":
-                sums.tally.count(site, rows * width, dropped)
+                sums.tally.count(site, taken * width, dropped)
         for site, width in self._idle:
-            sums.tally.count(site, rows * width, 0)
+            sums.tally.count(site, taken * width, 0)
 
-    def measure(self, data: TrainingData) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    def let_go(self) -> None:
+        """Keep no rows that steps were taken on."""
+        self._trained = None
+        self._descent.let_go()
+
+    def measure(self, data: TrainingData) -> tuple[Measured, npt.NDArray[np.float32]]:
         """Do what `AutogradSteps.measure` does."""
-        if self._measured is None or self._measured[0] is not data:
-            self._measured = (data, _rows_of(data))
-        loss, outputs = self._descent.measure(
-            parameters=self._parameters.flat, rows=self._measured[1]
-        )
-        return {"loss": loss}, outputs
+        self._measured = measured = _kept(self._measured, data)
+        loss, outputs = self._descent.measure(parameters=self._parameters.flat, rows=measured[1])
+        return Measured(losses={"loss": loss}), outputs
+
+
+def _kept(
+    last: tuple[TrainingData, DenseRows] | None, data: TrainingData
+) -> tuple[TrainingData, DenseRows]:
+    """Return what the kernels read of `data`, which is often that of the last call."""
+    return last if last is not None and last[0] is data else (data, _rows_of(data))
 
 
 def _rows_of(data: TrainingData) -> DenseRows:
@@ -198,15 +208,15 @@ def _rows_of(data: TrainingData) -> DenseRows:
     return DenseRows(x, data.y, data.weights)
 
 
-def _require_known(graph: Graph, spec: TrainSpec, train: TrainingData) -> None:
-    if train.y.device.type != "cpu":
-        raise UnknownToKernels(f"it runs on {train.y.device.type}")
+def _require_known(graph: Graph, spec: TrainSpec, train: TrainingRows) -> None:
+    if train.device.type != "cpu":
+        raise UnknownToKernels(f"it runs on {train.device.type}")
     if spec.precision != "float32":
         raise UnknownToKernels(f"it is trained in {spec.precision}")
     if spec.monitors or spec.monitor_gradients:
         raise UnknownToKernels("it is monitored")
     _require_chain(graph)
-    if any(isinstance(rows, Windows) for rows in (*train.x.values.values(), *train.targets)):
+    if train.has_windows:
         raise UnknownToKernels("its rows are windows")
 
 

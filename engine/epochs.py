@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from engine.masks import Tally
 
-__all__ = ["Best", "BlockEnd", "EpochEnd", "EpochSums", "add"]
+__all__ = ["Best", "BlockEnd", "EpochEnd", "EpochSums", "Measured", "MeasuredMeans", "add"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,56 @@ class EpochEnd:
     """For each regularizer its `index`, the mean weighted `loss` it added, and `rates` dropped."""
     is_best: bool
     """Whether the parameters of this epoch are kept: the best so far, or those to be kept last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a deterministic pass over rows says beside its outputs."""
+
+    losses: dict[str, float]
+    """Means over the rows, by their weights where they have some: `loss`, and its terms."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Means over the rows."""
+
+    @property
+    def values(self) -> dict[str, float]:
+        return self.losses | self.shares
+
+
+class _Weighted(Protocol):
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def weights(self) -> Any:
+        """A tensor (rows, …), or None."""
+
+
+class MeasuredMeans:
+    """What passes over pieces of rows say of all of them."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._losses: tuple[str, ...] = ()
+        self._rows = 0
+        self._mass = 0.0
+
+    def add(self, measured: Measured, piece: _Weighted) -> None:
+        """Count what was measured of a piece."""
+        weights = piece.weights
+        mass = float(piece.rows) if weights is None else float(weights.double().sum().item())
+        self._mass += mass
+        self._rows += piece.rows
+        self._losses = tuple(measured.losses)
+        for name, value in measured.losses.items():
+            add(self._sums, name, mass * value)
+        for name, value in measured.shares.items():
+            add(self._sums, name, piece.rows * value)
+
+    def values(self) -> dict[str, float]:
+        """Return the means over all."""
+        by_mass = dict.fromkeys(self._losses, self._mass)
+        return {name: total / by_mass.get(name, self._rows) for name, total in self._sums.items()}
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from engine.calibration import fit_noise_precision, mixture_log_likelihood
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
 from engine.losses import PROBABILITY_FLOOR
+from engine.mapped_rows import MappedInputs
 from engine.names import array_of
 from engine.network import Network
 from engine.regularizers import Regularizer, is_stochastic
@@ -59,15 +60,15 @@ def evaluate_on_validation(
     regularizers: Sequence[Regularizer],
     spec: TrainSpec,
     *,
-    x: Inputs,
-    truth: Any,
+    x: Inputs | MappedInputs,
+    truth: Callable[[int], Any],
     row_ids: npt.NDArray[np.int64],
 ) -> Generator[float, None, Evaluation]:
     """Sample the validation rows, yielding the share that is done; return the evaluation.
 
-    `x` are encoded rows, `truth` what `Encoding.encode_truth` says of them. A regressor's noise
-    precision is the spec's, or fitted by maximum likelihood of the mixture of passes; a
-    classifier's likelihood is that of the mean probabilities.
+    `x` are encoded rows, `truth` what `Encoding.encode_truth` says of so many first ones. A
+    regressor's noise precision is the spec's, or fitted by maximum likelihood of the mixture of
+    passes; a classifier's likelihood is that of the mean probabilities.
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
@@ -89,9 +90,10 @@ def evaluate_on_validation(
                 pieces[name].append(value)
             yield part.stop / rows
     samples = np.concatenate(pieces[graph.last.out], axis=1)
+    true = truth(rows)
     if graph.form == "classifier":
         mean = pass_mean(renormalised(samples))
-        likely = np.take_along_axis(mean, truth[:rows][..., None], axis=-1)
+        likely = np.take_along_axis(mean, true[..., None], axis=-1)
         logs = np.log(np.maximum(likely, PROBABILITY_FLOOR))
         return Evaluation(noise_precision=None, log_likelihood=float(logs.mean()))
     decoded = encoding.decode(samples)
@@ -99,8 +101,8 @@ def evaluate_on_validation(
         noise = np.concatenate(pieces[graph.noise_output], axis=1)
         variance = noise_variance(graph, encoding, noise)
         decoded, variance = np.broadcast_arrays(decoded, variance)
-        return _learnt_noise(encoding, decoded, variance, truth[:rows])
-    return _regression(encoding, spec, decoded, truth[:rows])
+        return _learnt_noise(encoding, decoded, variance, true)
+    return _regression(encoding, spec, decoded, true)
 
 
 def _learnt_noise(encoding: Encoding, samples: Array, variance: Array, truth: Array) -> Evaluation:

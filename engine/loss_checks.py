@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.dataset import Data
+from engine.data.dataset import Data, pieces_of
 from engine.data.encoding import Encoding
 from engine.data.loss_selection import targets_pointer
 from engine.data.selection import Selection
@@ -24,6 +24,7 @@ __all__ = ["check_losses", "check_targets", "check_weights", "describe_losses", 
 MAX_PAIRS = 1 << 24
 """Of rows and steps whose distances are held at once."""
 _SHARE_ERROR = 1e-3
+_CHECKED_ROWS = 2**17
 
 Rows = npt.NDArray[np.int64]
 
@@ -93,7 +94,8 @@ def check_targets(selection: Selection, encoding: Encoding, data: Data, rows: Ro
         if own.classes is None and rows is not None:
             continue
         try:
-            own.encode_targets(data, rows)
+            for some in _pieces(own, data, rows):
+                own.encode_targets(data, some)
         except DataError as error:
             pointer = _pointer(selection, index - 1) if index else error.pointer
             raise DataError(error.detail, pointer=pointer) from error
@@ -120,7 +122,22 @@ def _distributions(
             yield index, learnt
 
 
+def _pieces(own: Encoding, data: Data, rows: Rows | None) -> Iterator[Rows | None]:
+    """Cut rows into pieces that are looked at one after another; windows stay together."""
+    if own.sequence is not None:
+        yield rows
+        return
+    count = data.rows if rows is None else len(rows)
+    for _, some in pieces_of(count, rows, _CHECKED_ROWS):
+        yield some
+
+
 def _check_shares(own: Encoding, data: Data, rows: Rows | None, pointer: str) -> None:
+    for some in _pieces(own, data, rows):
+        _check_some_shares(own, data, some, pointer)
+
+
+def _check_some_shares(own: Encoding, data: Data, rows: Rows | None, pointer: str) -> None:
     shares = own.encode_targets(data, rows)[:]  # windows become an array
     sums = shares.sum(axis=-1, dtype=np.float64)
     worst = float(sums.flat[np.abs(sums - 1).argmax()])

@@ -25,6 +25,7 @@ from engine.descriptions import describe_graph, describe_regularizer
 from engine.errors import DataError, SpecError
 from engine.graph import Graph, build_graph, resolved_network
 from engine.layers import Shape
+from engine.loading import Loading, plan_loading
 from engine.loss_checks import check_losses, check_targets, check_weights, describe_losses
 from engine.monitors import resolve_monitors
 from engine.optimizers import check_optimizer, passes_per_step
@@ -68,6 +69,8 @@ class TrainingPlan:
     """Networks that are trained before the whole one."""
     valid_rows: int
     calibration_rows: int
+    loading: Loading
+    """How the rows come to the network."""
     notes: tuple[str, ...]
     """Warnings of what the network reads, and how."""
     warnings: tuple[str, ...]
@@ -93,16 +96,10 @@ class TrainingPlan:
 
     def estimated_bytes(self) -> int:
         """Return about how much memory training takes beyond the process itself."""
-        rows = len(self.split.train) + self.valid_rows
         widths = self.graph.numbers_per_row
-        shapes = (*(layer.shape for layer in self.graph.inputs), self.graph.last.shape)
-        data = 4 * rows * sum(math.prod(shape) for shape in shapes)
-        sequence = self.encoding.sequence
-        if sequence is not None and sequence.window is not None:
-            # What overlapping windows share is held once.
-            data = data * min(sequence.stride, sequence.window) // sequence.window
         # Twice: the rows themselves, and the block of them being trained on.
-        return 2 * data + 5 * 4 * self.graph.parameter_count + 12 * self.spec.batch_size * widths
+        data = 2 * self.loading.held_bytes(self.spec.batch_size)
+        return data + 5 * 4 * self.graph.parameter_count + 12 * self.spec.batch_size * widths
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON: what `?validate_only=true` answers."""
@@ -141,6 +138,7 @@ class TrainingPlan:
                 }
                 for stage in self.stages
             ],
+            "loading": self.loading.describe(),
             "rows": {
                 "train": len(self.split.train),
                 "valid": self.valid_rows,
@@ -161,12 +159,14 @@ def plan_training(
     calibration_data: Data | None = None,
     reserved: Rows | None = None,
     schema: Schema | None = None,
+    resident_bytes: int | None = None,
 ) -> TrainingPlan:
     """Check a whole request against its data; raises EngineError with a pointer into the spec.
 
     `validation_data` and `calibration_data` are the data sets that `spec.validation` and
     `spec.calibrate` name, where they name one; `reserved` the calibration rows where they have been
-    chosen before; `schema` the profile of `data`, which is made anew where it is not at hand.
+    chosen before; `schema` the profile of `data`, which is made anew where it is not at hand. Rows
+    that come to more than `resident_bytes` once they are encoded are read by blocks.
     """
     whole = schema or profile(data)
     selection, used = _selected(spec, data, whole)
@@ -180,7 +180,8 @@ def plan_training(
     encoding, graph = _fit(spec, data, selection, chosen, sequence)
     chosen, unseen = without_unseen(encoding, data, chosen)
     check_scale(encoding)
-    check_weights(spec, graph, encoding.encode_weights(data, chosen.train))
+    weights = encoding.encode_weights(data, chosen.train)
+    check_weights(spec, graph, weights)
     _check_measured(selection, encoding, data, chosen, validation_data, calibration_data)
     if validation_data is not None:
         check_weights(spec, graph, encoding.encode_weights(validation_data))
@@ -196,6 +197,14 @@ def plan_training(
     calibration_rows = 0 if chosen.calibration is None else len(chosen.calibration)
     if calibration_data is not None:
         calibration_rows = len(validation_rows(encoding, calibration_data))
+    loading = plan_loading(
+        graph,
+        encoding,
+        rows=len(chosen.train) + valid_rows,
+        weight_numbers=0 if weights is None else math.prod(weights.shape[1:]),
+        batch_size=spec.batch_size,
+        resident_bytes=resident_bytes,
+    )
     bare = TrainingPlan(
         spec=spec,
         selection=selection,
@@ -206,6 +215,7 @@ def plan_training(
         stages=(),
         valid_rows=valid_rows,
         calibration_rows=calibration_rows,
+        loading=loading,
         notes=(
             *notes,
             *(

@@ -28,7 +28,8 @@ from engine.snapshots import Snapshot
 from engine.spec import LayerSpec, NetworkSpec, TrainSpec
 from engine.spec.optimizers import default_rate, finds_rate, with_rate
 from engine.streams import stream_key
-from engine.training import BlockEnd, EpochEnd, Training, TrainingData, descended
+from engine.training import BlockEnd, EpochEnd, Training, descended
+from engine.training_data import TrainingRows
 
 __all__ = ["Stage", "StageEvent", "StagedTraining", "plan_stages"]
 
@@ -235,8 +236,8 @@ class StagedTraining:
         graph: Graph,
         spec: TrainSpec,
         regularizers: Sequence[Regularizer],
-        train: TrainingData,
-        valid: TrainingData | None = None,
+        train: TrainingRows,
+        valid: TrainingRows | None = None,
         *,
         stages: Sequence[Stage] = (),
         target_scale: npt.NDArray[np.float64] | None = None,
@@ -398,7 +399,7 @@ class StagedTraining:
         stage = self._stages[self._stage]
         train, valid = self._data
         if stage.reconstructs:
-            train, valid = _reconstructing(train), valid and _reconstructing(valid)
+            train, valid = train.reconstructing(), valid and valid.reconstructing()
         own = {name: v for name, v in self._learnt.items() if name in stage.graph.parameters}
         return Training(
             stage.graph,
@@ -409,11 +410,6 @@ class StagedTraining:
             initial=own,
             threads=self._threads,
         )
-
-
-def _reconstructing(data: TrainingData) -> TrainingData:
-    (x,) = data.x.values.values()
-    return TrainingData(x=data.x, y=x, weights=data.weights)
 
 
 def _told(state: bytes) -> dict[str, Any]:

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from engine.artifact import Model, document_of, weights_of
+from engine.block_order import Blocking
 from engine.calibrating import Calibrating
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
 from engine.data.windows import Windows
 from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
+from engine.mapped_rows import MappedInputs, MappedRows
 from engine.network import Network
 from engine.plan import TrainingPlan
 from engine.pretraining import StagedTraining
 from engine.regularizers import learnt
 from engine.spec.optimizers import with_rate
-from engine.training import Training, TrainingData
+from engine.training import Training
+from engine.training_data import TrainingData, TrainingRows
 
 __all__ = ["EncodedRows", "Outcome", "TrainingRun", "artifact_of", "calibrating", "encode_rows"]
 
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """The rows that measure a network."""
 
-    x: Inputs
-    truth: Any
-    """What `Encoding.encode_truth` says of them."""
-    row_ids: npt.NDArray[np.int64]
+    x: Inputs | MappedInputs
+    truth: Callable[[int], Any]
+    """What `Encoding.encode_truth` says of so many of them, the first ones."""
+    row_ids: Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +49,8 @@ class EncodedRows:
     """A plan's rows as its network reads them; shared by all who train on the same."""
 
     device: torch.device
-    train: TrainingData
-    valid: TrainingData | None
+    train: TrainingRows
+    valid: TrainingRows | None
     measured: Measured | None
     """The validation rows again, on the host."""
 
@@ -53,46 +58,96 @@ class EncodedRows:
 def encode_rows(
     plan: TrainingPlan, data: Data, other: Data | None, device: torch.device
 ) -> EncodedRows:
-    """Encode a plan's rows; `other` is the data set that its validation names, if it names one."""
+    """Encode a plan's rows, or say how to where they are read by blocks.
+
+    `other` is the data set that the plan's validation names, if it names one.
+    """
     encoding = plan.encoding
     valid_data = data if other is None else other
     valid_rows = plan.split.valid if other is None else validation_rows(encoding, other)
-    train = _on_device(plan, data, plan.split.train, device)
+    source = _Source(plan, data, device)
+    train = source.rows(plan.split.train)
     if valid_rows is None or not len(valid_rows):
         return EncodedRows(device=device, train=train, valid=None, measured=None)
-    x = encoding.encode_inputs(valid_data, valid_rows, unseen="zeros")
-    return EncodedRows(
-        device=device,
-        train=train,
-        valid=_on_device(plan, valid_data, valid_rows, device, x=x),
-        measured=Measured(
-            x=x,
-            truth=encoding.encode_truth(valid_data, valid_rows),
-            row_ids=np.asarray(valid_rows, dtype=np.int64),
-        ),
-    )
+    valid_source = _Source(plan, valid_data, device, unseen="zeros")
+    measured, valid = valid_source.measured(valid_rows)
+    return EncodedRows(device=device, train=train, valid=valid, measured=measured)
 
 
-def _on_device(
-    plan: TrainingPlan, data: Data, rows: Any, device: torch.device, x: Inputs | None = None
-) -> TrainingData:
-    def tensor(values: Array) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+class _Source:
+    """A data set that a plan's rows are read from."""
 
-    def on_device(values: Array | Windows) -> torch.Tensor | Windows:
-        return values.map(tensor) if isinstance(values, Windows) else tensor(values)
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        data: Data,
+        device: torch.device,
+        *,
+        unseen: Literal["refuse", "zeros"] = "refuse",
+    ) -> None:
+        self._encoding = plan.encoding
+        self._blocking = plan.loading.blocking
+        self._data = data
+        self._device = device
+        self._unseen: Literal["refuse", "zeros"] = unseen
 
-    encoding = plan.encoding
-    weights = encoding.encode_weights(data, rows)
-    auxiliary: Sequence[Array | Windows] = [
-        target.encode_targets(data, rows) for target in encoding.auxiliary
-    ]
-    return TrainingData(
-        x=(encoding.encode_inputs(data, rows) if x is None else x).map(tensor),
-        y=on_device(encoding.encode_targets(data, rows)),
-        weights=None if weights is None else on_device(weights),
-        auxiliary=tuple(map(on_device, auxiliary)),
-    )
+    def rows(self, numbers: Rows) -> TrainingRows:
+        """Return rows to train on."""
+        if self._blocking is None:
+            return self._resident(numbers)
+        return self._mapped(numbers, self._blocking)
+
+    def measured(self, numbers: Rows) -> tuple[Measured, TrainingRows]:
+        """Return rows to measure by, on the host and on the device; few are held in any case."""
+        data, encoding, blocking = self._data, self._encoding, self._blocking
+        if blocking is not None and len(numbers) <= blocking.pool_rows:
+            blocking = None
+        x: Inputs | MappedInputs
+        valid: TrainingRows
+        if blocking is None:
+            x = self._inputs(numbers)
+            valid = self._resident(numbers, x=x)
+            whole = encoding.encode_truth(data, numbers)
+            truth = partial(_first, whole)
+        else:
+            x = MappedInputs(self._inputs, numbers)
+            valid = self._mapped(numbers, blocking)
+            truth = partial(_first_read, partial(encoding.encode_truth, data), numbers)
+        return Measured(x=x, truth=truth, row_ids=np.asarray(numbers, dtype=np.int64)), valid
+
+    def _mapped(self, numbers: Rows, blocking: Blocking) -> MappedRows:
+        return MappedRows(self._resident, numbers, blocking=blocking, device=self._device)
+
+    def _inputs(self, numbers: Rows) -> Inputs:
+        return self._encoding.encode_inputs(self._data, numbers, unseen=self._unseen)
+
+    def _resident(self, numbers: Rows, *, x: Inputs | None = None) -> TrainingData:
+        def tensor(values: Array) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+        def on_device(values: Array | Windows) -> torch.Tensor | Windows:
+            return values.map(tensor) if isinstance(values, Windows) else tensor(values)
+
+        encoding, data = self._encoding, self._data
+        # That they are not all 0 has been looked at, where it is of all rows that this is said.
+        weights = encoding.encode_weights(data, numbers, some=self._blocking is not None)
+        auxiliary: Sequence[Array | Windows] = [
+            target.encode_targets(data, numbers) for target in encoding.auxiliary
+        ]
+        return TrainingData(
+            x=(self._inputs(numbers) if x is None else x).map(tensor),
+            y=on_device(encoding.encode_targets(data, numbers)),
+            weights=None if weights is None else on_device(weights),
+            auxiliary=tuple(map(on_device, auxiliary)),
+        )
+
+
+def _first(values: Any, count: int) -> Any:
+    return values[:count]
+
+
+def _first_read(read: Callable[[Rows], Any], numbers: Rows, count: int) -> Any:
+    return read(numbers[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +171,7 @@ class TrainingRun:
         """`threads` are the most that compiled kernels use, and part of what decides last bits."""
         self.plan = plan
         self.rows = rows
+        self.threads = threads
         self.staged = StagedTraining(
             plan.graph,
             plan.spec,

@@ -14,7 +14,7 @@ from engine.layers.feedforward import Feedforward
 from engine.network import Network
 from engine.sampling import Sampler
 from engine.streams import generator
-from engine.training import TrainingData
+from engine.training_data import TrainingRows
 
 __all__ = ["sampled_layers", "sampled_parameters"]
 
@@ -23,7 +23,7 @@ _SAMPLED_ROWS = 10_000
 
 
 def sampled_parameters(
-    graph: Graph, initial: Mapping[str, Values], data: TrainingData, *, seed: int
+    graph: Graph, initial: Mapping[str, Values], data: TrainingRows, *, seed: int
 ) -> dict[str, Values]:
     """Put normalised rows of the data in the place of random weights.
 
@@ -32,11 +32,12 @@ def sampled_parameters(
     """
     values = dict(initial)
     order = generator(seed, "sample").permutation(data.rows)[:_SAMPLED_ROWS]
-    x = Inputs({name: tensor[order].cpu().numpy() for name, tensor in data.x.values.items()})
+    taken = data.take(order)
+    x = taken.x.map(lambda tensor: tensor.cpu().numpy())
     for layer in sampled_layers(graph):
         name = f"{layer.name}.w"
         if layer is graph.last:
-            targets = data.y[order].cpu().numpy().reshape(-1, layer.size)
+            targets = taken.y.cpu().numpy().reshape(-1, layer.size)
             values[name] = _rows(targets, graph.parameters[name][0], seed, name)
         else:
             read = _evaluated(graph, values, x, layer.inputs[0])

@@ -292,6 +292,7 @@ class Search:
             data,
             calibration_data=self._calibration_data,
             reserved=chosen.split.reserved,
+            resident_bytes=self.plan.resident_bytes,
         )
         rows = encode_rows(plan, data, None, self._device)
         return TrainingRun(plan, rows, threads=self._threads)

@@ -50,6 +50,8 @@ class SearchPlan:
     select: str
     """The deciding metric: `valid.rmse`."""
     refits: bool
+    resident_bytes: int | None = None
+    """Most bytes of encoded rows to be held in memory."""
 
     def score(self, metrics: Mapping[str, Any]) -> float | None:
         """Return how good these metrics are, large being good; None where they do not say."""
@@ -136,6 +138,7 @@ def plan_search(
     *,
     calibration_data: Data | None = None,
     schema: Schema | None = None,
+    resident_bytes: int | None = None,
 ) -> SearchPlan:
     """Check a search and each of its variants; raises EngineError with a pointer into the request.
 
@@ -157,7 +160,12 @@ def plan_search(
             network = spec.network.model_dump_json()
             if network not in by_network:
                 by_network[network] = plan_training(
-                    spec, data, validation_data, calibration_data=calibration_data, schema=schema
+                    spec,
+                    data,
+                    validation_data,
+                    calibration_data=calibration_data,
+                    schema=schema,
+                    resident_bytes=resident_bytes,
                 )
                 first = next(iter(by_network.values()))
                 _check_same_rows(by_network[network], first)
@@ -170,6 +178,7 @@ def plan_search(
                         calibration_data=calibration_data,
                         reserved=first.split.reserved,
                         schema=schema,
+                        resident_bytes=resident_bytes,
                     )
             plan = vary(by_network[network], spec, data)
         except EngineError as error:
@@ -183,6 +192,7 @@ def plan_search(
         variants=tuple(planned),
         select=_select(search, plan),
         refits=refits and plan.valid_rows > 0,
+        resident_bytes=resident_bytes,
     )
 
 

@@ -9,9 +9,10 @@ to be made into bytes later: masks, permutations and initial weights are functio
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
@@ -20,18 +21,17 @@ import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from engine.autograd import AutogradSteps, diverged_parameters
 from engine.dense_training import DenseSteps, UnknownToKernels
-from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums
+from engine.epochs import Best, BlockEnd, EpochEnd, EpochSums, MeasuredMeans
 from engine.errors import ArtifactError, DivergedError
 from engine.fallback import Fallback
 from engine.graph import Graph
 from engine.initializers import initial_parameters
 from engine.kernels.descent import Descent, descend
 from engine.masks import Tally, TrainingMasks
-from engine.metrics import DeterministicMetrics
+from engine.metrics import DeterministicMetrics, PiecewiseMetrics
 from engine.mixed_precision import LossScale
 from engine.optimizers import Optimizer
 from engine.parameters import Parameters
@@ -40,8 +40,7 @@ from engine.regularizers.concrete import rate_of
 from engine.schedules import Schedule, schedule_of
 from engine.snapshots import Snapshot, copy_of
 from engine.spec import TrainSpec
-from engine.streams import Permutations
-from engine.training_data import TrainingData
+from engine.training_data import Pool, TrainingData, TrainingRows
 
 __all__ = ["BlockEnd", "EpochEnd", "Training", "TrainingData", "descended"]
 
@@ -59,8 +58,8 @@ class Training:
         graph: Graph,
         spec: TrainSpec,
         regularizers: Sequence[Regularizer],
-        train: TrainingData,
-        valid: TrainingData | None = None,
+        train: TrainingRows,
+        valid: TrainingRows | None = None,
         *,
         target_scale: npt.NDArray[np.float64] | None = None,
         initial: Mapping[str, npt.NDArray[np.float32]] | None = None,
@@ -81,10 +80,11 @@ class Training:
         self.target_scale = target_scale
         self._train = train
         self._rows = train.rows
-        self._permutations = Permutations(train.rows, seed=spec.seed)
+        self._holds_rows = isinstance(train, TrainingData)
+        self._shuffled = train.shuffled(seed=spec.seed, batch_size=spec.batch_size)
         self._valid = valid
         self._tells_rate = tells_rate or schedule_of(spec.optimizer) is not None
-        self._device = device = train.y.device
+        device = train.device
         self._concrete = {
             index: regularizer
             for index, regularizer in enumerate(self.regularizers)
@@ -161,14 +161,24 @@ class Training:
         block_rows = self._steps.block_rows()
         while not self.is_finished:
             epoch = self.epoch + 1
-            order = torch.from_numpy(self._permutations.of(epoch)).to(self._device)
-            while self._row < self._rows:
-                stop = min(self._row + block_rows, self._rows)
-                yield from self._train_block(order[self._row : stop], epoch)
-                self._row = stop
-                if stop < self._rows:
-                    yield BlockEnd(epoch=epoch, rows_done=stop)
-            yield self._end_epoch(epoch)
+            pool: Pool | None = None
+            for pool in self._shuffled.pools(epoch, self._row):
+                if pool is None:  # still being read
+                    yield BlockEnd(epoch=epoch, rows_done=self._row)
+                    continue
+                while self._row < pool.stop:
+                    stop = min(self._row + block_rows, pool.stop)
+                    yield from self._train_block(pool, stop, epoch)
+                    self._row = stop
+                    if stop < self._rows:
+                        yield BlockEnd(epoch=epoch, rows_done=stop)
+            if not self._holds_rows:
+                del pool
+                self._steps.let_go()
+            valid: dict[str, float] = {}
+            if self._valid is not None:
+                valid = yield from self._measure(self._valid, epoch)
+            yield self._end_epoch(epoch, valid)
 
     def probe(self, rates: Sequence[float]) -> Iterator[Descent | float]:
         """Take a step at each of these learning rates, yielding the losses before the steps.
@@ -178,31 +188,38 @@ class Training:
         changes: the training is then of no more use. Raises DivergedError.
         """
         self._optimizer.forget()
-        batch = self.spec.batch_size
-        per_epoch = -(-self._rows // batch)
-        for step, rate in enumerate(rates):
-            epoch, at = 1 + step // per_epoch, (step % per_epoch) * batch
-            order = torch.from_numpy(self._permutations.of(epoch)[at : at + batch])
+        for rate, (epoch, at, pool) in zip(rates, self._batches(), strict=False):
+            order = pool.order[at - pool.first : at - pool.first + self.spec.batch_size]
             sums = EpochSums()
             yield from self._steps.train(
-                order.to(self._device), np.array([rate]), epoch=epoch, position=at, sums=sums
+                pool.rows, order, np.array([rate]), epoch=epoch, position=at, sums=sums
             )
             yield sums.loss / sums.rows
 
-    def _train_block(self, rows: Tensor, epoch: int) -> Iterable[Descent]:
-        """Take one step per batch of `rows`, numbers of training rows in shuffled order."""
-        steps = -(-rows.shape[0] // self.spec.batch_size)
-        rates = self._schedule.rates(epoch, self._row // self.spec.batch_size, steps)
-        return self._steps.train(rows, rates, epoch=epoch, position=self._row, sums=self._sums)
+    def _batches(self) -> Iterator[tuple[int, int, Pool]]:
+        """Yield the epoch, the place in it and the pool of each batch, from the first on."""
+        for epoch in itertools.count(1):
+            for pool in self._shuffled.pools(epoch, 0):
+                if pool is not None:
+                    for at in range(pool.first, pool.stop, self.spec.batch_size):
+                        yield epoch, at, pool
 
-    def _end_epoch(self, epoch: int) -> EpochEnd:
+    def _train_block(self, pool: Pool, stop: int, epoch: int) -> Iterable[Descent]:
+        """Take one step per batch of a pool's rows, up to this place in the epoch."""
+        order = pool.order[self._row - pool.first : stop - pool.first]
+        steps = -(-order.shape[0] // self.spec.batch_size)
+        rates = self._schedule.rates(epoch, self._row // self.spec.batch_size, steps)
+        return self._steps.train(
+            pool.rows, order, rates, epoch=epoch, position=self._row, sums=self._sums
+        )
+
+    def _end_epoch(self, epoch: int, valid: dict[str, float]) -> EpochEnd:
         sums = self._sums
         train = {"loss": sums.loss / sums.rows}
         train |= {label: total / sums.rows for label, total in sums.shares.items()}
         if self._tells_rate:
             last = (self._rows - 1) // self.spec.batch_size
             train["learning_rate"] = float(self._schedule.rates(epoch, last, 1)[0])
-        valid = {} if self._valid is None else self._measure(self._valid)
         regularizers = [self._log_of(index) for index in range(len(self.regularizers))]
         self.epoch = epoch
         self._row = 0
@@ -255,14 +272,28 @@ class Training:
 
     # -- measuring ---------------------------------------------------------------------------------
 
-    def _measure(self, data: TrainingData) -> dict[str, float]:
-        """Return the metrics of one deterministic pass over the validation rows."""
-        metrics, outputs = self._steps.measure(data)
-        if self._metrics is None:
-            self._metrics = DeterministicMetrics(
-                self.graph, data.y[:].cpu().numpy(), target_scale=self.target_scale
-            )
-        return metrics | self._metrics.of(outputs)
+    def _measure(
+        self, data: TrainingRows, epoch: int
+    ) -> Generator[BlockEnd, None, dict[str, float]]:
+        """Return the metrics of one deterministic pass over the validation rows.
+
+        Yields between the pieces that they are read in, where there are several.
+        """
+        if isinstance(data, TrainingData):
+            measured, outputs = self._steps.measure(data)
+            if self._metrics is None:
+                self._metrics = DeterministicMetrics(
+                    self.graph, data.y[:].cpu().numpy(), target_scale=self.target_scale
+                )
+            return measured.values | self._metrics.of(outputs)
+        metrics = PiecewiseMetrics(self.graph, target_scale=self.target_scale)
+        means = MeasuredMeans()
+        for piece in data.pieces(self.spec.batch_size):
+            measured, outputs = self._steps.measure(piece)
+            means.add(measured, piece)
+            metrics.add(outputs, piece.y.cpu().numpy())
+            yield BlockEnd(epoch=epoch, rows_done=self._row)
+        return means.values() | metrics.values()
 
     # -- what is kept ------------------------------------------------------------------------------
 
@@ -332,8 +363,15 @@ class Training:
         """Return the loss of a deterministic pass, of other parameters where they are given."""
         if values is not None:
             self._parameters.assign(values)
-        data = self._train[:JUDGED_ROWS] if self._valid is None else self._valid
-        return self._steps.measure(data)[0]["loss"]
+        rows = self._valid
+        if rows is None:
+            rows = self._train.take(np.arange(min(JUDGED_ROWS, self._rows)))
+        if isinstance(rows, TrainingData):
+            return self._steps.measure(rows)[0].losses["loss"]
+        means = MeasuredMeans()
+        for piece in rows.pieces(self.spec.batch_size):
+            means.add(self._steps.measure(piece)[0], piece)
+        return means.values()["loss"]
 
     # -- exact resume ------------------------------------------------------------------------------
 
@@ -414,16 +452,16 @@ class _Learnt(TypedDict):
 
 
 def _steps(
-    parts: tuple[Graph, TrainSpec, Sequence[Regularizer], TrainingData],
+    parts: tuple[Graph, TrainSpec, Sequence[Regularizer], TrainingRows],
     learnt: _Learnt,
     threads: int | None,
 ) -> tuple[DenseSteps | AutogradSteps, str]:
     """Return what takes the steps, compiled kernels with so many threads where they can."""
+    general = partial(AutogradSteps, *parts[:3], rows=parts[3].rows, **learnt, threads=threads)
     if threads is None:
-        return AutogradSteps(*parts, **learnt), "by the general path, as was asked for"
+        return general(), "by the general path, as was asked for"
     try:
         dense = DenseSteps(*parts, **learnt, threads=threads)
     except UnknownToKernels as reason:
-        steps = AutogradSteps(*parts, **learnt, threads=threads)
-        return steps, f"by the general path, since {reason}"
+        return general(), f"by the general path, since {reason}"
     return dense, f"by compiled kernels ({dense.told})"

@@ -41,13 +41,17 @@ class VariantRun:
 
     @property
     def threads(self) -> int:
-        """How many threads it takes."""
-        return self.run.staged.threads
+        """How many threads it takes: all where rows are read by blocks, so that few are held."""
+        return self.run.threads if self._reads_blocks else self.run.staged.threads
+
+    @property
+    def _reads_blocks(self) -> bool:
+        return self.run.plan.loading.blocking is not None
 
     @property
     def is_dense(self) -> bool:
         """Whether its steps are left to others who may take them beside those of other runs."""
-        return self.threads == 1 and self.run.staged.is_compiled
+        return self.threads == 1 and self.run.staged.is_compiled and not self._reads_blocks
 
     @property
     def bytes(self) -> int:

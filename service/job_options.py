@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, Strict
 
 from engine.spec import Spec, at_most
 
-__all__ = ["CheckpointEvery", "Limits", "Name", "Tags", "often_enough"]
+__all__ = ["CheckpointEvery", "Limits", "Name", "Tags", "TrainLimits", "often_enough"]
 
 
 class CheckpointEvery(Spec):
@@ -33,6 +33,15 @@ class Limits(Spec):
     seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
     """Longest time that the job may run, all its attempts together, without the time that it waits;
     it then ends as failed, of kind `timeout`."""
+
+
+class TrainLimits(Limits):
+    """What a training job may use."""
+
+    resident_bytes: Annotated[int, Strict(), Field(ge=1)] | None = None
+    """Most bytes of encoded rows (4 for each input and target) that are held in memory; more are
+    read from the stored data set by blocks, and shuffled in pools of several blocks. At most, and
+    by default, what the server allows a worker: `max_resident_bytes` of `GET /capabilities`."""
 
 
 def _plain_text(text: str) -> str:

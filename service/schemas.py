@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from engine.data.schema import Array, Column
 from engine.spec import Index, Positive, ScoreSpec, SearchSpec, Spec, TrainSpec
-from service.job_options import CheckpointEvery, Limits, Name, Tags, often_enough
+from service.job_options import CheckpointEvery, Limits, Name, Tags, TrainLimits, often_enough
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
 from service.store.models import Alias, AliasMove, Model
@@ -126,7 +126,7 @@ class TrainRequest(TrainSpec):
         CheckpointEvery(seconds=30.0)
     )
     """Every 30 seconds where neither is given."""
-    limits: Limits | None = None
+    limits: TrainLimits | None = None
     search: SearchSpec | None = None
     """Train many variants of this job, and keep the best."""
 
@@ -161,6 +161,10 @@ class PlanView(View):
     losses: list[dict[str, Any]]
     """The terms of the loss: `form`, `weight`, the `output` compared, and its `targets`."""
     regularizers: list[dict[str, Any]]
+    loading: dict[str, Any]
+    """How rows come to the network: `form` is `resident` where all are encoded and held in memory,
+    or `blocks`; `encoded_bytes` of all, `resident_bytes` that may be held, and of blocks the
+    `block_rows` that are read and the `pool_rows` that are shuffled together."""
     rows: dict[str, int]
     steps_per_epoch: int
     estimated_memory_bytes: int

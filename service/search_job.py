@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,18 +13,21 @@ from engine.ensembles import ensemble_document
 from engine.plan import TrainingPlan
 from engine.run import Outcome, TrainingRun
 from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
-from engine.search_plan import plan_search
-from engine.spec import SearchSpec, TrainSpec
+from engine.search_plan import SearchPlan, plan_search
+from engine.spec import SearchSpec
 from service.model_calibration import ModelCalibration, progress
 from service.steps import NewModel, Step, TaskContext, TaskResult
 from service.store.jobs import Job
 from service.training_job import (
+    JobData,
     NewEvent,
     device_of,
     event_of,
     job_data,
     new_model,
     opening_events,
+    patiently,
+    resident_bytes,
     train_spec,
 )
 
@@ -35,7 +39,21 @@ _EPOCHS_AT_ONCE = 1000
 
 def search(job: Job, context: TaskContext) -> Iterator[Step]:
     """Train the variants of a job, from its checkpoint if there is one, and keep the best."""
-    run = _SearchJob(job, train_spec(job.spec), context)
+    spec = train_spec(job.spec)
+    data = job_data(job, spec, context)
+    plan = yield from patiently(
+        partial(
+            plan_search,
+            SearchSpec.model_validate(job.spec["search"]),
+            spec,
+            data.own,
+            data.validation,
+            calibration_data=data.calibration,
+            schema=context.schema(job.spec["dataset"]),
+            resident_bytes=resident_bytes(job),
+        )
+    )
+    run = _SearchJob(job, plan, data, context)
     if context.checkpoint is None:
         yield Step(events=run.opening_events())
     else:
@@ -51,17 +69,19 @@ def search(job: Job, context: TaskContext) -> Iterator[Step]:
 class _SearchJob:
     """One attempt at a search job: its search, and what is said of its progress."""
 
-    def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: SearchPlan,
+        data: JobData,
+        context: TaskContext,
+    ) -> None:
         self._job = job
-        asked = SearchSpec.model_validate(job.spec["search"])
-        data = job_data(job, spec, context)
-        self._plan = plan_search(
-            asked, spec, data.own, data.validation, calibration_data=data.calibration
-        )
-        self._device = device_of(spec)
+        self._plan = plan
+        self._device = device_of(plan.variants[0].plan.spec)
         threads = context.threads if self._device.type == "cpu" else 1
         self.search = Search(
-            self._plan,
+            plan,
             data.own,
             data.validation,
             calibration_data=data.calibration,
@@ -92,7 +112,7 @@ class _SearchJob:
         message = (
             f"{len(self._plan.variants)} variants, {rows} training and "
             f"{self._plan.variants[0].plan.valid_rows} validation rows, on {self._device.type}; "
-            f"{self._plan.select} decides"
+            f"{self._plan.select} decides; {self._plan.variants[0].plan.loading.told}"
         )
         return (("log", {"message": message, "select": self._plan.select}),)
 

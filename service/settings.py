@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +13,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.store.database import sqlite_url
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "machine_bytes"]
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine, or of the container that this process is in."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        told = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return pages
+    return min(pages, int(told)) if told.isdecimal() else pages
 
 
 class Settings(BaseSettings):
@@ -62,6 +75,8 @@ class Settings(BaseSettings):
     """Predictions that may wait for a thread; more are answered 503."""
     max_waiting_bytes: Annotated[int, Field(ge=0)] = 2**28
     """Bytes of the rows of these."""
+    max_resident_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Most bytes of a job's encoded rows in memory; half of the machine's, shared, by default."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log lines on standard error."""
 
@@ -98,6 +113,13 @@ class Settings(BaseSettings):
     def artifacts_path(self) -> Path:
         """The folder of data sets, models and checkpoints."""
         return Path(self.artifacts) if self.artifacts is not None else self.data / "artifacts"
+
+    @property
+    def resident_bytes(self) -> int:
+        """Most bytes of encoded rows that a worker holds in memory."""
+        if self.max_resident_bytes is not None:
+            return self.max_resident_bytes
+        return max(1, machine_bytes() // (2 * max(1, self.workers)))
 
     def configured_keys(self) -> tuple[str, ...]:
         """Return the keys of `keys` and `keys_file`."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from engine.data.dataset import Data
+from engine.data.schema import Schema
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
@@ -98,6 +99,9 @@ class TaskContext(Protocol):
 
     def data(self, dataset_id: str) -> Data:
         """Return a stored data set."""
+
+    def schema(self, dataset_id: str) -> Schema:
+        """Return what a stored data set looks like from outside."""
 
     def model(self, model_id: str) -> tuple[dict[str, Any], bytes]:
         """Return a stored model's document and weights."""

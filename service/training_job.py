@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,11 +19,11 @@ from engine.layers import shown
 from engine.plan import TrainingPlan, plan_training
 from engine.pretraining import StageEvent
 from engine.rate_finding import RateFound
-from engine.run import Outcome, TrainingRun, artifact_of, encode_rows
+from engine.run import EncodedRows, Outcome, TrainingRun, artifact_of, encode_rows
 from engine.spec import TrainSpec, ValidationSpec
 from engine.training import BlockEnd, EpochEnd, Training
 from service.model_calibration import ModelCalibration, progress
-from service.steps import NewModel, Step, TaskContext, TaskResult
+from service.steps import NewModel, Step, TaskContext, TaskResult, attend
 from service.store.jobs import Job
 
 __all__ = [
@@ -32,10 +34,13 @@ __all__ = [
     "job_data",
     "new_model",
     "opening_events",
+    "patiently",
+    "resident_bytes",
     "train",
     "train_spec",
 ]
 
+Prepared = TypeVar("Prepared")
 NewEvent = tuple[str, dict[str, Any]]
 """Its type, and its data."""
 
@@ -72,6 +77,18 @@ def job_data(job: Job, spec: TrainSpec, context: TaskContext) -> JobData:
     )
 
 
+def resident_bytes(job: Job) -> int | None:
+    """Return the most bytes of encoded rows that a job holds in memory, as it was queued."""
+    limit: int | None = (job.spec.get("limits") or {}).get("resident_bytes")
+    return limit
+
+
+def patiently(prepare: Callable[[], Prepared]) -> Generator[Step, None, Prepared]:
+    """Return what `prepare` makes, yielding every now and then while that takes long."""
+    with ThreadPoolExecutor(1) as thread:
+        return (yield from attend(thread, lambda _stop: prepare(), Step))
+
+
 def device_of(spec: TrainSpec) -> torch.device:
     """Return the device that a spec asks for."""
     if spec.device == "auto":
@@ -101,6 +118,7 @@ def opening_events(
         f"{plan.valid_rows} validation rows, on {device.type}"
     ) + ("" if path is None else f", {path}")
     yield "log", {"message": message}
+    yield "log", {"message": plan.loading.told, "loading": plan.loading.describe()}
     for index, regularizer in enumerate(plan.regularizers):
         description = describe_regularizer(index, regularizer)
         yield "log", {"message": description["log"], "regularizer": description}
@@ -147,7 +165,9 @@ def _told_of(found: RateFound) -> tuple[NewEvent, ...]:
 def train(job: Job, context: TaskContext) -> Iterator[Step]:
     """Train a network on the job's data set, from its checkpoint if there is one."""
     spec = train_spec(job.spec)
-    run = _TrainingJob(job, spec, context)
+    data = job_data(job, spec, context)
+    plan, rows = yield from patiently(partial(_prepared, job, spec, data, context))
+    run = _TrainingJob(job, plan, rows, data, context)
     is_inherited = job.resumed_from is not None and job.checkpoint_attempt == 0
     if context.checkpoint is not None:
         run.restore(context.checkpoint, anew=is_inherited)
@@ -174,18 +194,36 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
     )
 
 
+def _prepared(
+    job: Job, spec: TrainSpec, data: JobData, context: TaskContext
+) -> tuple[TrainingPlan, EncodedRows]:
+    """Plan a job's training, and encode the rows that it holds."""
+    plan = plan_training(
+        spec,
+        data.own,
+        data.validation,
+        calibration_data=data.calibration,
+        schema=context.schema(job.spec["dataset"]),
+        resident_bytes=resident_bytes(job),
+    )
+    return plan, encode_rows(plan, data.own, data.validation, device_of(spec))
+
+
 class _TrainingJob:
     """One attempt at a training job: its run, and what is said of its progress."""
 
-    def __init__(self, job: Job, spec: TrainSpec, context: TaskContext) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: TrainingPlan,
+        rows: EncodedRows,
+        data: JobData,
+        context: TaskContext,
+    ) -> None:
         self._job = job
-        self._spec = spec
-        data = job_data(job, spec, context)
-        self.plan: TrainingPlan = plan_training(
-            spec, data.own, data.validation, calibration_data=data.calibration
-        )
-        rows = encode_rows(self.plan, data.own, data.validation, device_of(spec))
-        self._run = TrainingRun(self.plan, rows, threads=context.threads)
+        self._spec = plan.spec
+        self.plan = plan
+        self._run = TrainingRun(plan, rows, threads=context.threads)
         self._calibration = ModelCalibration(data.own, data.calibration, threads=context.threads)
         self.staged = self._run.staged
         self._started = time.monotonic()

@@ -14,6 +14,7 @@ import structlog
 
 from engine.data import formats
 from engine.data.dataset import Data
+from engine.data.schema import Schema
 from engine.errors import ArtifactError, EngineError
 from service.attempts import Attempt, Cancelled, Stopped, TimedOut
 from service.errors import LeaseLost, NotFound, ServiceError
@@ -44,6 +45,9 @@ class _Context:
     def data(self, dataset_id: str) -> Data:
         dataset = self.datasets.get(dataset_id)
         return formats.load(self.blobs.path(dataset.blob), dataset.kind)
+
+    def schema(self, dataset_id: str) -> Schema:
+        return Schema.model_validate(self.datasets.get(dataset_id).schema)
 
     def model(self, model_id: str) -> tuple[dict[str, Any], bytes]:
         model = self.models.get(model_id)

@@ -17,9 +17,10 @@ _TIMEOUT_S = 60
 class Client:
     """A client of one server; whatever is refused ends the demo with the server's reason."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float = _TIMEOUT_S) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S)
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(base_url=url, timeout=timeout_s)
 
     def close(self) -> None:
         self._http.close()
@@ -30,7 +31,7 @@ class Client:
     def post(self, path: str, body: dict[str, Any], *, wait_s: int = 0) -> Any:
         """Send a request; with `wait_s`, one whose answer may wait so long for its job's end."""
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
-        timeout = _TIMEOUT_S + wait_s
+        timeout = self._timeout_s + wait_s
         return _content(self._http.post(path, json=body, headers=headers, timeout=timeout))
 
     def predicted(self, body: dict[str, Any]) -> pa.Table:

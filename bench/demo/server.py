@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -18,16 +19,18 @@ _STOP_S = 30.0
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(data: Path | None = None, **settings: object) -> Iterator[str]:
     """Run `bernoulli serve` while the body runs and yield its URL; nothing of it is left.
 
-    A SIGTERM ends the body, and so the server, as an interrupt does.
+    But for the folder `data`, where one is given. `settings` are those of the server, by name. A
+    SIGTERM ends the body, and so the server, as an interrupt does.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    variables = {f"BERNOULLI_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="bernoulli-demo-") as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1"]
-        command += ["--port", "0", "--data", str(Path(folder) / "data")]
+        command += ["--port", "0", "--data", str(data or Path(folder) / "data")]
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 command,
@@ -35,6 +38,7 @@ def serving() -> Iterator[str]:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                env={**os.environ, **variables},
             )
         with process:
             try:

@@ -166,3 +166,4 @@ def _blocks(data: Data, field: ScaledArray, rows: Rows | None, role: str) -> Ite
                 pointer=pointer,
             )
         yield block.reshape(len(block), *field.shape)
+        data.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.dataset import Data
+from engine.data.dataset import Data, pieces_of
 from engine.data.options import OptionError
 from engine.errors import DataError, SpecError
 from engine.spec import ColumnSpec, Spec
@@ -19,6 +20,8 @@ __all__ = ["MAX_CATEGORIES", "Categories", "fit_categories", "read_codes", "spel
 MAX_CATEGORIES = 1000
 """Of one column; a column with more is a key or prose, of which a network learns nothing."""
 _MAX_LENGTH = 256
+_HELD = 2**18
+"""Texts held at a time, while categories are learnt."""
 _SHOWN = 20
 _SHOWN_LENGTH = 60
 UNSEEN = -1.0
@@ -121,13 +124,9 @@ def fit_categories(
     """Learn a column's categories on the given rows."""
     options = options or ColumnSpec()
     of = data.type_of(name)
-    texts = _texts(data, name, rows, of)
-    there = [text for text in texts if text is not None]
+    counts, first_missing = _counted(data, name, rows, of)
     if options.fill is not None:
-        there.append(spelled(options.fill))
-    counts: dict[str, int] = {}
-    for text in there:
-        counts[text] = counts.get(text, 0) + 1
+        counts[spelled(options.fill)] += 1
     if len(counts) > MAX_CATEGORIES:
         raise SpecError(
             f"{name!r} has {len(counts)} different texts in the training rows; at most "
@@ -143,11 +142,11 @@ def fit_categories(
             pointer="#/inputs",
         )
     categories = tuple(sorted(counts, key=_order(of)))
-    gaps = None in texts
+    gaps = first_missing is not None
     refuses = options.missing == "refuse"
-    if refuses and gaps:
+    if refuses and first_missing is not None:
         raise OptionError(
-            f"row {rows[texts.index(None)]}: {name!r} is missing, and its `missing` is 'refuse'",
+            f"row {rows[first_missing]}: {name!r} is missing, and its `missing` is 'refuse'",
             column=name,
             key="missing",
         )
@@ -161,6 +160,19 @@ def fit_categories(
         unknown=options.unknown == "column",
         refuses_missing=refuses,
     )
+
+
+def _counted(data: Data, name: str, rows: Rows, of: str) -> tuple[Counter[str], int | None]:
+    """Count a column's values; return which of `rows` is the first without one as well."""
+    counts: Counter[str] = Counter()
+    first_missing: int | None = None
+    for part, numbers in pieces_of(len(rows), rows, _HELD):
+        texts = _texts(data, name, numbers, of)
+        if first_missing is None and None in texts:
+            first_missing = part.start + texts.index(None)
+        counts.update(text for text in texts if text is not None)
+        data.release()
+    return counts, first_missing
 
 
 def _order(of: str) -> Callable[[str], Any]:

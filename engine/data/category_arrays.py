@@ -11,8 +11,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from engine.data.categories import MAX_CATEGORIES
-from engine.data.dataset import Data
+from engine.data.dataset import Data, pieces_of
 from engine.data.records import kind_of
+from engine.data.scaling import BLOCK
 from engine.errors import DataError, SpecError
 from engine.spec import Spec
 
@@ -125,8 +126,13 @@ class CategoryArray(Spec):
 
 def fit_category_array(data: Data, name: str, rows: Rows) -> CategoryArray:
     """Learn an array's categories on the given rows."""
-    values = data.column(name, rows)
-    categories = list(map(str, np.unique(values).tolist()))
+    values = data.column(name)
+    distinct = values[:0]
+    step = max(1, BLOCK // values.shape[1])
+    for _, numbers in pieces_of(len(rows), rows, step):
+        distinct = np.union1d(distinct, data.column(name, numbers))
+        data.release()
+    categories = list(map(str, distinct.tolist()))
     if len(categories) > MAX_CATEGORIES:
         raise SpecError(
             f"{name!r} has {len(categories)} different values in the training rows; at most "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ import pyarrow as pa
 from engine.data.schema import ColumnType, Kind
 from engine.errors import DataError
 
-__all__ = ["BOOLEAN", "DATETIME", "INTEGER", "NUMBER", "TEXT", "Data", "Limits", "column_type"]
+__all__ = [
+    "BOOLEAN",
+    "DATETIME",
+    "INTEGER",
+    "NUMBER",
+    "TEXT",
+    "Data",
+    "Limits",
+    "column_type",
+    "pieces_of",
+]
 
 # The only Arrow types that a table of ours has; every other one is converted or refused.
 NUMBER = pa.float64()
@@ -71,6 +82,9 @@ class Data:
 
     table: pa.Table | None = None
     arrays: Mapping[str, npt.NDArray[Any]] | None = None
+    release: Callable[[], object] = lambda: None
+    """Tells the system that the pages read so far of a mapped file need not stay in this process's
+    memory; those that are read again are fetched again."""
 
     def __post_init__(self) -> None:
         if (self.table is None) == (self.arrays is None):
@@ -109,7 +123,7 @@ class Data:
             return array if rows is None else array[rows]
         column = self.table.column(name)
         if rows is not None:
-            column = column.take(pa.array(rows, type=pa.int64()))
+            return _taken(column, rows)
         values: npt.NDArray[Any] = column.to_numpy()
         return values
 
@@ -117,6 +131,45 @@ class Data:
         if self.arrays is None or name not in self.arrays:
             raise KeyError(name)
         return self.arrays[name]
+
+
+def pieces_of(
+    count: int, rows: npt.NDArray[np.int64] | None, size: int
+) -> Iterator[tuple[slice, npt.NDArray[np.int64] | None]]:
+    """Cut `rows`, or all of `count`, into pieces of `size`: which of them, and their numbers.
+
+    All rows at once, where they are one piece, are None.
+    """
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        if rows is not None:
+            yield part, rows[part]
+        else:
+            whole = part.stop - part.start == count
+            yield part, None if whole else np.arange(part.start, part.stop, dtype=np.int64)
+
+
+def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return rows of a column, of each chunk by itself: Arrow would first join all chunks."""
+    ends = np.cumsum([len(chunk) for chunk in column.chunks])
+    if column.num_chunks < 2 or not len(rows) or (rows[1:] < rows[:-1]).any():
+        values: npt.NDArray[Any] = column.take(pa.array(rows, type=pa.int64())).to_numpy()
+        return values
+    cuts = np.searchsorted(rows, ends).tolist()
+    if cuts[-1] < len(rows) or rows[0] < 0:
+        raise IndexError(f"the column has rows 0 to {len(column) - 1}")
+    pieces = [
+        (chunk, rows[start:stop] - (end - len(chunk)))
+        for chunk, end, (start, stop) in zip(
+            column.chunks, ends.tolist(), pairwise([0, *cuts]), strict=True
+        )
+        if start < stop
+    ]
+    if column.type in (NUMBER, INTEGER, DATETIME) and not any(c.null_count for c, _ in pieces):
+        return np.concatenate([chunk.to_numpy()[local] for chunk, local in pieces])
+    taken = [chunk.take(pa.array(local)) for chunk, local in pieces]
+    joined: npt.NDArray[Any] = pa.chunked_array(taken, type=column.type).to_numpy()
+    return joined
 
 
 def array_type(dtype: np.dtype[Any]) -> ColumnType:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from engine.data.dataset import Data
 from engine.data.encoding import Encoding
@@ -98,6 +99,13 @@ def _labels(
     """Return a class for every row, to be spread evenly; None where there is no such thing."""
     if selection.form != "classifier":
         return None
+    if data.table is not None and data.type_of(selection.targets[0]) == "text":
+        # Their numbers in sorted order divide the rows as they do, and are small.
+        column = data.table.column(selection.targets[0])
+        distinct = column.unique().drop_null()
+        order = distinct.take(pc.array_sort_indices(distinct))
+        numbered: npt.NDArray[np.int64] = pc.index_in(column, value_set=order).to_numpy()
+        return numbered
     labels = data.column(selection.targets[0])
     if labels.dtype.kind == "f":  # numbers that are no labels are refused as such
         distinct_labels(data, selection.targets[0], used)

@@ -18,7 +18,7 @@ from engine.data import features, scaling
 from engine.data.arrays import ScaledArray, encode_array
 from engine.data.categories import Categories
 from engine.data.category_arrays import CategoryArray, encode_categories
-from engine.data.dataset import Data
+from engine.data.dataset import Data, pieces_of
 from engine.data.features import InputField
 from engine.data.inputs import Inputs
 from engine.data.labels import Label, fit_classes, number_labels
@@ -56,6 +56,9 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Unseen = Literal["refuse", "zeros"]
+
+_CHECKED_ROWS = 2**17
+"""Held at a time, while rows are only looked at."""
 
 
 class InputGroup(Spec):
@@ -281,7 +284,12 @@ class Encoding(Spec):
         # What an autoencoder reads it must give back, and so has been looked at.
         if strict and self.kind == "table" and self.form != "autoencoder":
             alone = Encoding(kind="table", form=self.form, inputs=strict, sequence=self.sequence)
-            alone.encode_inputs(data, rows, unseen="zeros")
+            if self.sequence is not None:
+                alone.encode_inputs(data, rows, unseen="zeros")
+                return
+            count = data.rows if rows is None else len(rows)
+            for _, some in pieces_of(count, rows, _CHECKED_ROWS):
+                alone.encode_inputs(data, some, unseen="zeros")
 
     def stored_rows(self, data: Data) -> Rows:
         """Return the numbers of all rows of a stored data set that can be predicted for."""
@@ -358,12 +366,17 @@ class Encoding(Spec):
             data, rows, lambda chosen: read_targets(data, self.targets, chosen)
         )
 
-    def encode_weights(self, data: Data, rows: Rows | None = None) -> Any:
-        """Return the weights of rows (rows,) or of steps (rows, steps), or None without any."""
+    def encode_weights(self, data: Data, rows: Rows | None = None, *, some: bool = False) -> Any:
+        """Return the weights of rows (rows,) or of steps (rows, steps), or None without any.
+
+        They may be all 0 only where these are but `some` of the rows.
+        """
         name = self.sample_weight
         if name is None:
             return None
-        return self._over_targets(data, rows, lambda chosen: read_weights(data, name, chosen))
+        return self._over_targets(
+            data, rows, lambda chosen: read_weights(data, name, chosen, some=some)
+        )
 
     def _over_targets(
         self, data: Data, rows: Rows | None, read: Callable[[Rows | None], Any]

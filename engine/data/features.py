@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Annotated
 
 import numpy as np
@@ -84,13 +85,21 @@ def encode_rows(
     count = data.rows if rows is None else len(rows)
     encoded = np.empty((count, sum(field.width for field in fields)), dtype=np.float32)
     at = 0
-    for field in fields:
-        out = encoded[:, at : at + field.width]
-        if isinstance(field, Categories):
-            field.write(read_codes(field, data, rows, refuse_unseen=refuse_unseen), out)
-        else:
-            scaling.standardise_into(out, data, field, rows, "inputs")
-        at += field.width
+    for together, run in groupby(fields, key=lambda field: scaling.is_plain(data, field)):
+        some = list(run)
+        if together:
+            width = sum(field.width for field in some)
+            plain = [field for field in some if isinstance(field, Scaled)]
+            scaling.standardise_plain(encoded[:, at : at + width], data, plain, rows, "inputs")
+            at += width
+            continue
+        for field in some:
+            out = encoded[:, at : at + field.width]
+            if isinstance(field, Categories):
+                field.write(read_codes(field, data, rows, refuse_unseen=refuse_unseen), out)
+            else:
+                scaling.standardise_into(out, data, field, rows, "inputs")
+            at += field.width
     return encoded
 
 

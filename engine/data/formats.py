@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from engine.data.columnar import parse_arrow_stream, parse_parquet
 from engine.data.dataset import BOOLEAN, TEXT, Data, Limits
 from engine.data.delimited import Dialect, parse_csv
 from engine.data.json_records import parse_json, parse_ndjson
-from engine.data.npz import load_npz, parse_npz, write_npz
+from engine.data.npz import map_npz, parse_npz, write_npz
 from engine.data.plain_text import parse_text
 from engine.data.writing import CSV, JSON, NDJSON, NPZ, PARQUET, PLAIN, STREAM, WRITABLE, write
 from engine.errors import DataError
@@ -62,6 +64,8 @@ _BROKEN = (
     ValueError,
 )
 _STORED_ROWS = 65_536
+_RELEASED_BYTES = 64 * 2**20
+"""Of the smallest file whose pages are let go of once they are read."""
 
 
 def parse(
@@ -94,6 +98,10 @@ def parse(
         if error.errno not in (None, errno.EINVAL):
             raise
         raise DataError(_broken(name)) from error
+
+
+def _keep() -> None:
+    """Let go of nothing: reading a small file again would cost more than its memory."""
 
 
 def _broken(name: str) -> str:
@@ -147,10 +155,19 @@ def _text_bytes(chunk: pa.Array) -> bytes:
 
 
 def load(path: Path, kind: str) -> Data:
-    """Map a data set stored by `save` into memory, without reading it."""
+    """Map a data set stored by `save` into memory, without reading it.
+
+    `Data.release` lets go of what has been read of a large one.
+    """
     try:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        release: Callable[[], object] = partial(mapping.madvise, mmap.MADV_DONTNEED)
+        if len(mapping) < _RELEASED_BYTES:
+            release = _keep
         if kind == "arrays":
-            return Data(arrays=load_npz(path))
-        return Data(table=pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+            return Data(arrays=map_npz(mapping), release=release)
+        buffer = pa.py_buffer(mapping)
+        return Data(table=pa.ipc.open_file(pa.BufferReader(buffer)).read_all(), release=release)
     except _BROKEN as error:
         raise DataError("the stored data set is damaged") from error

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Strict
 
-from engine.data.dataset import Data
+from engine.data.dataset import Data, pieces_of
 from engine.errors import DataError
 
 __all__ = ["Label", "distinct_labels", "fit_classes", "number_labels"]
 
 MAX_CLASSES = 10_000
 _EXACT = 2.0**53
+_HELD = 2**20
+"""Rows whose labels are held at a time, while they are learnt or numbered."""
 
 Label = Annotated[bool, Strict()] | Annotated[int, Strict()] | Annotated[str, Strict()]
 Rows = npt.NDArray[np.int64]
@@ -23,7 +25,11 @@ Rows = npt.NDArray[np.int64]
 
 def fit_classes(data: Data, name: str, rows: Rows) -> tuple[Label, ...]:
     """Return the distinct labels of the given rows, sorted."""
-    distinct, _ = distinct_labels(data, name, rows)
+    found: set[Label] = set()
+    for _, numbers in pieces_of(len(rows), rows, _HELD):
+        found.update(distinct_labels(data, name, numbers)[0])
+        data.release()
+    distinct = sorted(found)
     if len(distinct) < 2:
         raise DataError(
             f"all training rows have the same class {distinct[0]!r} in {name!r}; "
@@ -43,7 +49,16 @@ def number_labels(data: Data, name: str, rows: Rows | None, classes: Sequence[La
     """Return for each row the number of its class."""
     if name not in data.names:
         raise DataError(f"the data set has no target {name!r}", pointer="#/targets")
+    count = data.rows if rows is None else len(rows)
+    parts = [
+        _numbered(data, name, numbers, classes) for _, numbers in pieces_of(count, rows, _HELD)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _numbered(data: Data, name: str, rows: Rows | None, classes: Sequence[Label]) -> Rows:
     distinct, codes = distinct_labels(data, name, rows)
+    data.release()
     # True equals 1 in Python, but is not the same label.
     known = {(type(label), label): number for number, label in enumerate(classes)}
     numbers = [known.get((type(label), label), -1) for label in distinct]

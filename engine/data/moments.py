@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from engine.data.dataset import Data
 from engine.data.options import OptionError
-from engine.data.scaling import Scaled, blocks, encode
+from engine.data.order_statistics import middle
+from engine.data.scaling import BLOCK, Scaled, blocks, encode
 from engine.data.spelling import seconds_in
 from engine.errors import DataError
 from engine.spec import ColumnSpec
@@ -43,51 +44,93 @@ def fit(
     field = _unfitted(data, name, options)
     refuses = options.missing == "refuse"
     if not gaps:
-        return _fitted(field, _moments(_Source(data, field, rows, role)), options)
-    values = _with_gaps(data, field, rows, role)
-    missing = np.isnan(values[:, 0])
-    if refuses and missing.any():
+        # Times are learnt with their gaps, and else are no numbers.
+        read = Scaled(name=name) if field.type == "datetime" else field
+        moments = _moments(_Repeated(lambda: blocks(data, read, rows, role)))
+        return _fitted(field, moments, options)
+    column = _Column(data, field, rows, role)
+    if refuses and column.first_missing is not None:
         raise OptionError(
-            f"row {rows[int(np.argmax(missing))]}: {name!r} is missing, and its `missing` is "
-            "'refuse'",
+            f"row {rows[column.first_missing]}: {name!r} is missing, and its `missing` is 'refuse'",
             column=name,
             key="missing",
         )
-    there = values[~missing, 0]
-    _check_unscaled(there, name, options)
-    indicator = bool(missing.any()) or not len(there)
-    if options.indicator is not None:
-        indicator = options.indicator
-    learnt: dict[str, Any] = {"indicator": indicator and not refuses}
-    if not refuses:
-        learnt["fill"] = _fill(there, field, options)
-    moments = (
-        _moments([there[:, np.newaxis]])
-        if len(there)
-        else _Moments(mean=np.zeros(1), scale=np.ones(1))
-    )
-    return _fitted(field.model_copy(update=learnt), moments, options)
-
-
-def _check_unscaled(values: Doubles, name: str, options: ColumnSpec) -> None:
-    """Refuse numbers that are to be read as they are, and do not fit into 32 bits."""
-    if options.scale == "none" and (np.abs(values) > np.finfo(np.float32).max).any():
+    if options.scale == "none" and max(-column.low, column.high) > np.finfo(np.float32).max:
         raise OptionError(
             f"{name!r} has values that 32 bits do not hold; let them be scaled",
             column=name,
             key="scale",
         )
+    indicator = column.first_missing is not None or not column.count
+    if options.indicator is not None:
+        indicator = options.indicator
+    learnt: dict[str, Any] = {"indicator": indicator and not refuses}
+    if not refuses:
+        learnt["fill"] = _fill(column, field, options)
+    moments = (
+        _moments(column.present) if column.count else _Moments(mean=np.zeros(1), scale=np.ones(1))
+    )
+    return _fitted(field.model_copy(update=learnt), moments, options)
 
 
-def _with_gaps(data: Data, field: Scaled, rows: Rows, role: str) -> Doubles:
-    """Return a column (rows, 1), NaN where it is missing."""
-    try:
-        return np.concatenate(list(blocks(data, field, rows, role, gaps=True)))
-    except DataError as error:
-        if field.reader is None:
-            raise
-        key = "type" if field.format is None else "format"
-        raise OptionError(error.detail, column=field.name, key=key) from error
+class _Column:
+    """A column with gaps, read as often as need be, block by block; held where it is one block."""
+
+    def __init__(self, data: Data, field: Scaled, rows: Rows, role: str) -> None:
+        self._of = (data, field, rows, role)
+        self._held = list(self._read()) if len(rows) <= BLOCK else None
+        self.count = 0
+        """Of its values."""
+        self.first_missing: int | None = None
+        """Which of `rows` is the first without a value."""
+        self.low, self.high = np.inf, -np.inf
+        at = 0
+        for block in self._blocks():
+            missing = np.isnan(block[:, 0])
+            if self.first_missing is None and missing.any():
+                self.first_missing = at + int(np.argmax(missing))
+            there = block[~missing] if missing.any() else block
+            self.low = float(there.min(initial=self.low))
+            self.high = float(there.max(initial=self.high))
+            self.count += len(there)
+            at += len(block)
+
+    def _read(self) -> Iterator[Doubles]:
+        try:
+            yield from blocks(*self._of, gaps=True)
+        except DataError as error:
+            field = self._of[1]
+            if field.reader is None:
+                raise
+            key = "type" if field.format is None else "format"
+            raise OptionError(error.detail, column=field.name, key=key) from error
+
+    def _blocks(self) -> Iterable[Doubles]:
+        return self._read() if self._held is None else self._held
+
+    @property
+    def present(self) -> Iterable[Doubles]:
+        """Its values (rows, 1), without the missing ones, to be read more than once."""
+        return _Repeated(self._present)
+
+    def _present(self) -> Iterator[Doubles]:
+        if self.first_missing is None:
+            yield from self._blocks()
+            return
+        for block in self._blocks():
+            there = block[~np.isnan(block[:, 0])]
+            if len(there):
+                yield there
+
+
+class _Repeated:
+    """Blocks that can be read more than once."""
+
+    def __init__(self, read: Callable[[], Iterator[Doubles]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Doubles]:
+        return self._read()
 
 
 def _unfitted(data: Data, name: str, options: ColumnSpec) -> Scaled:
@@ -140,39 +183,32 @@ def _told(values: Doubles | None) -> float | tuple[float, ...] | None:
     return float(values[0]) if len(values) == 1 else tuple(values.tolist())
 
 
-def _fill(values: Doubles, field: Scaled, options: ColumnSpec) -> float:
+def _fill(column: _Column, field: Scaled, options: ColumnSpec) -> float:
     """Return what is read in place of a missing value."""
     if isinstance(options.fill, str):
         return seconds_in(options.fill, field.format)
-    if options.missing == "constant" or not len(values):
+    if options.missing == "constant" or not column.count:
         return float(options.fill or 0.0)
     match options.missing:
         case "mean":
-            return float(np.clip(math.fsum(values / len(values)), values.min(), values.max()))
+            shares = (share for block in column.present for share in block[:, 0] / column.count)
+            return float(np.clip(math.fsum(shares), column.low, column.high))
         case "mode":
-            distinct, counts = np.unique(values, return_counts=True)
-            return float(distinct[counts.argmax()])
-    return _middle(values, field.type == "boolean")
+            return _most_frequent(column.present)
+    flat = _Repeated(lambda: (block[:, 0] for block in column.present))
+    low, high = middle(flat, column.count, held=BLOCK)
+    # Halves, so that no sum overflows. Of booleans the median is the more frequent one.
+    return low if field.type == "boolean" or low == high else low / 2 + high / 2
 
 
-def _middle(values: Doubles, boolean: bool) -> float:
-    """Return the median; of booleans the more frequent one."""
-    ordered = np.sort(values)
-    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
-    # Halves, so that no sum overflows.
-    return low if boolean or low == high else low / 2 + high / 2
-
-
-class _Source:
-    """The blocks of a column (array), to be read more than once."""
-
-    def __init__(self, data: Data, field: Scaled, rows: Rows, role: str) -> None:
-        # Times are learnt with their gaps, and else are no numbers.
-        times = field.type == "datetime"
-        self._of = (data, Scaled(name=field.name) if times else field, rows, role)
-
-    def __iter__(self) -> Iterator[Doubles]:
-        return blocks(*self._of)
+def _most_frequent(source: Iterable[Doubles]) -> float:
+    """Return the most frequent value, of equally frequent ones the least."""
+    distinct, counts = np.empty(0), np.empty(0, dtype=np.int64)
+    for block in source:
+        values, more = np.unique(block, return_counts=True)
+        distinct, where = np.unique(np.concatenate([distinct, values]), return_inverse=True)
+        counts = np.bincount(where, weights=np.concatenate([counts, more])).astype(np.int64)
+    return float(distinct[counts.argmax()])
 
 
 def _moments(source: Iterable[Doubles]) -> _Moments:

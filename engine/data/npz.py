@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ __all__ = [
     "check_arrays",
     "is_array_name",
     "load_npz",
+    "map_npz",
     "parse_npz",
     "write_npz",
     "write_npz_pieces",
@@ -280,22 +282,30 @@ def _write_rows(stream: IO[bytes], array: npt.NDArray[Any], dtype: np.dtype[Any]
 
 def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Map the arrays of an archive written by `write_npz`, without reading them."""
+    with path.open("rb") as file:
+        return map_npz(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def map_npz(mapping: mmap.mmap) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a mapped archive written by `write_npz`, without reading them."""
     arrays: dict[str, npt.NDArray[Any]] = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with zipfile.ZipFile(cast(IO[bytes], mapping)) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
                 raise DataError("the stored arrays are damaged")
-            file.seek(member.header_offset)
-            local = file.read(30)
+            local = mapping[member.header_offset : member.header_offset + 30]
             skip = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
             start = member.header_offset + 30 + skip
-            file.seek(start)
-            header = read_header(io.BytesIO(file.read(min(member.file_size, _MAX_HEADER + 12))))
+            size = min(member.file_size, _MAX_HEADER + 12)
+            header = read_header(io.BytesIO(mapping[start : start + size]))
             if header is None or header.length + header.nbytes != member.file_size:
                 raise DataError("the stored arrays are damaged")
             name = member.filename.removesuffix(".npy")
-            mapped = np.memmap(
-                path, dtype=header.dtype, mode="r", offset=start + header.length, shape=header.shape
+            flat = np.frombuffer(
+                mapping,
+                dtype=header.dtype,
+                count=math.prod(header.shape),
+                offset=start + header.length,
             )
-            arrays[name] = np.asarray(mapped)
+            arrays[name] = flat.reshape(header.shape)
     return arrays

@@ -28,11 +28,11 @@ def profile(data: Data) -> Schema:
     if data.table is None:
         arrays = tuple(_array(name, array) for name, array in (data.arrays or {}).items())
         return Schema(kind="arrays", rows=data.rows, arrays=arrays)
-    columns = tuple(
-        _column(name, column)
-        for name, column in zip(data.table.column_names, data.table.columns, strict=True)
-    )
-    return Schema(kind="table", rows=data.rows, columns=columns)
+    columns = []
+    for name, column in zip(data.table.column_names, data.table.columns, strict=True):
+        columns.append(_column(name, column))
+        data.release()
+    return Schema(kind="table", rows=data.rows, columns=tuple(columns))
 
 
 def profile_rows(

@@ -79,8 +79,11 @@ def read_targets(data: Data, targets: Targets, rows: Rows | None) -> Doubles:
     return scaling.read(data, plain, rows, "targets")
 
 
-def read_weights(data: Data, name: str, rows: Rows | None) -> Floats:
-    """Return the weights of rows (rows,) or of steps (rows, steps)."""
+def read_weights(data: Data, name: str, rows: Rows | None, *, some: bool = False) -> Floats:
+    """Return the weights of rows (rows,) or of steps (rows, steps).
+
+    Those of all rows are not all 0; those of `some` may be.
+    """
     pointer = "#/sample_weight"
     if name not in data.names:
         raise DataError(f"the data set has no {name!r} to weight its rows by", pointer=pointer)
@@ -90,6 +93,6 @@ def read_weights(data: Data, name: str, rows: Rows | None) -> Floats:
         weights = (values if steps > 1 else values[:, 0]).astype(np.float32)
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise DataError(f"weights in {name!r} must be finite and 0 or more", pointer=pointer)
-    if not weights.any():
+    if not some and not weights.any():
         raise DataError(f"all weights in {name!r} of these rows are 0", pointer=pointer)
     return weights

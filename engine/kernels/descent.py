@@ -260,6 +260,10 @@ class Descent:
             bad_loss=given.bad_loss or None,
         )
 
+    def let_go(self) -> None:
+        """Keep nothing of what was given for the last steps."""
+        self._held = None
+
     def measure(
         self,
         *,

@@ -18,11 +18,19 @@ from engine.search_plan import SearchPlan, plan_search
 from engine.spec import ValidationSpec
 from engine.variants import InvalidVariantError
 from service.bodies import StrictRoute
-from service.deps import BlobsDep, DatasetsDep, IdempotencyHeader, JobsDep, OwnerDep
+from service.deps import (
+    BlobsDep,
+    DatasetsDep,
+    IdempotencyHeader,
+    JobsDep,
+    OwnerDep,
+    SettingsDep,
+)
 from service.pointers import located
 from service.problems import problems
 from service.routes.queueing import PreferHeader, answer_queued
 from service.schemas import JobView, PlanView, TrainRequest
+from service.settings import Settings
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
 from service.store.idempotency import Remember
@@ -50,22 +58,26 @@ async def train(
     jobs: JobsDep,
     blobs: BlobsDep,
     owner: OwnerDep,
+    settings: SettingsDep,
     validate_only: Annotated[bool, Query(description="Answer the plan and queue nothing.")] = False,
     prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Queue a training job; follow `Location` for its progress, its events and its model."""
     if validate_only:
-        plan = await run_in_threadpool(_plan, body, datasets, blobs)
+        plan = await run_in_threadpool(_plan, body, datasets, blobs, settings)
         view = PlanView.model_validate(plan.describe())
         return Response(view.model_dump_json(), media_type="application/json")
     spec: dict[str, Any] = body.model_dump(mode="json")
 
     def create(remember: Remember[Job] | None) -> Job:
-        _plan(body, datasets, blobs)
+        _plan(body, datasets, blobs, settings)
+        # Stored with the job, so that every attempt reads its rows in the same way.
+        limits = {"seconds": None, **(spec["limits"] or {})}
+        limits["resident_bytes"] = _resident_bytes(body, settings)
         new = NewJob(
             kind="train",
-            spec=spec,
+            spec={**spec, "limits": limits},
             datasets=_needed(body),
             name=body.name,
             tags=body.tags,
@@ -88,8 +100,24 @@ def _needed(body: TrainRequest) -> dict[str, str]:
     return needed
 
 
-def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan | SearchPlan:
+def _resident_bytes(body: TrainRequest, settings: Settings) -> int:
+    """Return the most bytes of encoded rows that the job's worker holds in memory."""
+    asked = None if body.limits is None else body.limits.resident_bytes
+    allowed = settings.resident_bytes
+    if asked is not None and asked > allowed:
+        raise SpecError(
+            f"at most {allowed} bytes of encoded rows are held in memory here, {asked} are asked "
+            "for; leave it out, or take less: what is more is read by blocks",
+            pointer="#/limits/resident_bytes",
+        )
+    return allowed if asked is None else asked
+
+
+def _plan(
+    body: TrainRequest, datasets: Datasets, blobs: Blobs, settings: Settings
+) -> TrainingPlan | SearchPlan:
     """Check the request against its data and this machine."""
+    resident = _resident_bytes(body, settings)
     if body.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("this server has no CUDA device; take `auto` or `cpu`", pointer="#/device")
     validation = body.validation
@@ -114,10 +142,23 @@ def _plan(body: TrainRequest, datasets: Datasets, blobs: Blobs) -> TrainingPlan 
     data = loaded["#/dataset"]
     if body.search is None:
         _check_precision(body, body.precision)
-        return plan_training(body.spec(), data, other, calibration_data=calibration, schema=schema)
+        return plan_training(
+            body.spec(),
+            data,
+            other,
+            calibration_data=calibration,
+            schema=schema,
+            resident_bytes=resident,
+        )
     try:
         plan = plan_search(
-            body.search, body.spec(), data, other, calibration_data=calibration, schema=schema
+            body.search,
+            body.spec(),
+            data,
+            other,
+            calibration_data=calibration,
+            schema=schema,
+            resident_bytes=resident,
         )
         for planned in plan.variants:
             place = planned.variant.located("#/precision")

@@ -9,6 +9,7 @@ import pytest
 from engine.epochs import EpochEnd
 from engine.errors import DivergedError
 from engine.training import Training
+from engine.training_data import TrainingData
 from tests.engine.test_training import data_of, training_of
 
 
@@ -27,7 +28,10 @@ def diverged(training: Training) -> str:
 
 def gone_on(training: Training, **spec: Any) -> tuple[Training, list[EpochEnd]]:
     """Go on from where a training stands, by another spec on the same rows."""
-    other, _ = training_of(training._train, training._valid, **spec)
+    train, valid = training._train, training._valid
+    assert isinstance(train, TrainingData)
+    assert valid is None or isinstance(valid, TrainingData)
+    other, _ = training_of(train, valid, **spec)
     other.restore(training.state())
     return other, [event for event in other if isinstance(event, EpochEnd)]
 
