@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from engine.calibration import mixture_log_likelihood
 from engine.data.inputs import Inputs
@@ -64,11 +65,12 @@ class JointEvaluation:
             total = total + np.concatenate(outputs).astype(np.float64)
         found = self._deterministic((np.asarray(total) / count).astype(np.float32))
         rows = self._sampled_rows(len(measured.x))
+        truth = measured.truth(rows)
         likely: Doubles | None = None
         for index, member in enumerate(self._members):
             pieces = []
             for part in member.parts(rows):
-                pieces.append(member.likely(measured, part))
+                pieces.append(member.likely(measured, truth, part))
                 yield 0.5 + (index + part.stop / rows) / (2 * count)
             own = np.concatenate(pieces, axis=-1)
             likely = own if likely is None else np.logaddexp(likely, own)
@@ -102,13 +104,14 @@ class JointEvaluation:
         """Return the metrics of the members' mean."""
         first, valid = self._members[0], self._rows.valid
         assert valid is not None
-        targets = valid.y[:].cpu()
+        batch_size = first.plan.spec.batch_size
+        pieces = [(piece.y[:], piece.weights) for piece in valid.pieces(batch_size)]
+        targets = torch.cat([y for y, _ in pieces]).cpu()
         loss = None
         if self._is_alike:
-            weights = None if valid.weights is None else valid.weights[:].cpu()
-            loss = prediction_loss(
-                first.graph, mean, targets, weights, batch_size=first.plan.spec.batch_size
-            )
+            given = [weights[:] for _, weights in pieces if weights is not None]
+            weights = torch.cat(given).cpu() if given else None
+            loss = prediction_loss(first.graph, mean, targets, weights, batch_size=batch_size)
         scale = None if first.is_classifier else first.plan.encoding.target_scale
         metrics = DeterministicMetrics(first.graph, targets.numpy(), target_scale=scale)
         return ({} if loss is None else {"loss": loss}) | metrics.of(mean)
@@ -150,9 +153,12 @@ class _Member:
         for chunk in self._sampler.chunks(rows, self.passes):
             yield from parts_of(chunk)
 
-    def likely(self, measured: Measured, part: slice) -> Doubles:
-        """Return the logarithm of how likely the truths of some rows are, (…, numbers)."""
-        x, truth = measured.x[part], measured.truth[part]
+    def likely(self, measured: Measured, truths: Any, part: slice) -> Doubles:
+        """Return the logarithm of how likely the truths of some rows are, (…, numbers).
+
+        `truths` are those of the first rows, as many as are sampled.
+        """
+        x, truth = measured.x[part], truths[part]
         drawn = {name: value[None] for name, value in self._sampler.deterministic(x).items()}
         if self._sampler.stochastic:
             numbers = np.arange(self.passes, dtype=np.int64)
