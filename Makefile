@@ -44,7 +44,7 @@ demo: $(READY) ## Upload, train and predict on two real data sets over HTTP; plo
 	$(BIN)/python -m bench.demo
 
 test: $(READY) ## Run the tests; ARGS="tests/engine -k dropout" chooses some
-	$(BIN)/python -m pytest --numprocesses=2 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 check: $(READY) ## Check style, types, imports, the OpenAPI file and the Dockerfile
 	$(BIN)/ruff check .

@@ -34,13 +34,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[s
         return server.weights(job["model"]), job["metrics"]
 
 
-def reached(server: Server, job_id: str, type_: str, epoch: int = 0) -> None:
-    """Wait until an event of the type has been recorded."""
+def reached(server: Server, job_id: str, type_: str, epoch: int = 0, row: int = 0) -> None:
+    """Wait until an event of the type has been recorded, of this epoch or row or a later one."""
 
     def seen() -> bool:
         events = server.client.get(f"/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
         return any(
-            event["type"] == type_ and event["data"].get("epoch", epoch) >= epoch
+            event["type"] == type_
+            and event["data"].get("epoch", epoch) >= epoch
+            and event["data"].get("row", row) >= row
             for event in events
         )
 

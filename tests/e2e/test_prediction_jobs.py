@@ -84,7 +84,7 @@ def test_a_killed_prediction_ends_with_one_data_set_of_the_same_bytes(
     data = tmp_path / "data"
     with serving(data) as server:
         job_id = posted(server, *prepared(server))
-        reached(server, job_id, "checkpoint")
+        reached(server, job_id, "checkpoint", row=1)
         if victim == "worker":
             (pid,) = server.children("worker")
             os.kill(pid, signal.SIGKILL)
