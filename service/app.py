@@ -39,6 +39,7 @@ from service.routes import (
     training,
     web,
 )
+from service.scopes import needed_scopes
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.blobs import Blobs
@@ -229,18 +230,20 @@ def _describe(app: FastAPI) -> None:
 def _document_errors(document: dict[str, Any]) -> None:
     """Say of every operation how it may be refused whatever it does.
 
-    For want of a key or a known parameter, and where it changes the store, of time or room there.
+    For want of a key, of its scope or of a known parameter, and where it changes the store, of time
+    or room there.
     """
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            statuses = [422] if is_open(path) else [401, 422]
+            statuses = [422] if is_open(path) else [401, 403, 422]
             if method != "get" and path not in ("/predict", "/evaluate", "/rank"):
                 statuses += [503, 507]
             everywhere = {
                 str(status): answer for status, answer in problems.problems(*statuses).items()
             }
-            if is_open(path):
-                operation["security"] = []
+            # Roles of a bearer's key, as OpenAPI 3.1 has them; `{}` for servers without keys.
+            needed = [] if is_open(path) else needed_scopes(method.upper(), path)
+            operation["security"] = [{"key": [one]} for one in needed] + ([{}] if needed else [])
             answers = operation["responses"]
             for status, answer in everywhere.items():
                 if status not in answers or "HTTPValidationError" in str(answers[status]):

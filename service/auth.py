@@ -6,15 +6,16 @@ import asyncio
 import hashlib
 import hmac
 import time
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.problems import problem_response
+from service.errors import Forbidden, ServiceError, Unauthorized
+from service.problems import problem_of
+from service.scopes import Caller, needed_scopes
 from service.settings import Settings
-from service.store.keys import ApiKeys
+from service.store.keys import ALL_SCOPES, ApiKeys
 
 __all__ = ["KeyMiddleware", "is_open"]
 
@@ -26,9 +27,9 @@ _LOOK_AGAIN_S = 1.0
 class KeyMiddleware:
     """Asks for ``Authorization: Bearer KEY`` on everything but health, docs and static pages.
 
-    Sets ``bernoulli.owner`` in the scope to a stable id of the key. Everybody comes in with `auth`
-    off and, as long as only this machine can reach the server, without any configured or stored
-    key; elsewhere nobody does once the last key is revoked.
+    Sets ``bernoulli.caller`` in the scope to the `Caller`, once the key allows what is asked for.
+    Everybody comes in with `auth` off and, as long as only this machine can reach the server,
+    without any configured or stored key; elsewhere nobody does once the last key is revoked.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -45,40 +46,45 @@ class KeyMiddleware:
         if scope["type"] != "http" or self._is_off or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
-        stored: ApiKeys = scope["state"]["keys"]
-        asks = self._configured or self._is_reachable or await self._any_stored(stored)
-        if not asks:
-            await self._app(scope, receive, send)
+        try:
+            caller = await self._admit(scope)
+        except ServiceError as error:
+            await problem_of(Request(scope), error)(scope, receive, send)
             return
-        owner = await self._owner(Request(scope), stored)
-        if owner is not None:
-            scope["bernoulli.owner"] = owner
-            await self._app(scope, receive, send)
-            return
-        answer = problem_response(
-            scope.get("bernoulli.request_id", "unknown"),
-            401,
-            "unauthorized",
-            "A key is needed",
-            "send a valid key as `Authorization: Bearer KEY`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await answer(scope, receive, send)
+        if caller is not None:
+            scope["bernoulli.caller"] = caller
+        await self._app(scope, receive, send)
 
-    async def _owner(self, request: Request, stored: ApiKeys) -> str | None:
+    async def _admit(self, scope: Scope) -> Caller | None:
+        """Return who calls, None where no key is asked for; raises Unauthorized or Forbidden."""
+        stored: ApiKeys = scope["state"]["keys"]
+        if not (self._configured or self._is_reachable or await self._any_stored(stored)):
+            return None
+        caller = self._caller(Request(scope), stored)
+        if caller is None:
+            raise Unauthorized("send a valid key as `Authorization: Bearer KEY`")
+        needed = needed_scopes(scope["method"], scope["path"])
+        if not caller.may(needed):
+            told = " or ".join(f"`{one}`" for one in dict.fromkeys((*needed, "admin")))
+            has = " and ".join(f"`{one}`" for one in caller.scopes)
+            raise Forbidden(f"this needs a key with the scope {told}; this key has {has}")
+        return caller
+
+    def _caller(self, request: Request, stored: ApiKeys) -> Caller | None:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             return None
         digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
-        owner: str | None = None
+        caller: Caller | None = None
         for known, _key in self._configured:  # all of them, so that time tells nothing
             if hmac.compare_digest(known, digest):
-                owner = f"key_{known.hex()[:26]}"
-        if owner is not None:
-            return owner
-        key: Any = await run_in_threadpool(stored.verify, secret)
-        return None if key is None else str(key.id)
+                caller = Caller(f"key_{known.hex()[:26]}", ALL_SCOPES)
+        if caller is not None:
+            return caller
+        # In this thread: it is in memory, or one look into an index.
+        key = stored.verify(secret)
+        return None if key is None else Caller(key.id, key.scopes)
 
     async def _any_stored(self, stored: ApiKeys) -> bool:
         """Whether `bernoulli keys` has made a key that is still good; looked up once a second.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,32 +120,70 @@ def _keys(data: Path | None) -> ApiKeys:
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scopes: Annotated[
+        str,
+        typer.Option(
+            help="What it may do, of predict, train and admin, which may do all and sees what "
+            "belongs to other keys."
+        ),
+    ] = "predict,train",
+    expires: Annotated[
+        str | None,
+        typer.Option(help="When it becomes void: in 90d or 12h, or on 2027-01-31; never if none."),
+    ] = None,
     data: DataOption = None,
 ) -> None:
-    """Make a key and print its secret, this once."""
+    """Make a key and print its id and its secret, this once. A running server knows it at once."""
+    chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     try:
-        key, secret = _keys(data).create(name)
+        key, secret = _keys(data).create(
+            name, scopes=chosen, expires_at=None if expires is None else _instant(expires)
+        )
     except ServiceError as error:
         raise _fail(error.detail) from error
     typer.echo(f"{key.id} {secret}")
 
 
+def _instant(text: str) -> datetime:
+    """Return when `90d`, `12h` or `30m` are over, or an ISO 8601 date or time, in UTC, is."""
+    found = re.fullmatch(r"(\d{1,6})([dhm])", text)
+    try:
+        if found is not None:
+            unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
+            return datetime.now(UTC) + timedelta(**{unit: int(found.group(1))})
+        told = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise _fail(
+            f"--expires is 90d, 12h or 30m, or a date such as 2027-01-31, not {text!r}", 2
+        ) from error
+    return told if told.tzinfo is not None else told.replace(tzinfo=UTC)
+
+
 @keys.command("list")
 def list_keys(data: DataOption = None) -> None:
     """List the keys, without their secrets."""
-    table = Table("id", "name", "created", "revoked")
+    table = Table("id", "name", "scopes", "created", "expires", "revoked")
     for key in _keys(data).list():
-        revoked = "" if key.revoked_at is None else f"{key.revoked_at:%Y-%m-%d %H:%M}"
-        table.add_row(key.id, key.name, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
+        table.add_row(
+            key.id,
+            key.name,
+            ",".join(key.scopes),
+            *map(_minute, (key.created_at, key.expires_at, key.revoked_at)),
+        )
+    # As wide as it is: what is read by a program, or copied, is not to be cut.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _minute(at: datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M}"
 
 
 @keys.command("revoke")
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="Id of the key.")], data: DataOption = None
 ) -> None:
-    """Make a key void from now on."""
+    """Make a key void from now on, for a running server, too."""
     try:
         key = _keys(data).revoke(key_id)
     except ServiceError as error:

@@ -13,6 +13,7 @@ from service.observe.metrics import Metrics
 from service.parsing import Parsers
 from service.predictor import Predictor
 from service.ranker import Ranker
+from service.scopes import Caller
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.blobs import Blobs
@@ -123,8 +124,8 @@ async def _parsers(request: Request) -> Parsers:
 
 
 async def _owner(request: Request) -> str | None:
-    owner: str | None = request.scope.get("bernoulli.owner")
-    return owner
+    caller: Caller | None = request.scope.get("bernoulli.caller")
+    return None if caller is None else caller.id
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from service.scopes import Caller
 from service.store.idempotency import (
     Answer,
     Idempotency,
@@ -69,7 +70,8 @@ def _identify(request: Request, key: str, content: Any) -> Idempotency:
     described = [request.method, request.url.path, content]
     canonical = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(canonical).hexdigest()
-    return Idempotency(key, request.scope.get("bernoulli.owner"), fingerprint)
+    caller: Caller | None = request.scope.get("bernoulli.caller")
+    return Idempotency(key, None if caller is None else caller.id, fingerprint)
 
 
 def _response(answer: Answer) -> Response:

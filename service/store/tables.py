@@ -239,6 +239,9 @@ api_keys = sa.Table(
     sa.Column("id", Id, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    # Keys of before there were scopes may do everything, as they could.
+    sa.Column("scopes", Json, nullable=False, server_default='["predict","train","admin"]'),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
 )

@@ -84,8 +84,9 @@ def test_with_keys_a_key_is_needed(how: str, tmp_path: Path) -> None:
         (tmp_path / "keys").write_text(f"# those who may\n{secret}\n")
         env[how] = str(tmp_path / "keys")
     else:
+        create = ["keys", "create", "--name", "tests", "--data", str(data)]
         made = subprocess.run(
-            [sys.executable, "-m", "service.cli", "keys", "create", "tests", "--data", str(data)],
+            [sys.executable, "-m", "service.cli", *create],
             capture_output=True,
             text=True,
             check=True,

@@ -1,0 +1,51 @@
+"""Scopes: who calls, and what a key has to allow for each route, by method and path alone.
+
+Looked up before anything else of a request is: a route that is not listed here needs `admin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.store.keys import Scope
+
+__all__ = ["Caller", "needed_scopes"]
+
+_ANY: tuple[Scope, ...] = ("predict", "train", "admin")
+_READ: tuple[Scope, ...] = ("predict", "train")
+"""Also of jobs and data sets: a prediction of many rows is the one, and leaves the other."""
+_CHANGED_BY_TRAINING = frozenset({"datasets", "models", "aliases", "jobs", "train"})
+_PREDICTING = frozenset({"predict", "predictions", "rank", "evaluate", "evaluations"})
+_TOLD_TO_ALL = frozenset({"metrics", "capabilities"})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who has come in with a key, and what the key allows."""
+
+    id: str
+    """Of the key; what the caller makes belongs to it."""
+    scopes: tuple[Scope, ...]
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether everything is allowed, with what belongs to other keys, too."""
+        return "admin" in self.scopes
+
+    def may(self, needed: tuple[Scope, ...]) -> bool:
+        """Whether the key has one of these scopes, or all."""
+        return self.is_admin or any(scope in self.scopes for scope in needed)
+
+
+def needed_scopes(method: str, path: str) -> tuple[Scope, ...]:
+    """Return the scopes of which a key needs one; `admin` stands for all of them."""
+    first, *others = path.strip("/").split("/")
+    if first in _TOLD_TO_ALL:
+        return _ANY
+    if first in _PREDICTING:
+        return ("predict",)
+    if first in _CHANGED_BY_TRAINING:
+        is_read = method in ("GET", "HEAD") and first != "train"
+        is_cancel = first == "jobs" and others[1:] == ["cancel"]
+        return _READ if is_read or is_cancel else ("train",)
+    return ("admin",)
