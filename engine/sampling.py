@@ -22,7 +22,7 @@ from engine.names import plain_name
 from engine.network import Network
 from engine.partition import Partition
 from engine.regularizers import Regularizer, Site, sites_of
-from engine.streams import stream_key
+from engine.streams import key_of, told
 
 __all__ = ["PreparedRows", "Sampler", "readable_outputs"]
 
@@ -124,12 +124,11 @@ class Sampler:
     ) -> npt.NDArray[np.uint64]:
         """Return the key of each row's stream at each site, (sites, rows)."""
         keys = np.empty((len(sites), rows), dtype=np.uint64)
-        for index, site in enumerate(sites):
-            if seeds is None:
-                keys[index] = stream_key(self.seed, self._purpose, *site.address)
-                continue
-            of_seed = {s: stream_key(s, self._purpose, *site.address) for s in set(seeds)}
-            keys[index] = [of_seed[s] for s in seeds]
+        known = {self.seed} if seeds is None else set(seeds)
+        own = {seed: told(seed, self._purpose) for seed in known}
+        for of_site, site in zip(keys, sites, strict=True):
+            of_seed = {seed: key_of(begin + site.told) for seed, begin in own.items()}
+            of_site[:] = of_seed[self.seed] if seeds is None else [of_seed[seed] for seed in seeds]
         return keys
 
     def go_on(self) -> None:

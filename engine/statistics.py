@@ -1,7 +1,7 @@
 """Statistics over Monte-Carlo passes, in one pass over blocks of them.
 
 Samples have the passes first. Each element of the rest is worked on alone, in one fixed order of
-operations: passes are cut into blocks of 64 by their number, each block is summed by halving, and
+operations: passes are cut into blocks of 64 by their number, each block is summed pass by pass, and
 blocks are merged in their order. So a row's statistics have the same bits in any company, and
 however its passes were cut into pieces.
 """
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from engine.kernels.moments import moment_kernels
 
 __all__ = [
     "BLOCK",
@@ -56,6 +58,12 @@ def reduce_blocks(samples: Samples, *, spread: bool = True) -> Blocks:
     passes, shape = len(samples), samples.shape[1:]
     flat = samples.reshape(passes, -1)
     count, width = -(-passes // BLOCK), flat.shape[1]
+    compiled = moment_kernels()
+    if compiled is not None and samples.dtype == np.float32 and width:
+        means = np.empty((count, *shape))
+        squares = np.empty((count, *shape)) if spread else None
+        compiled.reduce(np.ascontiguousarray(flat), means, squares)
+        return Blocks(passes=passes, means=means, squares=squares)
     if count * width <= _TILE:
         means, squares = _reduce_tile(flat, spread)
     else:
@@ -130,45 +138,29 @@ class Moments:
 
     def __init__(self) -> None:
         self.passes = 0
-        self._first: Values = np.zeros(())
-        self._sum: Any = 0.0
-        self._squares: Any = 0.0
+        self._state: Values = np.zeros((3,))
+        """The first block's mean, the sum of differences from it, the sum of squares."""
 
     def add(self, blocks: Blocks) -> None:
         """Merge the passes that follow."""
         if self.passes % BLOCK:
             raise ValueError("passes follow a block that is not full")
-        means = blocks.means
+        means, squares = blocks.means, blocks.squares
         if self.passes == 0:
-            self._first = means[0]
+            self._state = np.zeros((3, *means.shape[1:]))
         if self.passes == 0 and len(means) == 1:
-            self._sum = 0.0
-            self._squares = 0.0 if blocks.squares is None else blocks.squares[0]
-            self.passes = blocks.passes
-            return
-        sizes, before, weights = _weights(self.passes, blocks.passes, means.ndim)
-        deviations = means - self._first
-        # accumulate adds one after another, so that pieces may begin anywhere.
-        sums = np.empty((len(means) + 1, *self._first.shape))
-        sums[0] = self._sum
-        np.multiply(deviations, sizes, out=sums[1:])
-        np.add.accumulate(sums, axis=0, out=sums)
-        if blocks.squares is not None:
-            squares = np.empty(sums.shape)
-            squares[0] = self._squares
-            added = squares[1:]
-            np.divide(sums[:-1], before, out=added)
-            np.subtract(deviations, added, out=added)
-            np.multiply(added, added, out=added)
-            np.multiply(added, weights, out=added)
-            np.add(added, blocks.squares, out=added)
-            self._squares = np.add.accumulate(squares, axis=0, out=squares)[-1]
-        self._sum = sums[-1]
+            self._state[0] = means[0]
+            if squares is not None:
+                self._state[2] = squares[0]
+        else:
+            compiled = moment_kernels()
+            merge = _merge if compiled is None else compiled.merge
+            merge(means, squares, self._state, passes=blocks.passes, done=self.passes)
         self.passes += blocks.passes
 
     @property
     def mean(self) -> Values:
-        mean: Values = self._first + self._sum / self.passes
+        mean: Values = self._state[0] + self._state[1] / self.passes
         return mean
 
     @property
@@ -176,13 +168,42 @@ class Moments:
         """With divisor T - 1; None for one pass. Exactly 0 where all passes agree."""
         if self.passes < 2:
             return None
-        variance: Values = self._squares / (self.passes - 1)
+        variance: Values = self._state[2] / (self.passes - 1)
         return variance
 
     @property
     def first(self) -> Values:
         """The mean of the first block."""
-        return self._first
+        first: Values = self._state[0]
+        return first
+
+
+def _merge(
+    means: Values, squares: Values | None, moments: Values, *, passes: int, done: int
+) -> None:
+    """Add blocks of so many passes to first, sum and squares, (3, …)."""
+    first, total, spread = moments
+    sizes, before, weights = _weights(done, passes, means.ndim)
+    if done == 0:
+        first[...] = means[0]
+    deviations = means - first
+    # accumulate adds one after another, so that pieces may begin anywhere.
+    sums = np.empty((len(means) + 1, *first.shape))
+    sums[0] = total
+    np.multiply(deviations, sizes, out=sums[1:])
+    np.add.accumulate(sums, axis=0, out=sums)
+    total[...] = sums[-1]
+    if squares is None:
+        return
+    added = np.empty(sums.shape)
+    added[0] = spread
+    of_blocks = added[1:]
+    np.divide(sums[:-1], before, out=of_blocks)
+    np.subtract(deviations, of_blocks, out=of_blocks)
+    np.multiply(of_blocks, of_blocks, out=of_blocks)
+    np.multiply(of_blocks, weights, out=of_blocks)
+    np.add(of_blocks, squares, out=of_blocks)
+    spread[...] = np.add.accumulate(added, axis=0, out=added)[-1]
 
 
 @lru_cache(maxsize=256)

@@ -26,10 +26,12 @@ __all__ = [
     "Words",
     "drop_mask",
     "generator",
+    "key_of",
     "normal_noise",
     "row_states",
     "stream_key",
     "threshold",
+    "told",
     "uniform_logits",
     "uniforms",
 ]
@@ -48,8 +50,17 @@ _CHUNK_WORDS = 1 << 14  # 128 KiB of words: the mixing stays in the second-level
 
 def stream_key(*address: int | str) -> int:
     """Hash an address to the 64-bit key of its stream; each part's type and length count."""
-    told = b"".join([_told(part) for part in address])
+    return key_of(told(*address))
+
+
+def key_of(told: bytes) -> int:
+    """Hash what is told of an address; of two addresses, one after the other, it is both's."""
     return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little")
+
+
+def told(*address: int | str) -> bytes:
+    """Return what is hashed of an address."""
+    return b"".join([_told(part) for part in address])
 
 
 @lru_cache(maxsize=4096, typed=True)

@@ -2,3 +2,4 @@
 #include "blocks.c"
 #include "descent.c"
 #include "recurrence.c"
+#include "moments.c"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from engine.regularizers.concrete import ConcreteDropout
 from engine.regularizers.connections import DropConnect
 from engine.regularizers.dropout import BernoulliDropout
 from engine.regularizers.noise import GaussianNoise
-from engine.streams import Words, drop_mask, normal_noise, threshold, uniform_logits
+from engine.streams import Words, drop_mask, normal_noise, threshold, told, uniform_logits
 
 __all__ = ["Site", "sites_of"]
 
@@ -40,6 +41,11 @@ class Site:
     """What its random stream is keyed by, after seed and purpose; never a position in a list."""
     shares_steps: bool = False
     shares_pixels: bool = False
+
+    @cached_property
+    def told(self) -> bytes:
+        """The address as it is hashed."""
+        return told(*self.address)
 
     @property
     def acts(self) -> bool:
