@@ -114,7 +114,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
 
 
 def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: Shutdown) -> State:
-    blobs = Blobs(settings.artifacts_path)
+    blobs = Blobs(settings.artifacts_path, settings.room())
     models_store = Models(database, now)
     datasets_store = Datasets(database, now, blobs)
     jobs_store = Jobs(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from service.checkpoints import DueTimes, Writing, read_checkpoint, write_checkpoint
-from service.errors import LeaseLost
+from service.errors import LeaseLost, StorageFull
 from service.steps import NewModel, Step, TaskResult
 from service.store.blobs import Blobs, checkpoint_key, model_key
 from service.store.database import new_id
@@ -21,6 +23,8 @@ from service.store.models import NewModelRow
 __all__ = ["Attempt", "Cancelled", "Stopped", "TimedOut"]
 
 logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 FLUSH_S = 0.2
 
@@ -52,8 +56,13 @@ class Attempt:
         blobs: Blobs,
         clock: Callable[[], float],
         thread: Executor,
+        wait: Callable[[], None],
     ) -> None:
-        """`clock` gives seconds; `thread` writes checkpoints while the job goes on."""
+        """`clock` gives seconds; `thread` writes checkpoints while the job goes on.
+
+        `wait` lets some time pass before a full disk is tried again, and raises Stopped where the
+        worker is to stop.
+        """
         self.job = job
         self.last: Step | None = None
         self.files: list[Path] = []
@@ -63,10 +72,13 @@ class Attempt:
         self._blobs = blobs
         self._clock = clock
         self._thread = thread
+        self._wait = wait
         self._started = self._flushed = clock()
         self._due = DueTimes(job.spec, self._started)
         self._writing: Writing | None = None
         self._checkpoint_key = None if job.checkpoint is None else job.checkpoint.key
+        self._is_ending = False
+        """What is being stored is the job's end, which nobody can cancel any more."""
         self._events: list[tuple[str, Mapping[str, Any]]] = []
         self._progress: Mapping[str, Any] | None = None
         self._metrics: Mapping[str, Any] | None = None
@@ -94,9 +106,39 @@ class Attempt:
         if self._writing is not None and self._writing.is_done:
             self._obey(self._record_checkpoint(self._writing))
         elif now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
-            self._obey(self._flush())  # at first at once: somebody may be watching
+            self._obey(self.stored(self._flush))  # at first at once: somebody may be watching
         if self._limit_s is not None and self._ran_s() >= self._limit_s:
             raise TimedOut
+
+    def stored(self, write: Callable[[], T]) -> T:
+        """Return what `write` returns, as soon as the disk has room for it.
+
+        The job stands still meanwhile, and this time does not count as its own. Raises Cancelled
+        where somebody asks for that, and Stopped where the worker is to stop: the job's last
+        checkpoint is then what is left of the attempt.
+        """
+        is_waiting = False
+        while True:
+            try:
+                result = write()
+            except StorageFull as error:
+                if not is_waiting:
+                    is_waiting = True
+                    logger.error("the job waits for room", job=self.job.id, detail=error.detail)
+                    self.note("the disk is full: the job waits where it stands for room")
+                self._await_room()
+            else:
+                if is_waiting:
+                    self.note("there is room again: the job goes on")
+                return result
+
+    def _await_room(self) -> None:
+        with suppress(StorageFull):  # the database may have room where a model has none
+            if self._flush().cancelling and not self._is_ending:
+                raise Cancelled(keep=False)
+        began = self._clock()
+        self._wait()
+        self._started += self._clock() - began
 
     def _obey(self, recorded: Recorded) -> None:
         if recorded.cancelling:
@@ -135,10 +177,14 @@ class Attempt:
         says these again, and `retried` tells from where.
         """
         self._writing = None
-        checkpoint = writing.wait()
         try:
-            recorded = self._flush(checkpoint)
-        except LeaseLost:
+            checkpoint = writing.wait()
+        except StorageFull:
+            self.note("there was no room for a checkpoint; the next one is tried when it is due")
+            return self.stored(self._flush)
+        try:
+            recorded = self.stored(partial(self._flush, checkpoint))
+        except (LeaseLost, Stopped, Cancelled):
             self._blobs.delete(checkpoint.key)
             raise
         if recorded.replaced is not None:
@@ -191,6 +237,12 @@ class Attempt:
             self._record_checkpoint(self._begin_checkpoint(last))
         self._jobs.release(self.job)
 
+    def wait_in_queue(self, reason: str) -> None:
+        """Put the job back into the queue, to be tried again from its last checkpoint."""
+        self._drop()
+        self.stored(self._flush)
+        self.stored(partial(self._jobs.release, self.job, reason=reason))
+
     def fail(self, kind: ErrorKind, detail: str, *, pointer: str | None = None) -> None:
         """End the job as failed, with what it has said so far."""
         error = job_error(kind, detail)
@@ -199,13 +251,22 @@ class Attempt:
         # An attempt that ran out of time stands between two steps; any other broke within one,
         # unless its last step has told where to go on.
         stands = kind == "timeout" or (self.last is not None and self.last.is_last_good)
-        state = self._state() if stands else self._awaited()
-        self._finish(Status.FAILED, error=error, state=state)
+        self._is_ending = True
+        state = self.stored(self._state) if stands else self._awaited()
+        self.stored(partial(self._finish, Status.FAILED, error=error, state=state))
 
     def finish(self, status: Status, result: TaskResult | None) -> None:
-        """End the job with what it leaves, in one transaction."""
+        """End the job with what it leaves, in one transaction, as soon as there is room for it."""
+        self._is_ending = status is Status.CANCELLED
+        try:
+            state = self.stored(self._state)
+            self.stored(partial(self._leave, status, result, state))
+        except Cancelled:
+            self._is_ending = True
+            self.stored(partial(self._finish, Status.CANCELLED))
+
+    def _leave(self, status: Status, result: TaskResult | None, state: Checkpoint | None) -> None:
         metrics = None if result is None else result.metrics
-        state = self._state()
         if result is not None and result.model is not None:
             self._finish_with_model(status, result.model, metrics, state)
         elif result is not None and result.dataset is not None:
@@ -271,6 +332,8 @@ class Attempt:
                 dataset=dataset,
                 checkpoint=state,
             )
+        except StorageFull:
+            raise  # it is tried again, with the same state
         except BaseException:
             if state is not None:
                 self._blobs.delete(state.key)

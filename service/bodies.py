@@ -24,6 +24,7 @@ from service.json_pieces import read_pieces
 __all__ = [
     "MAX_DEPTH",
     "StrictRoute",
+    "declared_length",
     "limited_stream",
     "media_type_of",
     "parse_json",
@@ -226,9 +227,14 @@ async def limited_stream(request: Request, max_bytes: int) -> AsyncIterator[byte
         yield chunk
 
 
-def _require_length(request: Request, max_bytes: int) -> None:
+def declared_length(request: Request) -> int:
+    """Return the bytes that a body is said to have; 0 where that is left out."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    return int(declared) if declared.isdecimal() else 0
+
+
+def _require_length(request: Request, max_bytes: int) -> None:
+    if declared_length(request) > max_bytes:
         raise _too_large(max_bytes)
 
 

@@ -19,6 +19,7 @@ from starlette.routing import compile_path
 from engine.errors import EngineError
 from service import errors
 from service.pointers import located
+from service.store.room import is_full
 
 __all__ = ["MEDIA_TYPE", "Problem", "install", "problem_response", "problems"]
 
@@ -175,10 +176,32 @@ def _of_validation(request: Request, error: Exception) -> Response:
     )
 
 
+_NOT_NOW = {
+    errno.EMFILE: "the server has too many files open",
+    errno.ENFILE: "the server's machine has too many files open",
+    errno.EROFS: "the server's folder cannot be written: it is read-only",
+    errno.EACCES: "the server's folder cannot be written: it is not accessible",
+    errno.EPERM: "the server's folder cannot be written: it is not accessible",
+    errno.EIO: "the server's disk fails to read or write",
+}
+
+
 def _of_system(request: Request, error: Exception) -> Response:
+    """Answer what the machine refuses: its trouble, not the caller's, and perhaps over soon."""
     assert isinstance(error, OSError)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _ours(request, errors.StorageFull("the disk is full; nothing was stored"))
+    if is_full(error):
+        return _ours(
+            request,
+            errors.StorageFull(
+                "the server's disk is full; nothing was stored. Have room made on"
+                " it, and send this again"
+            ),
+        )
+    if error.errno in _NOT_NOW:
+        # Without the traceback, whose source files might not be opened either.
+        logger.error("the machine refuses", path=request.url.path, reason=error.strerror)
+        detail = f"{_NOT_NOW[error.errno]}; nothing was changed"
+        return _ours(request, errors.Unavailable(detail, retry_after_s=10))
     return _unexpected(request, error)
 
 
@@ -206,6 +229,8 @@ def problem_of(request: Request, error: Exception) -> Response:
     """Return the answer to an error that came after another answer had begun."""
     if isinstance(error, errors.ServiceError | EngineError):
         return _ours(request, error)
+    if isinstance(error, OSError):
+        return _of_system(request, error)
     return _unexpected(request, error)
 
 

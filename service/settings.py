@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.store.database import sqlite_url
+from service.store.room import Room
 
 __all__ = ["Settings", "machine_bytes"]
 
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
     """Bytes of the rows of these."""
     max_resident_bytes: Annotated[int, Field(ge=1)] | None = None
     """Most bytes of a job's encoded rows in memory; half of the machine's, shared, by default."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
+    """Bytes kept free on the disk for the database: below, uploads are refused and jobs wait."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log lines on standard error."""
 
@@ -113,6 +116,10 @@ class Settings(BaseSettings):
     def artifacts_path(self) -> Path:
         """The folder of data sets, models and checkpoints."""
         return Path(self.artifacts) if self.artifacts is not None else self.data / "artifacts"
+
+    def room(self) -> Room:
+        """Return the room on the disks of the database and the artifacts."""
+        return Room(self.data, self.artifacts_path, min_free_bytes=self.min_free_bytes)
 
     @property
     def resident_bytes(self) -> int:

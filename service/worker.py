@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,16 +18,20 @@ from engine.data.dataset import Data
 from engine.data.schema import Schema
 from engine.errors import ArtifactError, EngineError
 from service.attempts import Attempt, Cancelled, Stopped, TimedOut
-from service.errors import LeaseLost, NotFound, ServiceError
+from service.errors import LeaseLost, NotFound, ServiceError, StorageFull, Unavailable
 from service.steps import Step, Task, TaskResult
 from service.store.blobs import Blobs, part_key
 from service.store.datasets import Datasets
 from service.store.jobs import Job, Jobs, Status
 from service.store.models import Models
+from service.store.room import is_full
 
 __all__ = ["Worker"]
 
 logger = structlog.get_logger(__name__)
+
+ROOM_S = (1.0, 60.0)
+"""How long a worker without room waits before it tries again, at first and at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,7 @@ class _Context:
     blobs: Blobs
     checkpoint: bytes | None
     threads: int
-    files: list[Path]
-    """Temporary files, for the attempt to clean up."""
+    attempt: Attempt
 
     def data(self, dataset_id: str) -> Data:
         dataset = self.datasets.get(dataset_id)
@@ -56,15 +60,15 @@ class _Context:
 
     def put_part(self, writer: Callable[[BinaryIO], None]) -> str:
         key = part_key(self.job.id, self.job.attempts)
-        self.blobs.put(key, writer)
+        self.attempt.stored(partial(self.blobs.put, key, writer))
         return key
 
     def part(self, key: str) -> Path | None:
         return self.blobs.path(key) if self.blobs.exists(key) else None
 
     def temporary(self) -> Path:
-        self.files.append(self.blobs.temporary())
-        return self.files[-1]
+        self.attempt.files.append(self.blobs.temporary())
+        return self.attempt.files[-1]
 
 
 class Worker:
@@ -82,11 +86,13 @@ class Worker:
         should_stop: Callable[[], bool] = lambda: False,
         tick: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
         threads: int = 1,
         checkpointing: Executor | None = None,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
+        `pause` lets some of them pass, and may return sooner where the worker is to stop.
         `threads` are those that one job may use; `checkpointing` writes checkpoints while it goes
         on, by default one thread more.
         """
@@ -99,12 +105,20 @@ class Worker:
         self._should_stop = should_stop
         self._tick = tick
         self._clock = clock
+        self._pause = pause
+        self._not_before = float("-inf")
+        self._backoff_s = ROOM_S[0]
         self._threads = threads
         self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
 
     def work_once(self) -> bool:
-        """Claim and run one job; return False when none is runnable."""
-        job = self._jobs.claim(self.name)
+        """Claim and run one job; return False when none is runnable, or there is no room."""
+        if self._clock() < self._not_before or not self._blobs.room.is_left():
+            return False
+        try:
+            job = self._jobs.claim(self.name)
+        except (StorageFull, Unavailable):
+            return False
         if job is None:
             return False
         log = logger.bind(job=job.id, attempt=job.attempts)
@@ -126,9 +140,11 @@ class Worker:
             blobs=self._blobs,
             clock=self._clock,
             thread=self._checkpointing,
+            wait=self._await_room,
         )
         try:
             attempt.finish(*self._outcome(job, attempt))
+            self._backoff_s = ROOM_S[0]
         except TimedOut:
             limit = job.spec["limits"]["seconds"]
             attempt.fail("timeout", f"the job ran for its limit of {limit:g} seconds")
@@ -138,14 +154,34 @@ class Worker:
             attempt.fail("memory", "the job needs more memory than its worker has")
         except (LeaseLost, Stopped):
             raise
+        except StorageFull as error:
+            self._put_off(attempt, error.detail)
         except ServiceError as error:
             logger.exception("job broke on the store", job=job.id)
             attempt.fail("infrastructure", error.detail)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and is_full(error):
+                self._put_off(attempt, "the disk is full")
+                return
             logger.exception("job broke", job=job.id)
             attempt.fail("infrastructure", "an internal error ended the job; it has been logged")
         finally:
             attempt.clean()
+
+    def _await_room(self) -> None:
+        """Let a second pass before a full disk is tried again; raises Stopped at a stop."""
+        self._tick()
+        if self._should_stop():
+            raise Stopped
+        self._pause(ROOM_S[0])
+
+    def _put_off(self, attempt: Attempt, why: str) -> None:
+        """Put a job back that found no room within a step, and claim none for a while."""
+        logger.error("the job waits for room in the queue", job=attempt.job.id, detail=why)
+        attempt.note("the disk is full: the job waits in the queue for room")
+        attempt.wait_in_queue("storage_full")
+        self._not_before = self._clock() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, ROOM_S[1])
 
     def _outcome(self, job: Job, attempt: Attempt) -> tuple[Status, TaskResult | None]:
         """Run the job to its end, or to where it is cancelled; return what it leaves."""
@@ -180,7 +216,7 @@ class Worker:
             blobs=self._blobs,
             checkpoint=checkpoint,
             threads=self._threads,
-            files=attempt.files,
+            attempt=attempt,
         )
         with closing(_generator(self._tasks[job.kind](job, context))) as steps:
             for step in steps:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from typing import Literal
 import structlog
 
 from service import health
+from service.errors import ServiceError
 from service.settings import Settings
 from service.store.jobs import Jobs
 
@@ -33,6 +34,7 @@ logger = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.05, 5.0)
 _STABLE_S = 10.0
+_COMPLAIN_S = 10.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -87,6 +89,7 @@ class Supervisor:
         self._should_stop = False
         self._published: int | None = None
         self._renewed = time.monotonic()
+        self._complained = float("-inf")
 
     def run(self) -> None:
         """Supervise until a signal asks to stop; raises StartFailed if the server never starts."""
@@ -124,7 +127,9 @@ class Supervisor:
         now = time.monotonic()
         for place in self._places:
             if place.child is None and now >= place.not_before:
-                place.child = self._start(place.role)
+                place.not_before = now + _BACKOFF_S[1]  # should the machine have no room for it now
+                with self._enduring():
+                    place.child = self._start(place.role)
 
     def _start(self, role: Literal["http", "worker"]) -> _Child:
         reader, writer = os.pipe()
@@ -138,14 +143,19 @@ class Supervisor:
         else:
             command += ["--name", name]
         environment = {**os.environ, **self._settings.environment(), **_ONE_THREAD}
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-            pass_fds=passed,
-        )
-        os.close(writer)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=passed,
+            )
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
         os.set_blocking(reader, False)
         now = time.monotonic()
         child = _Child(role, name, process, reader, started=now, heard=now, oom_kills=_oom_kills())
@@ -186,7 +196,9 @@ class Supervisor:
             place.not_before = now + place.backoff_s
             place.backoff_s = min(2 * place.backoff_s, _BACKOFF_S[1])
             if child.role == "worker":
-                self._take_job_from(child, code)
+                with self._enduring():
+                    # Where it cannot be recorded now, the lease runs out by itself.
+                    self._take_job_from(child, code)
 
     def _forget(self, child: _Child) -> None:
         with contextlib.suppress(KeyError):
@@ -228,15 +240,17 @@ class Supervisor:
         self._renewed = now
         for child in self._children():
             if child.role == "worker" and child.is_warm:
-                self._jobs.renew(child.name)
+                with self._enduring():
+                    self._jobs.renew(child.name)
 
     # -- readiness ---------------------------------------------------------------------------------
 
     def _tell_readiness(self) -> None:
         warm = sum(child.is_warm for child in self._children() if child.role == "worker")
         if warm != self._published:
-            health.publish(self._settings, warm)
-            self._published = warm
+            with self._enduring():
+                health.publish(self._settings, warm)
+                self._published = warm
         if self._was_ready:
             return
         if len(self._children()) == len(self._places) and all(
@@ -262,7 +276,19 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
             self._forget(child)
-        health.publish(self._settings, 0)
+        with self._enduring():
+            health.publish(self._settings, 0)
+
+    @contextlib.contextmanager
+    def _enduring(self) -> Iterator[None]:
+        """Go on where a full disk or a slow database does not take what is to be recorded."""
+        try:
+            yield
+        except (OSError, ServiceError) as error:
+            now = time.monotonic()
+            if now - self._complained >= _COMPLAIN_S:
+                self._complained = now
+                logger.error("the supervisor cannot record", detail=str(error))
 
 
 def _oom_kills() -> int:

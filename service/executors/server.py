@@ -10,6 +10,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
+
+from service.errors import StorageFull
 from service.executors.local import StartFailed, Supervisor
 from service.observe.logs import configure_logs
 from service.settings import Settings
@@ -20,6 +23,8 @@ from service.store.keys import ApiKeys
 from service.store.sweep import sweep
 
 __all__ = ["CannotServe", "serve"]
+
+logger = structlog.get_logger(__name__)
 
 
 class CannotServe(Exception):
@@ -38,7 +43,10 @@ def serve(settings: Settings) -> None:
         jobs = Jobs(database, _now, lease_s=settings.lease_s, max_failures=settings.max_attempts)
         _check_keys(settings, ApiKeys(database, _now))
         # This server holds the folder's lock: whoever had jobs before is gone.
-        jobs.void_leases()
+        try:
+            jobs.void_leases()
+        except StorageFull as error:  # they run out by themselves, in half a minute
+            logger.error("the leases of before cannot be ended now", detail=error.detail)
         sweep(database, Blobs(settings.artifacts_path))
         with _listening(settings) as listener:
             host, port = listener.getsockname()[:2]

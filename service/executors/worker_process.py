@@ -41,7 +41,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
     tasks.warm()
     os.nice(_NICENESS)  # not before: a busy machine would keep it from ever getting ready
     database = Database(settings.database_url)
-    blobs = Blobs(settings.artifacts_path)
+    blobs = Blobs(settings.artifacts_path, settings.room())
     worker = Worker(
         name,
         jobs=Jobs(database, _now, lease_s=settings.lease_s, max_failures=settings.max_attempts),
@@ -51,6 +51,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         tasks=tasks.TASKS,
         should_stop=stop.is_set,
         tick=lambda: _tell(pipe, b"."),
+        pause=stop.wait,
         threads=max(1, (os.cpu_count() or 1) // max(1, settings.workers)),
     )
     _tell(pipe, b"w")

@@ -20,7 +20,7 @@ from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.delimited import Dialect
 from service.accept import preferred
-from service.bodies import StrictRoute, limited_stream, read_form
+from service.bodies import StrictRoute, declared_length, limited_stream, read_form
 from service.deps import (
     AfterQuery,
     BlobsDep,
@@ -144,13 +144,17 @@ async def _receive(request: Request, file: Path) -> tuple[ContentType, Upload]:
     if kind.media_type == "multipart/form-data":
         return await _receive_form(request, limit, file)
     _require_known(kind.media_type)
+    room = request.state.blobs.room
+    room.require(declared_length(request))
     with Upload(file, kind.charset) as upload:
         async for chunk in limited_stream(request, limit):
+            room.require(len(chunk))
             await run_in_threadpool(upload.write, chunk)
     return kind, upload
 
 
 async def _receive_form(request: Request, limit: int, file: Path) -> tuple[ContentType, Upload]:
+    request.state.blobs.room.require(declared_length(request))
     form = await read_form(request, limit, "file")
     try:
         part = form["file"]

@@ -22,10 +22,13 @@ from service.bodies import StrictRoute
 from service.deps import SettingsDep, StateDep
 from service.errors import StorageFull, Unavailable
 from service.problems import problems
+from service.store.room import is_full
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
+
+_PROBED_BYTES = 2**16
 
 
 @router.get("/health/live", operation_id="isLive")
@@ -46,17 +49,25 @@ def ready(state: StateDep) -> dict[str, str]:
 
 
 def _require_writable(state: Any) -> None:
-    probe = state.blobs.temporary()
+    """Raise Unavailable, with the reason, unless database and artifacts can be written."""
+    probe = None
     try:
+        probe = state.blobs.temporary()
         with state.database.write():
-            probe.touch()
-    except (OSError, SQLAlchemyError, StorageFull) as error:
+            probe.write_bytes(bytes(_PROBED_BYTES))
+    except StorageFull as error:
+        raise Unavailable(error.detail, retry_after_s=10) from error
+    except OSError as error:
+        reason = "its disk is full" if is_full(error) else error.strerror
         raise Unavailable(
-            "the database or the artifact folder cannot be written", retry_after_s=10
+            f"the artifact folder cannot be written: {reason}", retry_after_s=10
         ) from error
+    except SQLAlchemyError as error:
+        raise Unavailable("the database cannot be written", retry_after_s=10) from error
     finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
+        if probe is not None:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
 
 
 @router.get(

@@ -6,7 +6,6 @@ Whoever sees a key sees all of its bytes, after a crash at any instant.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from service.errors import NotFound, StorageFull
+from service.store.room import Room, is_full
 
 __all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key", "part_key"]
 
@@ -54,14 +54,19 @@ class Blobs:
     A bucket is one more class with the same methods: nothing here says what a key is stored as.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, room: Room | None = None) -> None:
+        """`room` says what is kept free; nothing unless it is given."""
         self.root = root
+        self.room = room or Room(root)
         self._temporary = root / "temporary"
         with _room():
             self._temporary.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, writer: Callable[[BinaryIO], None]) -> int:
-        """Publish under `key` what `writer` writes; return its size in bytes."""
+        """Publish under `key` what `writer` writes; return its size in bytes.
+
+        StorageFull where there is no room for it; then nothing is left of it.
+        """
         file = self.temporary()
         try:
             with _room(), file.open("xb") as stream:
@@ -74,6 +79,7 @@ class Blobs:
 
     def put_bytes(self, key: str, content: bytes) -> int:
         """Publish `content` under `key`; return its size in bytes."""
+        self.room.require(len(content))
 
         def write(stream: BinaryIO) -> None:
             stream.write(content)
@@ -100,7 +106,11 @@ class Blobs:
                 _flush(folder)
 
     def temporary(self) -> Path:
-        """The path of a file to write at leisure and `adopt`; not created, swept if forgotten."""
+        """The path of a file to write at leisure and `adopt`; not created, swept if forgotten.
+
+        StorageFull where nothing may be written any more.
+        """
+        self.room.require()
         return self._temporary / secrets.token_hex(16)
 
     def open(self, key: str) -> BinaryIO:
@@ -200,8 +210,11 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageFull("the artifact folder's disk is full; nothing was stored") from error
+        if is_full(error):
+            raise StorageFull(
+                "the disk of the server's artifacts is full; nothing was stored. Delete data sets, "
+                "models or jobs that are not needed, or have room made on the disk"
+            ) from error
         raise
 
 

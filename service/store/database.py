@@ -21,8 +21,9 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
-from service.errors import Conflict, Invalid, StorageFull, Unavailable
+from service.errors import Conflict, Corrupt, Invalid, ServiceError, StorageFull, Unavailable
 
 __all__ = [
     "Clock",
@@ -124,7 +125,7 @@ class Database:
         """
         if not self.is_sqlite:
             return None
-        with self._watching:
+        with _own_errors(), self._watching:
             if self._watch is None:
                 self._watch = sqlite3.connect(
                     str(self.engine.url.database), check_same_thread=False, isolation_level=None
@@ -184,13 +185,51 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        state = getattr(error.orig, "sqlstate", None)
-        if code == sqlite3.SQLITE_FULL or state == "53100":
-            raise StorageFull("the database's disk is full; nothing was changed") from error
-        if code == sqlite3.SQLITE_BUSY or (state and isinstance(error, OperationalError)):
-            raise _slow() from error
-        raise
+        own = _own(error.orig, lost=isinstance(error, OperationalError))
+        if own is None:
+            raise
+        raise own from error
+    except sqlite3.Error as error:  # of a connection that is not SQLAlchemy's
+        own = _own(error, lost=False)
+        if own is None:
+            raise
+        raise own from error
+    except NoConnection as error:
+        raise _slow() from error
+
+
+_NO_ROOM = (
+    "the database's disk is full; nothing was changed. Have room made on the disk, and send this "
+    "again"
+)
+_UNABLE = {
+    sqlite3.SQLITE_IOERR: "the database's disk fails to read or write",
+    sqlite3.SQLITE_READONLY: "the database cannot be written: its file or folder is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the database's files cannot be opened: they are not accessible, or "
+    "the server has too many files open",
+    sqlite3.SQLITE_PERM: "the database's files are not accessible",
+    sqlite3.SQLITE_NOMEM: "the database has not enough memory",
+}
+
+
+def _own(error: object, *, lost: bool) -> ServiceError | None:
+    """Return what a driver's error means to callers; None for what is a mistake of the code.
+
+    `lost` where SQLAlchemy takes it for a trouble of the database's operation or connection.
+    """
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    state = getattr(error, "sqlstate", None)  # PostgreSQL's
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE or state == "53100":
+        return StorageFull(_NO_ROOM)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Corrupt("the database's file is damaged; restore it from a backup")
+    if code in _UNABLE:
+        return Unavailable(f"{_UNABLE[code]}; nothing was changed", retry_after_s=10)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
+        return _slow()
+    # PostgreSQL ended the connection or never took it (`state` is then None or of class 57 or 08).
+    return _slow() if lost and not isinstance(error, sqlite3.Error) else None
 
 
 def _slow() -> Unavailable:
