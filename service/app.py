@@ -36,19 +36,21 @@ from service.routes import (
     predictions,
     ranking,
     resumption,
+    sharing,
     training,
     web,
 )
 from service.scopes import needed_scopes
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
 from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
-from service.store.models import Aliases, Models
+from service.store.models import Models
 
 __all__ = ["create_app"]
 
@@ -106,7 +108,7 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
     first = (predictions, batches, ranking, evaluation, datasets, training, jobs, resumption)
-    for part in (*first, models, calibration, aliases, health, web):
+    for part in (*first, models, calibration, aliases, sharing, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)

@@ -13,16 +13,17 @@ from service.observe.metrics import Metrics
 from service.parsing import Parsers
 from service.predictor import Predictor
 from service.ranker import Ranker
-from service.scopes import Caller
+from service.scopes import caller_of, viewer_of
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
 from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
-from service.store.models import Aliases, Models
+from service.store.models import Models
 
 __all__ = [
     "AfterQuery",
@@ -42,6 +43,7 @@ __all__ = [
     "SettingsDep",
     "State",
     "StateDep",
+    "ViewerDep",
     "now",
 ]
 
@@ -73,7 +75,8 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# These are `async` so that they run where they are asked for: a thread costs more than a look-up.
+# Stores are given as the caller sees them. These are `async` so that they run where they are asked
+# for: a thread costs more than a look-up.
 
 
 async def _state(request: Request) -> Any:
@@ -92,19 +95,19 @@ async def _blobs(request: Request) -> Blobs:
 
 
 async def _datasets(request: Request) -> Datasets:
-    return request.state.datasets  # type: ignore[no-any-return]
+    return request.state.datasets.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
 async def _jobs(request: Request) -> Jobs:
-    return request.state.jobs  # type: ignore[no-any-return]
+    return request.state.jobs.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
 async def _models(request: Request) -> Models:
-    return request.state.models  # type: ignore[no-any-return]
+    return request.state.models.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
 async def _aliases(request: Request) -> Aliases:
-    return request.state.aliases  # type: ignore[no-any-return]
+    return request.state.aliases.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
 async def _predictor(request: Request) -> Predictor:
@@ -124,8 +127,12 @@ async def _parsers(request: Request) -> Parsers:
 
 
 async def _owner(request: Request) -> str | None:
-    caller: Caller | None = request.scope.get("bernoulli.caller")
+    caller = caller_of(request.scope)
     return None if caller is None else caller.id
+
+
+async def _viewer(request: Request) -> str | None:
+    return viewer_of(request.scope)
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
@@ -140,6 +147,8 @@ EvaluatorDep = Annotated[Evaluator, Depends(_evaluator)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
 OwnerDep = Annotated[str | None, Depends(_owner)]
 """Id of the caller's key; None where no keys are asked for."""
+ViewerDep = Annotated[str | None, Depends(_viewer)]
+"""Whose things the caller sees, for what is no store; None for all."""
 
 IdPath = Annotated[str, Path(min_length=1, max_length=64)]
 LimitQuery = Annotated[int, Query(ge=1, le=1000, description="Most entries to return.")]

@@ -31,22 +31,23 @@ class Evaluator:
         self._datasets = datasets
         self._blobs = blobs
 
-    async def evaluate(self, request: EvaluateRequest) -> bytes:
+    async def evaluate(self, request: EvaluateRequest, viewer: str | None = None) -> bytes:
         """Return the answer; to be cancelled where nobody wants it any more.
 
-        Raises NotFound, Corrupt, EngineError, TooLarge, or QueueFull where too much waits already.
+        `viewer` is whose model and data sets it may name. Raises NotFound, Corrupt, EngineError,
+        TooLarge, or QueueFull where too much waits already.
         """
-        stored, loaded = await self._predictor.model(request.model)
+        stored, loaded = await self._predictor.model(request.model, viewer)
 
         def prepare() -> tuple[Assessment, float]:
             seed = request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1)
             assessment = assess(
                 request.spec(),
                 model=loaded.model,
-                data=self.data(request.dataset, "#/dataset"),
+                data=self.data(request.dataset, "#/dataset", viewer),
                 other=None
                 if request.ood is None
-                else self.data(request.ood.dataset, "#/ood/dataset"),
+                else self.data(request.ood.dataset, "#/ood/dataset", viewer),
                 seed=seed,
             )
             return assessment, check_evaluation(assessment)
@@ -56,9 +57,9 @@ class Evaluator:
         measure = partial(self._measured, assessment, request, stored.id, stop.is_set)
         return await self._predictor.turns.take(Turn(flops=flops, held=0, alone=measure, stop=stop))
 
-    def data(self, dataset_id: str, pointer: str) -> Data:
-        """Return a stored data set; NotFound points at `pointer`."""
-        dataset = self._datasets.get(dataset_id, pointer=pointer)
+    def data(self, dataset_id: str, pointer: str, viewer: str | None = None) -> Data:
+        """Return a stored data set that `viewer` sees; NotFound points at `pointer`."""
+        dataset = self._datasets.seen_by(viewer).get(dataset_id, pointer=pointer)
         return self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
 
     @staticmethod

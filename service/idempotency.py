@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from service.scopes import Caller
+from service.scopes import caller_of
 from service.store.idempotency import (
     Answer,
     Idempotency,
@@ -70,7 +70,7 @@ def _identify(request: Request, key: str, content: Any) -> Idempotency:
     described = [request.method, request.url.path, content]
     canonical = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(canonical).hexdigest()
-    caller: Caller | None = request.scope.get("bernoulli.caller")
+    caller = caller_of(request.scope)
     return Idempotency(key, None if caller is None else caller.id, fingerprint)
 
 

@@ -105,13 +105,13 @@ class Predictor:
         )
 
     async def estimates(
-        self, request: PredictRequest, *, size: int, arrived: float
+        self, request: PredictRequest, *, size: int, arrived: float, viewer: str | None = None
     ) -> AsyncGenerator[tuple[str, bytes], None]:
         """Return `estimate` after `estimate` as it sharpens, then the `result`, in its turn.
 
         What is wrong with the request is raised before the first of them.
         """
-        ready = await self.prepare(request, size=size)
+        ready = await self.prepare(request, size=size, viewer=viewer)
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         stop = threading.Event()
@@ -126,25 +126,34 @@ class Predictor:
     # -- from a request to plan and rows -----------------------------------------------------------
 
     async def prepare(
-        self, request: PredictRequest, *, size: int, key: Hashable = None
+        self,
+        request: PredictRequest,
+        *,
+        size: int,
+        key: Hashable = None,
+        viewer: str | None = None,
     ) -> Prepared:
         """Resolve a request of `size` bytes: its model, plan and rows; large ones in a thread.
 
         `key` is of all in the request but model, inputs, seed and row offset; with one the plan is
-        kept for the next. Raises NotFound, Corrupt, EngineError or TooLarge.
+        kept for the next. `viewer` is whose models and data sets it may name. Raises NotFound,
+        Corrupt, EngineError or TooLarge.
         """
-        stored, loaded = await self.model(request.model)
+        stored, loaded = await self.model(request.model, viewer)
+        data = partial(self._data, request.inputs, viewer)
         if size <= INLINE_BYTES and not _is_stored(request):
-            return self._prepare(request, key, stored, loaded)
-        return await self.read(partial(self._prepare, request, None, stored, loaded))
+            return self._prepare(request, key, stored, loaded, data)
+        return await self.read(partial(self._prepare, request, None, stored, loaded, data))
 
-    def prepare_at_once(self, request: PredictRequest, key: Hashable) -> Prepared | None:
+    def prepare_at_once(
+        self, request: PredictRequest, key: Hashable, viewer: str | None = None
+    ) -> Prepared | None:
         """Do what `prepare` does of a small request; None where it would have to wait."""
-        stored = self._models.find(request.model)
+        stored = self._models.find(request.model, viewer=viewer)
         loaded = self.loaded.peek(stored.id)
         if loaded is None or _is_stored(request):
             return None
-        return self._prepare(request, key, stored, loaded)
+        return self._prepare(request, key, stored, loaded, lambda: None)
 
     async def parse(self, size: int, parse: Callable[[], T]) -> T:
         """Return what a body of `size` bytes is parsed to; large ones in a thread."""
@@ -154,25 +163,30 @@ class Predictor:
         """Return what `work`, which reads much, returns from a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def model(self, name: str) -> tuple[Model, LoadedModel]:
-        """Return the model of this id or alias, loaded. Raises NotFound or Corrupt."""
-        stored = self._models.find(name)
+    async def model(self, name: str, viewer: str | None = None) -> tuple[Model, LoadedModel]:
+        """Return the model of this id or alias that `viewer` sees. Raises NotFound or Corrupt."""
+        stored = self._models.find(name, viewer=viewer)
         loaded = self.loaded.peek(stored.id)
         if loaded is not None:
             return stored, loaded
         try:
             return stored, await self.loaded.load(stored)
         except Corrupt:
-            again = self._models.resolve(name)  # NotFound if it was deleted since
+            again = self._models.seen_by(viewer).resolve(name)  # NotFound if it was deleted since
             if again.id == stored.id:
                 raise
             return again, await self.loaded.load(again)  # the alias has moved on
 
     def _prepare(
-        self, request: PredictRequest, key: Hashable | None, stored: Model, loaded: LoadedModel
+        self,
+        request: PredictRequest,
+        key: Hashable | None,
+        stored: Model,
+        loaded: LoadedModel,
+        read: Callable[[], Data | None],
     ) -> Prepared:
-        """Make the plan, or find it by its key, and encode the rows."""
-        data = self._data(request.inputs)
+        """Make the plan, or find it by its key, and encode the rows, of the data set if `read`."""
+        data = read()
         trained = loaded.model.encoding
         model = loaded.model
         if request.start is None:
@@ -212,7 +226,7 @@ class Predictor:
             shows_rows=data is not None and trained.sequence is not None,
         )
 
-    def _data(self, inputs: Any) -> Data | None:
+    def _data(self, inputs: Any, viewer: str | None) -> Data | None:
         """Return the stored data set that `inputs` name; None where they hold the rows."""
         if not isinstance(inputs, Mapping) or not isinstance(inputs.get("dataset"), str):
             return None
@@ -222,7 +236,8 @@ class Predictor:
                 f"`inputs` from a data set take `dataset` and `rows`, not {sorted(unknown)[0]!r}",
                 pointer="#/inputs",
             )
-        dataset = self._datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
+        datasets = self._datasets.seen_by(viewer)
+        dataset = datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
         return self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
 
     def _rows(

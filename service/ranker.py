@@ -28,15 +28,17 @@ class Ranker:
         self._datasets = datasets
         self._blobs = blobs
 
-    async def rank(self, request: RankRequest) -> bytes:
+    async def rank(self, request: RankRequest, viewer: str | None = None) -> bytes:
         """Return the answer; to be cancelled where nobody wants it any more.
 
-        Raises NotFound, Corrupt, EngineError, TooLarge, or QueueFull where too much waits already.
+        `viewer` is whose model and data set it may name. Raises NotFound, Corrupt, EngineError,
+        TooLarge, or QueueFull where too much waits already.
         """
-        stored, loaded = await self._predictor.model(request.model)
+        stored, loaded = await self._predictor.model(request.model, viewer)
 
         def prepare() -> tuple[Ranking, float]:
-            dataset = self._datasets.get(request.dataset, pointer="#/dataset")
+            datasets = self._datasets.seen_by(viewer)
+            dataset = datasets.get(request.dataset, pointer="#/dataset")
             ranking = Ranking(
                 request.spec(),
                 seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),

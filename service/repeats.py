@@ -20,14 +20,17 @@ class Repeats:
     def __init__(self, models: Models, loaded: LoadedModels) -> None:
         self._models = models
         self._loaded = loaded
-        self._found: dict[str, Model] | None = None
+        self._found: dict[tuple[str | None, str], Model] | None = None
 
-    def answer(self, request: Mapping[str, Any], key: Hashable) -> bytes | None:
+    def answer(
+        self, request: Mapping[str, Any], key: Hashable, viewer: str | None = None
+    ) -> bytes | None:
         """Answer a small request that differs from an earlier one in rows and seed alone.
 
-        `request` is parsed and not checked yet, `key` as for `prepare`: what it is of was good in
-        that other request, and is so here. None where there was none, or where anything else
-        is to be looked at, in the way that others go. Raises EngineError, NotFound or TooLarge.
+        `request` is parsed and not checked yet, `key` and `viewer` as for `prepare`: what the key
+        is of was good in that other request, and is so here. None where there was none, or where
+        anything else is to be looked at, in the way that others go. Raises EngineError, NotFound or
+        TooLarge.
         """
         name, inputs = request.get("model"), request.get("inputs")
         seed, row_offset = request.get("seed"), request.get("row_offset", 0)
@@ -35,7 +38,7 @@ class Repeats:
             return None
         if seed is not None and not _is_index(seed):
             return None
-        stored = self._find(name)
+        stored = self._find(name, viewer)
         loaded = self._loaded.peek(stored.id)
         kept = None if loaded is None or loaded.steps is not None else loaded.kept(key)
         if loaded is None or kept is None or kept.plan.start is not None:
@@ -50,7 +53,7 @@ class Repeats:
         outputs = plan.outputs(x, row_ids + row_offset if row_offset else row_ids)
         return kept.written(stored.id, outputs, seed=seed, row_offset=row_offset)
 
-    def _find(self, name: str) -> Model:
+    def _find(self, name: str, viewer: str | None) -> Model:
         """Return the model; looked up once in a round of the loop.
 
         All requests of a round were there before it began, and whoever has been told of a change
@@ -59,9 +62,9 @@ class Repeats:
         if self._found is None:
             self._found = {}
             asyncio.get_running_loop().call_soon(self._end_round)
-        model = self._found.get(name)
+        model = self._found.get((viewer, name))
         if model is None:
-            model = self._found[name] = self._models.find(name)
+            model = self._found[viewer, name] = self._models.find(name, viewer=viewer)
         return model
 
     def _end_round(self) -> None:

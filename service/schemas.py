@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 from engine.data.schema import Array, Column
 from engine.spec import Index, Positive, ScoreSpec, SearchSpec, Spec, TrainSpec
 from service.job_options import CheckpointEvery, Limits, Name, Tags, TrainLimits, often_enough
+from service.store.aliases import AliasMove
 from service.store.datasets import Dataset
 from service.store.jobs import Event, Job, Status
-from service.store.models import Alias, AliasMove, Model
+from service.store.models import Alias, Model
 
 __all__ = [
     "MAX_EPOCHS",
@@ -31,6 +32,7 @@ __all__ = [
     "PreviewView",
     "RegularizerLogView",
     "ResumeRequest",
+    "SharingRequest",
     "TrainRequest",
     "VariantView",
 ]
@@ -73,6 +75,8 @@ class DatasetView(View):
     """Hash of what was uploaded."""
     job: str | None
     """The job that made it, whose size and hash are those of what is stored; null for an upload."""
+    shared: bool
+    """Every key sees it; else its own and admins do."""
     created_at: datetime
 
     @classmethod
@@ -87,6 +91,7 @@ class DatasetView(View):
             bytes=dataset.bytes,
             sha256=dataset.sha256,
             job=dataset.job,
+            shared=dataset.shared,
             created_at=dataset.created_at,
         )
 
@@ -201,6 +206,8 @@ class JobView(View):
     name: str | None
     tags: dict[str, Any]
     resumed_from: str | None
+    shared: bool
+    """Every key sees it, and what it leaves; else its own and admins do."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -314,6 +321,8 @@ class ModelSummary(View):
     form: str
     parameter_count: int
     metrics: dict[str, Any]
+    shared: bool
+    """Every key sees it; else its own and admins do."""
     created_at: datetime
 
     @classmethod
@@ -327,6 +336,7 @@ class ModelSummary(View):
             form=document["network"]["form"],
             parameter_count=document["parameter_count"],
             metrics=document["metrics"],
+            shared=model.shared,
             created_at=model.created_at,
         )
 
@@ -366,9 +376,19 @@ class ModelView(ModelSummary):
         return cls(**summary, **{k: document[k] for k in cls.model_fields if k in document})
 
 
+class SharingRequest(Spec):
+    """Who is to see it."""
+
+    shared: Annotated[bool, Strict()]
+    """Every key; else its own alone, and admins."""
+
+
 class AliasRequest(Spec):
     model: Annotated[str, Field(min_length=1, max_length=64)]
     """Id of the model, or another alias, that the name is to point at."""
+    shared: Annotated[bool, Strict()] | None = None
+    """Whether every key sees the name; as before where it is left out, of a new one false. What a
+    shared name points at is shared, too."""
 
 
 class AliasMoveView(View):
@@ -383,6 +403,7 @@ class AliasView(View):
 
     name: str
     model: str
+    shared: bool
     version: int
     created_at: datetime
     moved_at: datetime

@@ -5,11 +5,13 @@ Looked up before anything else of a request is: a route that is not listed here 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from service.store.keys import Scope
 
-__all__ = ["Caller", "needed_scopes"]
+__all__ = ["Caller", "caller_of", "needed_scopes", "viewer_of"]
 
 _ANY: tuple[Scope, ...] = ("predict", "train", "admin")
 _READ: tuple[Scope, ...] = ("predict", "train")
@@ -32,9 +34,26 @@ class Caller:
         """Whether everything is allowed, with what belongs to other keys, too."""
         return "admin" in self.scopes
 
+    @property
+    def viewer(self) -> str | None:
+        """Whose things the store is to show: see `service.store.visibility`."""
+        return None if self.is_admin else self.id
+
     def may(self, needed: tuple[Scope, ...]) -> bool:
         """Whether the key has one of these scopes, or all."""
         return self.is_admin or any(scope in self.scopes for scope in needed)
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller | None:
+    """Return who made the request of this ASGI scope; None where no key is asked for."""
+    caller: Caller | None = scope.get("bernoulli.caller")
+    return caller
+
+
+def viewer_of(scope: Mapping[str, Any]) -> str | None:
+    """Return whose things the request of this ASGI scope may see; None for all."""
+    caller = caller_of(scope)
+    return None if caller is None else caller.viewer
 
 
 def needed_scopes(method: str, path: str) -> tuple[Scope, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from service.bodies import StrictRoute
-from service.deps import AliasesDep, LimitQuery
+from service.deps import AliasesDep, LimitQuery, OwnerDep
 from service.problems import problems
 from service.schemas import AliasRequest, AliasView, ListView
 
@@ -55,19 +55,30 @@ def get_alias(name: NamePath, aliases: AliasesDep, response: Response) -> AliasV
     operation_id="putAlias",
     responses={
         201: {"model": AliasView, "description": "The name is new"},
-        **problems(400, 404, 412, 413, 415, 422),
+        **problems(400, 404, 409, 412, 413, 415, 422),
     },
 )
 def put_alias(
     name: NamePath,
     body: AliasRequest,
     aliases: AliasesDep,
+    owner: OwnerDep,
     response: Response,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> AliasView:
-    """Have a name point at a model, at once for everybody."""
-    alias, is_new = aliases.set(name, body.model, if_match=if_match, if_none_match=if_none_match)
+    """Have a name point at a model, at once for everybody.
+
+    Names are one for all keys together: one that another key has is a 409.
+    """
+    alias, is_new = aliases.set(
+        name,
+        body.model,
+        owner=owner,
+        shared=body.shared,
+        if_match=if_match,
+        if_none_match=if_none_match,
+    )
     response.headers["ETag"] = alias.etag
     response.status_code = 201 if is_new else 200
     return AliasView.of(alias)

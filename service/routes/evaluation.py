@@ -17,6 +17,7 @@ from service.deps import (
     ModelsDep,
     OwnerDep,
     PredictorDep,
+    ViewerDep,
 )
 from service.evaluation_requests import EvaluationsRequest, EvaluationView
 from service.evaluations import EvaluateRequest, assess
@@ -38,7 +39,9 @@ router = APIRouter(tags=["evaluations"], route_class=StrictRoute)
     response_model=EvaluationView,
     responses=problems(400, 404, 413, 415, 422, 503),
 )
-async def evaluate(request: Request, body: EvaluateRequest, evaluator: EvaluatorDep) -> Response:
+async def evaluate(
+    request: Request, body: EvaluateRequest, evaluator: EvaluatorDep, viewer: ViewerDep
+) -> Response:
     """Measure a model on rows of a stored data set: how good it is, and how well it knows.
 
     Dropout, noise, passes, masks and seed are asked for as in `/predict`, and the passes are its,
@@ -46,7 +49,7 @@ async def evaluate(request: Request, body: EvaluateRequest, evaluator: Evaluator
     caller that disconnects ends the work.
     """
     try:
-        content = await while_wanted(request, evaluator.evaluate(body))
+        content = await while_wanted(request, evaluator.evaluate(body, viewer))
     except (Gone, StoppedError):
         return Response(status_code=CLIENT_CLOSED)  # nobody reads it
     return Response(content, media_type="application/json")
@@ -68,6 +71,7 @@ async def evaluate_as_job(
     predictor: PredictorDep,
     jobs: JobsDep,
     owner: OwnerDep,
+    viewer: ViewerDep,
     prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -84,13 +88,13 @@ async def evaluate_as_job(
         needed = {datasets.get(body.dataset, pointer="#/dataset").id: "#/dataset"}
         other = None
         if body.ood is not None:
-            other = evaluator.data(body.ood.dataset, "#/ood/dataset")
+            other = evaluator.data(body.ood.dataset, "#/ood/dataset", viewer)
             needed.setdefault(body.ood.dataset, "#/ood/dataset")
         seed = body.seed if body.seed is not None else secrets.randbelow(MAX_SEED + 1)
         assess(
             body.spec(),
             model=predictor.loaded.get(stored),
-            data=evaluator.data(body.dataset, "#/dataset"),
+            data=evaluator.data(body.dataset, "#/dataset", viewer),
             other=other,
             seed=seed,
         ).check()

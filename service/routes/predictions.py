@@ -26,6 +26,7 @@ from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
 from service.schemas import PredictionView
+from service.scopes import viewer_of
 
 __all__ = ["Shortcut", "router"]
 
@@ -51,15 +52,18 @@ async def _answered(request: Request) -> Response:
     if kind is None:
         raise NotAcceptable(f"answers are {' or '.join(_OFFERED)}; `Accept` is {accept[:80]!r}")
     content = await request.body()
+    viewer = viewer_of(request.scope)
     predictor: Predictor = request.state.predictor
     ready: Prepared | None = request.scope.get(_PREPARED)
     try:
         if ready is None:
             body, raw = await predictor.parse(len(content), partial(_read, request, content))
             if kind == _EVENTS:
-                events = await predictor.estimates(body, size=len(content), arrived=arrived)
+                events = await predictor.estimates(
+                    body, size=len(content), arrived=arrived, viewer=viewer
+                )
                 return await _streamed(request, events)
-            ready = await predictor.prepare(body, size=len(content), key=_key(raw))
+            ready = await predictor.prepare(body, size=len(content), key=_key(raw), viewer=viewer)
         if kind == STREAM:
             ready = replace(ready, media_type=STREAM)
         if ready.is_small:
@@ -201,9 +205,10 @@ class Shortcut:
             raw = None if content is None else parse_json(content)
             if isinstance(raw, dict):
                 key = _key(raw)
-                answer = predictor.repeats.answer(raw, key)
+                viewer = viewer_of(scope)
+                answer = predictor.repeats.answer(raw, key, viewer)
                 if answer is None:
-                    ready = predictor.prepare_at_once(validated(PredictRequest, raw), key)
+                    ready = predictor.prepare_at_once(validated(PredictRequest, raw), key, viewer)
                     answer = predictor.at_once(ready) if ready and ready.is_small else None
         if answer is None:
             scope[_PREPARED] = ready

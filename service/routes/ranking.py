@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from engine.errors import StoppedError
 from service.bodies import StrictRoute
-from service.deps import RankerDep
+from service.deps import RankerDep, ViewerDep
 from service.problems import problems
 from service.rankings import RankRequest
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
@@ -23,7 +23,9 @@ router = APIRouter(tags=["predictions"], route_class=StrictRoute)
     response_model=RankingView,
     responses=problems(400, 404, 413, 415, 422, 503),
 )
-async def rank(request: Request, body: RankRequest, ranker: RankerDep) -> Response:
+async def rank(
+    request: Request, body: RankRequest, ranker: RankerDep, viewer: ViewerDep
+) -> Response:
     """Find the rows that a model is least sure of, to label them next.
 
     Dropout, noise, passes, masks and seed are asked for as in `/predict`, and the passes are its,
@@ -31,7 +33,7 @@ async def rank(request: Request, body: RankRequest, ranker: RankerDep) -> Respon
     the work.
     """
     try:
-        content = await while_wanted(request, ranker.rank(body))
+        content = await while_wanted(request, ranker.rank(body, viewer))
     except (Gone, StoppedError):
         return Response(status_code=CLIENT_CLOSED)  # nobody reads it
     return Response(content, media_type="application/json")

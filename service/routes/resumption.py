@@ -91,7 +91,7 @@ def _resume(
     except NotFound as error:
         blobs.delete(key)
         raise Conflict(
-            f"job {job.id} cannot go on: a data set that it was trained on has been deleted"
+            f"job {job.id} cannot go on: a data set that it was trained on is not there any more"
         ) from error
     except BaseException:
         blobs.delete(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from service.store.blobs import Blobs
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
 from service.store.needs import refuse_needed
+from service.store.visibility import refuse_foreign, seen
 
 __all__ = ["Dataset", "Datasets", "NewDataset", "StagedDataset", "drop_unused"]
 
@@ -35,6 +37,8 @@ class NewDataset:
     """From `dataset_key`, by the hash of the stored content."""
     name: str | None = None
     owner: str | None = None
+    shared: bool = False
+    """Whether every key sees it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +61,12 @@ class StagedDataset:
         self._new = new
         self._content = content
 
-    def publish(self, connection: sa.Connection, now: datetime, *, job: str | None) -> Dataset:
+    def publish(
+        self, connection: sa.Connection, now: datetime, *, job: str | None, shared: bool = False
+    ) -> Dataset:
         """Store row and content within the caller's transaction; the file is gone afterwards."""
-        dataset = Dataset(id=self.id, created_at=now, job=job, **vars(self._new))
+        new = vars(self._new) | {"shared": shared}
+        dataset = Dataset(id=self.id, created_at=now, job=job, **new)
         self._database.lock(connection, dataset.blob)
         row = {**vars(dataset), "job_id": job}
         del row["job"]
@@ -91,6 +98,15 @@ class Datasets:
         self._database = database
         self._clock = clock
         self._blobs = blobs
+        self._viewer: str | None = None
+
+    def seen_by(self, viewer: str | None) -> Datasets:
+        """What the key `viewer` sees of the data sets; all for None."""
+        if viewer is None:
+            return self
+        view = copy.copy(self)
+        view._viewer = viewer
+        return view
 
     def create(
         self, new: NewDataset, content: Path, *, remember: Remember[Dataset] | None = None
@@ -102,7 +118,7 @@ class Datasets:
         staged = self.stage(new, content)
         now = self._clock()
         with self._database.write() as connection:
-            dataset = staged.publish(connection, now, job=None)
+            dataset = staged.publish(connection, now, job=None, shared=new.shared)
             if remember is not None:
                 remember.store(connection, dataset, now)
         return dataset
@@ -115,7 +131,9 @@ class Datasets:
 
     def get(self, dataset_id: str, *, pointer: str = "#") -> Dataset:
         with self._database.read() as connection:
-            query = sa.select(DATASETS).where(DATASETS.c.id == dataset_id)
+            query = sa.select(DATASETS).where(
+                DATASETS.c.id == dataset_id, seen(DATASETS, self._viewer)
+            )
             row = connection.execute(query).one_or_none() if is_id(dataset_id, "ds") else None
         if row is None:
             raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
@@ -124,7 +142,7 @@ class Datasets:
     def list(self, *, limit: int = 100, after: str | None = None) -> Page[Dataset]:
         """Newest first."""
         with self._database.read() as connection:
-            query = sa.select(DATASETS)
+            query = sa.select(DATASETS).where(seen(DATASETS, self._viewer))
             page = newest_first(
                 connection, query, DATASETS.c.id, limit=limit, after=after, prefix="ds"
             )
@@ -136,13 +154,30 @@ class Datasets:
         Conflict while a job that has not ended needs it.
         """
         with self._database.write() as connection:
-            query = sa.select(DATASETS.c.blob).where(DATASETS.c.id == dataset_id)
-            blob = connection.scalar(query.with_for_update()) if is_id(dataset_id, "ds") else None
-            if blob is None:
-                raise NotFound(f"no data set has the id {dataset_id[:80]!r}")
-            refuse_needed(connection, tables.job_datasets.c.dataset_id, dataset_id, "data set")
+            dataset = self._own(connection, dataset_id)
+            column = tables.job_datasets.c.dataset_id
+            refuse_needed(connection, column, dataset_id, "data set", viewer=self._viewer)
             connection.execute(sa.delete(DATASETS).where(DATASETS.c.id == dataset_id))
-        drop_unused(self._database, self._blobs, blob)
+        drop_unused(self._database, self._blobs, dataset.blob)
+
+    def share(self, dataset_id: str, shared: bool) -> Dataset:
+        """Have every key see the data set, or its own alone."""
+        with self._database.write() as connection:
+            self._own(connection, dataset_id)
+            change = sa.update(DATASETS).where(DATASETS.c.id == dataset_id)
+            row = connection.execute(change.values(shared=shared).returning(DATASETS)).one()
+        return _dataset_of(row)
+
+    def _own(self, connection: sa.Connection, dataset_id: str) -> Dataset:
+        """The data set, locked, that the viewer may change; NotFound or Forbidden."""
+        query = sa.select(DATASETS).where(DATASETS.c.id == dataset_id, seen(DATASETS, self._viewer))
+        row = None
+        if is_id(dataset_id, "ds"):
+            row = connection.execute(query.with_for_update()).one_or_none()
+        if row is None:
+            raise NotFound(f"no data set has the id {dataset_id[:80]!r}")
+        refuse_foreign(row.owner, self._viewer, f"data set {dataset_id}")
+        return _dataset_of(row)
 
 
 def _dataset_of(row: sa.Row[Any]) -> Dataset:

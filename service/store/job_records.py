@@ -27,6 +27,8 @@ class NewJob:
     name: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     owner: str | None = None
+    shared: bool = False
+    """Whether every key sees the job and what it leaves."""
     id: str | None = None
     """A new one where it is not given."""
     resumed_from: str | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +29,7 @@ from service.store.lifecycle import (
 )
 from service.store.models import NewModelRow, insert_model
 from service.store.needs import need_datasets, need_models
+from service.store.visibility import seen
 
 __all__ = [
     "Checkpoint",
@@ -63,6 +66,15 @@ class Jobs:
         self._max_failures = max_failures
         self._max_waiting = max_waiting
         self._max_waiting_per_owner = max_waiting_per_owner
+        self._viewer: str | None = None
+
+    def seen_by(self, viewer: str | None) -> Jobs:
+        """What the key `viewer` sees of the jobs; all for None."""
+        if viewer is None:
+            return self
+        view = copy.copy(self)
+        view._viewer = viewer
+        return view
 
     # What callers ask
 
@@ -87,18 +99,17 @@ class Jobs:
         with self._database.write() as connection:
             self._check_room(connection, new.owner)
             inserted = connection.execute(sa.insert(JOBS).values(row).returning(JOBS)).one()
-            need_datasets(connection, inserted.id, new.datasets)
-            need_models(connection, inserted.id, new.models)
+            need_datasets(connection, inserted.id, new.datasets, viewer=self._viewer)
+            need_models(connection, inserted.id, new.models, viewer=self._viewer)
             job = lifecycle.write(connection, job_of(inserted), now, [("queued", {})])
             if remember is not None:
                 remember.store(connection, job, now)
         return job
 
     def get(self, job_id: str) -> Job:
+        query = sa.select(JOBS).where(JOBS.c.id == job_id, seen(JOBS, self._viewer))
         with self._database.read() as connection:
-            row = None
-            if is_id(job_id, "job"):
-                row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
+            row = connection.execute(query).one_or_none() if is_id(job_id, "job") else None
         if row is None:
             raise NotFound(f"no job has the id {job_id[:80]!r}")
         return job_of(row)
@@ -112,7 +123,7 @@ class Jobs:
         kind: str | None = None,
     ) -> Page[Job]:
         """Newest first."""
-        query = sa.select(JOBS)
+        query = sa.select(JOBS).where(seen(JOBS, self._viewer))
         if status is not None:
             query = query.where(JOBS.c.status == status)
         if kind is not None:
@@ -138,7 +149,7 @@ class Jobs:
         """
         now = self._clock()
         with self._database.write() as connection:
-            job = lifecycle.locked_job(connection, job_id)
+            job = lifecycle.locked_job(connection, job_id, viewer=self._viewer)
             if job.status is Status.QUEUED:
                 return lifecycle.end(connection, job, Status.CANCELLED, now)
             if job.status is Status.RUNNING or (
@@ -162,16 +173,23 @@ class Jobs:
         Its model stays; its checkpoint's blob is then nobody's. Conflict before it has ended.
         """
         with self._database.write() as connection:
-            job = lifecycle.locked_job(connection, job_id)
+            job = lifecycle.locked_job(connection, job_id, viewer=self._viewer)
             if not job.terminal:
                 raise Conflict(f"job {job_id} is {job.status}; cancel it or wait for its end first")
             connection.execute(sa.delete(JOBS).where(JOBS.c.id == job_id))
         return job
 
+    def share(self, job_id: str, shared: bool) -> Job:
+        """Have every key see the job and, once it has ended, what it leaves; or its own alone."""
+        with self._database.write() as connection:
+            lifecycle.locked_job(connection, job_id, viewer=self._viewer)
+            change = sa.update(JOBS).where(JOBS.c.id == job_id).values(shared=shared)
+            return job_of(connection.execute(change.returning(JOBS)).one())
+
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[Event]:
         """The events with ids above `after`, oldest first; NotFound if there is no such job."""
         with self._database.read() as connection:
-            _require(connection, job_id)
+            self._require(connection, job_id)
             return read_events(connection, job_id, after=after, limit=limit)
 
     def epochs(self, job_id: str) -> Sequence[Event]:
@@ -180,7 +198,7 @@ class Jobs:
         What an attempt did after the checkpoint from which the next one went on is left out.
         """
         with self._database.read() as connection:
-            _require(connection, job_id)
+            self._require(connection, job_id)
             return read_epochs(connection, job_id)
 
     # What workers and their supervisors do
@@ -287,9 +305,10 @@ class Jobs:
                     model = dataset = None
                     values = {k: v for k, v in values.items() if k not in ("model", "result")}
             if model is not None:
+                model = replace(model, shared=held.shared)
                 insert_model(connection, model, job_id=job.id, now=now)
             if dataset is not None:
-                dataset.publish(connection, now, job=job.id)
+                dataset.publish(connection, now, job=job.id, shared=held.shared)
             return lifecycle.end(
                 connection, held, status, now, events=events, error=error, **values
             )
@@ -346,15 +365,14 @@ class Jobs:
                     retry_after_s=30,
                 )
 
+    def _require(self, connection: sa.Connection, job_id: str) -> None:
+        query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id, seen(JOBS, self._viewer))
+        if not is_id(job_id, "job") or connection.scalar(query) is None:
+            raise NotFound(f"no job has the id {job_id[:80]!r}")
+
     def _part(
         self, connection: sa.Connection, worker: str, kind: ErrorKind, detail: str, now: datetime
     ) -> Job | None:
         return claims.part(
             connection, worker, now, kind=kind, detail=detail, max_failures=self._max_failures
         )
-
-
-def _require(connection: sa.Connection, job_id: str) -> None:
-    query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id)
-    if not is_id(job_id, "job") or connection.scalar(query) is None:
-        raise NotFound(f"no job has the id {job_id[:80]!r}")

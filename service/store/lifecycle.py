@@ -24,6 +24,7 @@ from service.errors import LeaseLost, NotFound
 from service.store import tables
 from service.store.database import is_id
 from service.store.needs import drop_needs
+from service.store.visibility import refuse_foreign, seen
 
 __all__ = [
     "Checkpoint",
@@ -87,6 +88,8 @@ class Job:
 
     id: str
     owner: str | None
+    shared: bool
+    """Whether every key sees it, and will see what it leaves."""
     kind: str
     name: str | None
     tags: dict[str, Any]
@@ -149,12 +152,13 @@ def job_error(kind: ErrorKind, detail: str) -> dict[str, Any]:
     }
 
 
-def locked_job(connection: sa.Connection, job_id: str) -> Job:
-    """The job, which nobody else can change before this transaction ends."""
-    query = sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update()
+def locked_job(connection: sa.Connection, job_id: str, *, viewer: str | None = None) -> Job:
+    """The job, which nobody else can change before this transaction ends, for one who may."""
+    query = sa.select(JOBS).where(JOBS.c.id == job_id, seen(JOBS, viewer)).with_for_update()
     row = connection.execute(query).one_or_none() if is_id(job_id, "job") else None
     if row is None:
         raise NotFound(f"no job has the id {job_id[:80]!r}")
+    refuse_foreign(row.owner, viewer, f"job {job_id}")
     return job_of(row)
 
 

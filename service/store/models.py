@@ -1,30 +1,40 @@
-"""Models, immutable once made, and the aliases that point at them."""
+"""Models, immutable once made."""
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
+from service.errors import Conflict, NotFound
 from service.store import tables
-from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
+from service.store.database import Clock, Database, Page, is_id, newest_first, plain_text
 from service.store.idempotency import Remember
 from service.store.needs import refuse_needed
+from service.store.visibility import refuse_foreign, seen
 
-__all__ = ["Alias", "AliasMove", "Aliases", "Model", "Models", "NewModelRow", "insert_model"]
+__all__ = [
+    "ALIAS_NAME",
+    "Alias",
+    "Model",
+    "Models",
+    "NewModelRow",
+    "alias_of",
+    "find_alias",
+    "insert_model",
+    "resolve_model",
+]
 
 MODELS = tables.models
 ALIASES = tables.aliases
-MOVES = tables.alias_moves
 
 _MOST_FOUND = 256
-_ALIAS_NAME = re.compile(r"(?!mdl_)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ALIAS_NAME = re.compile(r"(?!mdl_)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,8 @@ class NewModelRow:
     """From `new_id("mdl")`: the weights' key carries it, so it is drawn before the row."""
     name: str | None = None
     owner: str | None = None
+    shared: bool = False
+    """Whether every key sees it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,7 @@ class Model:
 
     id: str
     owner: str | None
+    shared: bool
     job: str | None
     name: str | None
     document: dict[str, Any]
@@ -58,6 +71,9 @@ class Alias:
     """A name for a model; `version` rises with every move of that name, for ever."""
 
     name: str
+    owner: str | None
+    shared: bool
+    """Whether every key sees it; the model that it points at is shared then, too."""
     model: str
     version: int
     created_at: datetime
@@ -69,13 +85,12 @@ class Alias:
         return f'"{self.version}"'
 
 
-@dataclass(frozen=True, kw_only=True)
-class AliasMove:
-    """One entry of an alias' history; `model` is None where the alias was deleted."""
+@dataclass
+class _Found:
+    """What was found while nothing in the database has changed."""
 
-    version: int
-    model: str | None
-    at: datetime
+    at: int | None = None
+    models: dict[tuple[str | None, str], Model] = field(default_factory=dict)
 
 
 class Models:
@@ -85,8 +100,16 @@ class Models:
         self._database = database
         self._clock = clock
         self._finding = threading.Lock()
-        self._found_at: int | None = None
-        self._found: dict[str, Model] = {}
+        self._found = _Found()
+        self._viewer: str | None = None
+
+    def seen_by(self, viewer: str | None) -> Models:
+        """What the key `viewer` sees of the models; all for None."""
+        if viewer is None:
+            return self
+        view = copy.copy(self)
+        view._viewer = viewer
+        return view
 
     def create(self, new: NewModelRow, *, remember: Remember[Model] | None = None) -> Model:
         """Store an imported model; a trained one is stored by `Jobs.finish`."""
@@ -100,33 +123,37 @@ class Models:
     def get(self, model_id: str) -> Model:
         """The model with this id; for an alias see `resolve`."""
         with self._database.read() as connection:
-            return _model(connection, model_id)
+            return _model(connection, model_id, viewer=self._viewer)
 
     def resolve(self, name_or_id: str, *, pointer: str = "#/model") -> Model:
         """The model with this id, or the one that the alias of this name points at now."""
         with self._database.read() as connection:
-            return _resolve(connection, name_or_id, pointer)
+            return resolve_model(connection, name_or_id, pointer, viewer=self._viewer)
 
-    def find(self, name_or_id: str, *, pointer: str = "#/model") -> Model:
-        """Return what `resolve` does, in microseconds while nothing in the database changes."""
+    def find(
+        self, name_or_id: str, *, viewer: str | None = None, pointer: str = "#/model"
+    ) -> Model:
+        """Return what `resolve` does for `viewer`, in microseconds while nothing has changed."""
         version = self._database.version()
         if version is None:
-            return self.resolve(name_or_id, pointer=pointer)
+            return self.seen_by(viewer).resolve(name_or_id, pointer=pointer)
         with self._finding:
-            if version != self._found_at or len(self._found) > _MOST_FOUND:
-                self._found_at, self._found = version, {}
-            found = self._found
-        model = found.get(name_or_id)
+            if version != self._found.at or len(self._found.models) > _MOST_FOUND:
+                self._found = _Found(version)
+            found = self._found.models
+        model = found.get((viewer, name_or_id))
         if model is None:
             # What is read is of that version or a later one, after which it is forgotten.
-            model = found[name_or_id] = self.resolve(name_or_id, pointer=pointer)
+            model = self.seen_by(viewer).resolve(name_or_id, pointer=pointer)
+            found[viewer, name_or_id] = model
         return model
 
     def list(self, *, limit: int = 100, after: str | None = None) -> Page[Model]:
         """Newest first."""
+        query = sa.select(MODELS).where(seen(MODELS, self._viewer))
         with self._database.read() as connection:
             page = newest_first(
-                connection, sa.select(MODELS), MODELS.c.id, limit=limit, after=after, prefix="mdl"
+                connection, query, MODELS.c.id, limit=limit, after=after, prefix="mdl"
             )
         return Page([_model_of(row) for row in page.data], page.has_more)
 
@@ -136,107 +163,44 @@ class Models:
         Conflict while an alias points at it, or a job that has not ended needs it.
         """
         with self._database.write() as connection:
-            model = _model(connection, model_id, lock=True)
-            names = connection.scalars(
-                sa.select(ALIASES.c.name).where(ALIASES.c.model_id == model_id).order_by("name")
-            ).all()
-            if names:
-                raise Conflict(
-                    f"model {model_id} is what the alias {', '.join(names)} points at; "
-                    f"move or delete the alias first"
-                )
-            refuse_needed(connection, tables.job_models.c.model_id, model_id, "model")
+            model = self._own(connection, model_id)
+            self._refuse_named(connection, model_id, sa.true())
+            column = tables.job_models.c.model_id
+            refuse_needed(connection, column, model_id, "model", viewer=self._viewer)
             connection.execute(sa.delete(MODELS).where(MODELS.c.id == model_id))
         return model
 
+    def share(self, model_id: str, shared: bool) -> Model:
+        """Have every key see the model, or its own alone.
 
-class Aliases:
-    """Names that point at models, and where they pointed before."""
-
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
-
-    def get(self, name: str) -> Alias:
-        with self._database.read() as connection:
-            alias = _alias(connection, name)
-        if alias is None:
-            raise NotFound(f"no alias is named {name[:80]!r}")
-        return alias
-
-    def list(self, *, limit: int = 100, after: str | None = None) -> Page[Alias]:
-        """Newest name first; `after` is the name of an alias that exists."""
-        with self._database.read() as connection:
-            query = sa.select(ALIASES)
-            if after is not None:
-                mark = sa.select(ALIASES.c.id).where(ALIASES.c.name == _alias_name(after, "after"))
-                mark_id = connection.scalar(mark)
-                if mark_id is None:
-                    raise NotFound(f"no alias is named {after!r}", pointer="#/after")
-                query = query.where(ALIASES.c.id < mark_id)
-            page = newest_first(
-                connection, query, ALIASES.c.id, limit=limit, after=None, prefix="als"
-            )
-        return Page([_alias_of(row) for row in page.data], page.has_more)
-
-    def history(self, name: str) -> Sequence[AliasMove]:
-        """Every move of this name, the newest first, deletions among them."""
-        with self._database.read() as connection:
-            query = sa.select(MOVES).where(MOVES.c.name == _alias_name(name, "name"))
-            rows = connection.execute(query.order_by(MOVES.c.version.desc())).all()
-        if not rows:
-            raise NotFound(f"no alias is or was named {name!r}")
-        return [AliasMove(version=row.version, model=row.model_id, at=row.at) for row in rows]
-
-    def set(
-        self,
-        name: str,
-        model: str,
-        *,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> tuple[Alias, bool]:
-        """Point `name` at `model` (an id or another alias); True with it if the name is new.
-
-        `if_match` is the header's text: `*`, or the entity tags of which one must be the alias'
-        now, else PreconditionFailed; `if_none_match` likewise: `*`, or the entity tags of which
-        none may be. To point where it points already is no move.
+        Conflict where it is no longer to be shared and an alias that is points at it.
         """
-        _alias_name(name, "name")
-        now = self._clock()
         with self._database.write() as connection:
-            self._database.lock(connection, f"alias {name}")
-            old = _alias(connection, name)
-            _check_match(name, old, if_match)
-            _check_none_match(name, old, if_none_match)
-            model_id = _resolve(connection, model, "#/model", lock=True).id
-            if old is not None and old.model == model_id:
-                return old, False
-            alias = Alias(
-                name=name,
-                model=model_id,
-                version=_record_move(connection, name, model_id, now),
-                created_at=now if old is None else old.created_at,
-                moved_at=now,
-            )
-            values = {"model_id": model_id, "version": alias.version, "moved_at": now}
-            if old is None:
-                row = {"id": new_id("als"), "name": name, "created_at": now, **values}
-                connection.execute(sa.insert(ALIASES).values(row))
-            else:
-                connection.execute(sa.update(ALIASES).where(ALIASES.c.name == name).values(values))
-        return alias, old is None
+            self._own(connection, model_id)
+            if not shared:
+                self._refuse_named(connection, model_id, ALIASES.c.shared)
+            change = sa.update(MODELS).where(MODELS.c.id == model_id).values(shared=shared)
+            return _model_of(connection.execute(change.returning(MODELS)).one())
 
-    def delete(self, name: str, *, if_match: str | None = None) -> None:
-        """Remove the name; its history stays, and its version goes on if it comes back."""
-        with self._database.write() as connection:
-            self._database.lock(connection, f"alias {name}")
-            old = _alias(connection, name)
-            if old is None:
-                raise NotFound(f"no alias is named {name[:80]!r}")
-            _check_match(name, old, if_match)
-            _record_move(connection, name, None, self._clock())
-            connection.execute(sa.delete(ALIASES).where(ALIASES.c.name == name))
+    def _own(self, connection: sa.Connection, model_id: str) -> Model:
+        """The model, locked, that the viewer may change; NotFound or Forbidden."""
+        model = _model(connection, model_id, viewer=self._viewer, lock=True)
+        refuse_foreign(model.owner, self._viewer, f"model {model_id}")
+        return model
+
+    def _refuse_named(
+        self, connection: sa.Connection, model_id: str, which: sa.ColumnElement[bool]
+    ) -> None:
+        """Raise Conflict where aliases point at the model; it names those that the viewer sees."""
+        query = sa.select(ALIASES.c.name, seen(ALIASES, self._viewer).label("is_seen"))
+        query = query.where(ALIASES.c.model_id == model_id, which).order_by(ALIASES.c.name)
+        rows = connection.execute(query).all()
+        if rows:
+            names = [row.name for row in rows if row.is_seen]
+            told = f"the alias {', '.join(names)}" if names else "an alias of another key"
+            raise Conflict(
+                f"model {model_id} is what {told} points at; move or delete the alias first"
+            )
 
 
 def insert_model(
@@ -246,6 +210,7 @@ def insert_model(
     model = Model(
         id=new.id,
         owner=new.owner,
+        shared=new.shared,
         job=job_id,
         name=plain_text(new.name, pointer="#/name"),
         document=new.document,
@@ -263,9 +228,12 @@ def _model_of(row: sa.Row[Any]) -> Model:
     return Model(job=fields.pop("job_id"), **fields)
 
 
-def _alias_of(row: sa.Row[Any]) -> Alias:
+def alias_of(row: sa.Row[Any]) -> Alias:
+    """The alias that a row of the table describes."""
     return Alias(
         name=row.name,
+        owner=row.owner,
+        shared=row.shared,
         model=row.model_id,
         version=row.version,
         created_at=row.created_at,
@@ -274,9 +242,14 @@ def _alias_of(row: sa.Row[Any]) -> Alias:
 
 
 def _model(
-    connection: sa.Connection, model_id: str, *, pointer: str = "#", lock: bool = False
+    connection: sa.Connection,
+    model_id: str,
+    *,
+    viewer: str | None,
+    pointer: str = "#",
+    lock: bool = False,
 ) -> Model:
-    query = sa.select(MODELS).where(MODELS.c.id == model_id)
+    query = sa.select(MODELS).where(MODELS.c.id == model_id, seen(MODELS, viewer))
     row = None
     if is_id(model_id, "mdl"):
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -285,70 +258,31 @@ def _model(
     return _model_of(row)
 
 
-def _resolve(
-    connection: sa.Connection, name_or_id: str, pointer: str, *, lock: bool = False
+def resolve_model(
+    connection: sa.Connection,
+    name_or_id: str,
+    pointer: str,
+    *,
+    viewer: str | None,
+    lock: bool = False,
 ) -> Model:
+    """The model with this id, or the one that the alias of this name points at, if it is seen."""
     if name_or_id.startswith("mdl_"):
-        return _model(connection, name_or_id, pointer=pointer, lock=lock)
-    alias = _alias(connection, name_or_id)
+        return _model(connection, name_or_id, viewer=viewer, pointer=pointer, lock=lock)
+    alias = find_alias(connection, name_or_id, viewer=viewer)
     if alias is None:
         raise NotFound(
             f"no model has the id and no alias the name {name_or_id[:80]!r}; "
             f"model ids begin with mdl_",
             pointer=pointer,
         )
-    return _model(connection, alias.model, pointer=pointer, lock=lock)
+    return _model(connection, alias.model, viewer=viewer, pointer=pointer, lock=lock)
 
 
-def _alias(connection: sa.Connection, name: str) -> Alias | None:
-    if not _ALIAS_NAME.fullmatch(name):
+def find_alias(connection: sa.Connection, name: str, *, viewer: str | None) -> Alias | None:
+    """The alias of this name, if there is one that `viewer` sees."""
+    if not ALIAS_NAME.fullmatch(name):
         return None
-    row = connection.execute(sa.select(ALIASES).where(ALIASES.c.name == name)).one_or_none()
-    return None if row is None else _alias_of(row)
-
-
-def _alias_name(name: str, pointer: str) -> str:
-    if not _ALIAS_NAME.fullmatch(name):
-        raise Invalid(
-            "an alias' name is 1 to 64 letters, digits, '.', '_' and '-', begins with a letter or "
-            f"digit and not with mdl_; got {name[:80]!r}",
-            pointer=f"#/{pointer}",
-        )
-    return name
-
-
-def _check_match(name: str, alias: Alias | None, if_match: str | None) -> None:
-    if if_match is None:
-        return
-    if alias is None:
-        raise PreconditionFailed(f"If-Match was given, but no alias is named {name!r}")
-    # Weak tags never match: `If-Match` compares strongly (RFC 9110, 13.1.1).
-    tags = [tag.strip() for tag in if_match.split(",")]
-    if "*" not in tags and alias.etag not in tags:
-        raise PreconditionFailed(
-            f"alias {name!r} has the entity tag {alias.etag}, If-Match says {if_match[:80]!r}"
-        )
-
-
-def _check_none_match(name: str, alias: Alias | None, if_none_match: str | None) -> None:
-    if if_none_match is None or alias is None:
-        return
-    # Compared weakly (RFC 9110, 13.1.2).
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    if "*" in tags or alias.etag in tags:
-        raise PreconditionFailed(
-            f"alias {name!r} exists with the entity tag {alias.etag}, and If-None-Match says "
-            f"{if_none_match[:80]!r}"
-        )
-
-
-def _record_move(connection: sa.Connection, name: str, model_id: str | None, now: datetime) -> int:
-    """Add to the history; return the new version.
-
-    Versions go on after a deletion: an entity tag never comes back with another meaning.
-    """
-    last = connection.scalar(sa.select(sa.func.max(MOVES.c.version)).where(MOVES.c.name == name))
-    version = (last or 0) + 1
-    row = {"name": name, "version": version, "model_id": model_id, "at": now}
-    connection.execute(sa.insert(MOVES).values(row))
-    return version
+    query = sa.select(ALIASES).where(ALIASES.c.name == name, seen(ALIASES, viewer))
+    row = connection.execute(query).one_or_none()
+    return None if row is None else alias_of(row)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from service.errors import Conflict, NotFound
 from service.store import tables
 from service.store.database import is_id
+from service.store.visibility import seen
 
 __all__ = ["drop_needs", "need_datasets", "need_models", "refuse_needed"]
 
@@ -17,11 +18,15 @@ MODELS = tables.job_models
 SHOWN = 5
 
 
-def need_datasets(connection: sa.Connection, job_id: str, needed: Mapping[str, str]) -> None:
+def need_datasets(
+    connection: sa.Connection, job_id: str, needed: Mapping[str, str], *, viewer: str | None
+) -> None:
     """Have data sets stay until the job has ended; `needed` has the JSON pointer of each."""
     for dataset_id, pointer in needed.items():
         # On PostgreSQL the lock makes a deletion wait, and then see the job.
-        query = sa.select(tables.datasets.c.id).where(tables.datasets.c.id == dataset_id)
+        query = sa.select(tables.datasets.c.id).where(
+            tables.datasets.c.id == dataset_id, seen(tables.datasets, viewer)
+        )
         lock = query.with_for_update(read=True, key_share=True)
         if not is_id(dataset_id, "ds") or connection.scalar(lock) is None:
             raise NotFound(f"no data set has the id {dataset_id[:80]!r}", pointer=pointer)
@@ -29,10 +34,14 @@ def need_datasets(connection: sa.Connection, job_id: str, needed: Mapping[str, s
         connection.execute(sa.insert(DATASETS).values(row))
 
 
-def need_models(connection: sa.Connection, job_id: str, needed: Mapping[str, str]) -> None:
+def need_models(
+    connection: sa.Connection, job_id: str, needed: Mapping[str, str], *, viewer: str | None
+) -> None:
     """Have models stay until the job has ended; `needed` has the JSON pointer of each."""
     for model_id, pointer in needed.items():
-        query = sa.select(tables.models.c.id).where(tables.models.c.id == model_id)
+        query = sa.select(tables.models.c.id).where(
+            tables.models.c.id == model_id, seen(tables.models, viewer)
+        )
         lock = query.with_for_update(read=True, key_share=True)
         if not is_id(model_id, "mdl") or connection.scalar(lock) is None:
             raise NotFound(f"no model has the id {model_id[:80]!r}", pointer=pointer)
@@ -47,14 +56,29 @@ def drop_needs(connection: sa.Connection, job_id: str) -> None:
 
 
 def refuse_needed(
-    connection: sa.Connection, column: sa.Column[str], needed_id: str, what: str
+    connection: sa.Connection,
+    column: sa.Column[str],
+    needed_id: str,
+    what: str,
+    *,
+    viewer: str | None,
 ) -> None:
-    """Raise Conflict where a job needs what `column` of a table of needs refers to."""
-    jobs = column.table.c.job_id
-    query = sa.select(jobs).where(column == needed_id).order_by(jobs).limit(SHOWN)
-    users = connection.scalars(query).all()
+    """Raise Conflict where a job needs what `column` of a table of needs refers to.
+
+    It names the jobs that `viewer` sees.
+    """
+    jobs = tables.jobs
+    query = (
+        sa.select(jobs.c.id, seen(jobs, viewer).label("is_seen"))
+        .join(column.table, column.table.c.job_id == jobs.c.id)
+        .where(column == needed_id)
+        .order_by(jobs.c.id)
+        .limit(SHOWN)
+    )
+    users = connection.execute(query).all()
     if users:
+        names = [user.id for user in users if user.is_seen] or ["a job of another key"]
         raise Conflict(
-            f"{what} {needed_id} is needed by {', '.join(users)}; "
+            f"{what} {needed_id} is needed by {', '.join(names)}; "
             "wait for the job to end or cancel it"
         )

@@ -70,6 +70,7 @@ datasets = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True),
     sa.Column("owner", sa.Text),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("name", sa.Text),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
@@ -89,6 +90,7 @@ jobs = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True),
     sa.Column("owner", sa.Text),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("name", sa.Text),
     sa.Column("tags", Json, nullable=False),
@@ -189,6 +191,7 @@ models = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True),
     sa.Column("owner", sa.Text),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     # No foreign key: a model outlives its job. Unique: a job leaves one model at most.
     sa.Column("job_id", Id, unique=True),
     sa.Column("name", sa.Text),
@@ -202,6 +205,8 @@ aliases = sa.Table(
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("owner", sa.Text),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     # Refuses to delete a model that an alias points at.
     sa.Column("model_id", Id, sa.ForeignKey("models.id"), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),

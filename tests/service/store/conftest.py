@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database, sqlite_url
 from service.store.datasets import Datasets
 from service.store.jobs import Jobs
-from service.store.models import Aliases, Models
+from service.store.models import Models
 
 
 class Clock:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
+from service.store.aliases import Aliases
 from service.store.blobs import model_key
 from service.store.database import Database, new_id
 from service.store.idempotency import Answer, Idempotency, IdempotencyKeys, Remember
-from service.store.models import Aliases, Model, Models, NewModelRow
+from service.store.models import Model, Models, NewModelRow
 from tests.service.store.conftest import Clock
 
 BAD_NAMES = ["", "a b", "-a", ".a", "mdl_x", "a/b", "é", "a" * 65, "a\n", "\ud800", "a\0"]
