@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Forbidden, ServiceError, Unauthorized
+from service.origins import Origins
 from service.problems import problem_of
 from service.scopes import Caller, needed_scopes
 from service.settings import Settings
@@ -29,7 +30,8 @@ class KeyMiddleware:
 
     Sets ``bernoulli.caller`` in the scope to the `Caller`, once the key allows what is asked for.
     Everybody comes in with `auth` off and, as long as only this machine can reach the server,
-    without any configured or stored key; elsewhere nobody does once the last key is revoked.
+    without any configured or stored key; elsewhere nobody does once the last key is revoked. Where
+    no key is asked for, the request must come by a name of this server, from no other site's page.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -38,12 +40,13 @@ class KeyMiddleware:
         self._configured = [
             (hashlib.sha256(key.encode()).digest(), key) for key in settings.configured_keys()
         ]
+        self._origins = Origins(settings)
         self._is_reachable = not settings.is_loopback
         self._stored_exist: asyncio.Future[bool] | None = None
         self._looked = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_off or is_open(scope["path"]):
+        if scope["type"] != "http" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
@@ -58,7 +61,8 @@ class KeyMiddleware:
     async def _admit(self, scope: Scope) -> Caller | None:
         """Return who calls, None where no key is asked for; raises Unauthorized or Forbidden."""
         stored: ApiKeys = scope["state"]["keys"]
-        if not (self._configured or self._is_reachable or await self._any_stored(stored)):
+        if not await self._asks(stored):
+            self._origins.check(scope)
             return None
         caller = self._caller(Request(scope), stored)
         if caller is None:
@@ -69,6 +73,12 @@ class KeyMiddleware:
             has = " and ".join(f"`{one}`" for one in caller.scopes)
             raise Forbidden(f"this needs a key with the scope {told}; this key has {has}")
         return caller
+
+    async def _asks(self, stored: ApiKeys) -> bool:
+        """Whether a key is asked for."""
+        if self._is_off:
+            return False
+        return bool(self._configured) or self._is_reachable or await self._any_stored(stored)
 
     def _caller(self, request: Request, stored: ApiKeys) -> Caller | None:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """File with one API key a line; empty lines and those that start with # do not count."""
     auth: Literal["on", "off"] = "on"
     """`off` asks for no key at all, not even beyond loopback."""
+    allowed_hosts: str | None = None
+    """Names besides loopback's that a server without keys answers to, separated by commas."""
     database: str | None = Field(default=None, repr=False)
     """SQLAlchemy URL; a SQLite file in `data` by default."""
     artifacts: str | None = None
@@ -138,6 +140,12 @@ class Settings(BaseSettings):
                 if not line.lstrip().startswith("#")
             ]
         return tuple(key.strip() for key in given if key.strip())
+
+    @property
+    def allowed_host_names(self) -> frozenset[str]:
+        """The names in `allowed_hosts`, in lower case."""
+        names = (name.strip().lower() for name in (self.allowed_hosts or "").split(","))
+        return frozenset(name for name in names if name)
 
     @property
     def is_loopback(self) -> bool:

@@ -70,7 +70,7 @@ class Api(httpx.Client):
     """A client of an app that runs in this process, and the state behind it."""
 
     def __init__(self, portal: BlockingPortal, app: FastAPI, state: State) -> None:
-        super().__init__(transport=_AppTransport(portal, app, state), base_url="http://test")
+        super().__init__(transport=_AppTransport(portal, app, state), base_url="http://localhost")
         self.app = app
         self.state = state
 

@@ -104,7 +104,13 @@ def test_those_who_come_together_look_for_keys_once() -> None:
         scope["let in"] = True
 
     middleware = KeyMiddleware(answer, Settings())
-    scopes = [{"type": "http", "path": "/jobs", "state": {"keys": Stored()}} for _ in range(50)]
+    request = {
+        "type": "http",
+        "method": "GET",
+        "path": "/jobs",
+        "headers": [(b"host", b"localhost")],
+    }
+    scopes = [{**request, "state": {"keys": Stored()}} for _ in range(50)]
 
     async def all_at_once() -> None:
         await asyncio.gather(*(middleware(scope, _nothing, _nothing) for scope in scopes))

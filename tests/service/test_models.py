@@ -152,7 +152,7 @@ def test_a_download_that_has_begun_outlives_the_model(api: Api, model: str) -> N
 
     async def download() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.get("/", headers={"Range": "bytes=8-"})
 
     answer = anyio.run(download)
