@@ -117,14 +117,15 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
 
 def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: Shutdown) -> State:
     blobs = Blobs(settings.artifacts_path, settings.room())
-    models_store = Models(database, now)
-    datasets_store = Datasets(database, now, blobs)
+    models_store = Models(database, now, quotas=settings.quotas)
+    datasets_store = Datasets(database, now, blobs, quotas=settings.quotas)
     jobs_store = Jobs(
         database,
         now,
         lease_s=settings.lease_s,
         max_failures=settings.max_attempts,
         max_waiting=settings.max_queued_jobs,
+        quotas=settings.quotas,
     )
     predictor = Predictor(
         models=models_store,
@@ -233,13 +234,15 @@ def _document_errors(document: dict[str, Any]) -> None:
     """Say of every operation how it may be refused whatever it does.
 
     For want of a key, of its scope or of a known parameter, and where it changes the store, of time
-    or room there.
+    or room there, for the server or for one key.
     """
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             statuses = [422] if is_open(path) else [401, 403, 422]
             if method != "get" and path not in ("/predict", "/evaluate", "/rank"):
                 statuses += [503, 507]
+            if method == "post" and not path.endswith("/cancel"):
+                statuses.append(429)
             everywhere = {
                 str(status): answer for status, answer in problems.problems(*statuses).items()
             }

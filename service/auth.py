@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.origins import Origins
 from service.problems import problem_of
-from service.scopes import Caller, needed_scopes
+from service.rates import Rates
+from service.scopes import Caller, is_prediction, needed_scopes
 from service.settings import Settings
 from service.store.keys import ALL_SCOPES, ApiKeys
 
@@ -40,6 +41,8 @@ class KeyMiddleware:
         self._configured = [
             (hashlib.sha256(key.encode()).digest(), key) for key in settings.configured_keys()
         ]
+        self._quotas = settings.quotas
+        self._rates = Rates()
         self._origins = Origins(settings)
         self._is_reachable = not settings.is_loopback
         self._stored_exist: asyncio.Future[bool] | None = None
@@ -59,7 +62,10 @@ class KeyMiddleware:
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope) -> Caller | None:
-        """Return who calls, None where no key is asked for; raises Unauthorized or Forbidden."""
+        """Return who calls, None where no key is asked for.
+
+        Raises Unauthorized, Forbidden, or QuotaExceeded for more predictions than the key may have.
+        """
         stored: ApiKeys = scope["state"]["keys"]
         if not await self._asks(stored):
             self._origins.check(scope)
@@ -72,6 +78,9 @@ class KeyMiddleware:
             told = " or ".join(f"`{one}`" for one in dict.fromkeys((*needed, "admin")))
             has = " and ".join(f"`{one}`" for one in caller.scopes)
             raise Forbidden(f"this needs a key with the scope {told}; this key has {has}")
+        per_minute = caller.quotas.predictions_per_minute
+        if per_minute is not None and is_prediction(scope["method"], scope["path"]):
+            self._rates.take(caller.id, per_minute)
         return caller
 
     async def _asks(self, stored: ApiKeys) -> bool:
@@ -89,12 +98,14 @@ class KeyMiddleware:
         caller: Caller | None = None
         for known, _key in self._configured:  # all of them, so that time tells nothing
             if hmac.compare_digest(known, digest):
-                caller = Caller(f"key_{known.hex()[:26]}", ALL_SCOPES)
+                caller = Caller(f"key_{known.hex()[:26]}", ALL_SCOPES, self._quotas)
         if caller is not None:
             return caller
         # In this thread: it is in memory, or one look into an index.
         key = stored.verify(secret)
-        return None if key is None else Caller(key.id, key.scopes)
+        if key is None:
+            return None
+        return Caller(key.id, key.scopes, key.quotas.over(self._quotas))
 
     async def _any_stored(self, stored: ApiKeys) -> bool:
         """Whether `bernoulli keys` has made a key that is still good; looked up once a second.

@@ -21,6 +21,7 @@ from service.executors.server import serve as run_server
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import ApiKeys
+from service.store.quotas import Quotas
 
 __all__ = ["app", "main"]
 
@@ -132,14 +133,31 @@ def create_key(
         str | None,
         typer.Option(help="When it becomes void: in 90d or 12h, or on 2027-01-31; never if none."),
     ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Bytes of data sets and models that it may have.")
+    ] = None,
+    queued_jobs: Annotated[
+        int | None, typer.Option(min=0, help="Jobs of it that may wait.")
+    ] = None,
+    running_jobs: Annotated[
+        int | None, typer.Option(min=0, help="Jobs of it that may run at once.")
+    ] = None,
+    predictions_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Predictions that it may ask for in a minute.")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Make a key and print its id and its secret, this once. A running server knows it at once."""
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    quotas = Quotas(
+        stored_bytes=stored_bytes,
+        queued_jobs=queued_jobs,
+        running_jobs=running_jobs,
+        predictions_per_minute=predictions_per_minute,
+    )
+    expires_at = None if expires is None else _instant(expires)
     try:
-        key, secret = _keys(data).create(
-            name, scopes=chosen, expires_at=None if expires is None else _instant(expires)
-        )
+        key, secret = _keys(data).create(name, scopes=chosen, expires_at=expires_at, quotas=quotas)
     except ServiceError as error:
         raise _fail(error.detail) from error
     typer.echo(f"{key.id} {secret}")
@@ -163,12 +181,13 @@ def _instant(text: str) -> datetime:
 @keys.command("list")
 def list_keys(data: DataOption = None) -> None:
     """List the keys, without their secrets."""
-    table = Table("id", "name", "scopes", "created", "expires", "revoked")
+    table = Table("id", "name", "scopes", "quotas", "created", "expires", "revoked")
     for key in _keys(data).list():
         table.add_row(
             key.id,
             key.name,
             ",".join(key.scopes),
+            " ".join(f"{name}={value}" for name, value in key.quotas.given().items()),
             *map(_minute, (key.created_at, key.expires_at, key.revoked_at)),
         )
     # As wide as it is: what is read by a program, or copied, is not to be cut.

@@ -31,11 +31,13 @@ class Evaluator:
         self._datasets = datasets
         self._blobs = blobs
 
-    async def evaluate(self, request: EvaluateRequest, viewer: str | None = None) -> bytes:
+    async def evaluate(
+        self, request: EvaluateRequest, *, viewer: str | None = None, owner: str | None = None
+    ) -> bytes:
         """Return the answer; to be cancelled where nobody wants it any more.
 
-        `viewer` is whose model and data sets it may name. Raises NotFound, Corrupt, EngineError,
-        TooLarge, or QueueFull where too much waits already.
+        `viewer` is whose model and data sets it may name, `owner` the key that asks. Raises
+        NotFound, Corrupt, EngineError, TooLarge, or QueueFull where too much waits already.
         """
         stored, loaded = await self._predictor.model(request.model, viewer)
 
@@ -55,7 +57,9 @@ class Evaluator:
         assessment, flops = await self._predictor.read(prepare)
         stop = threading.Event()
         measure = partial(self._measured, assessment, request, stored.id, stop.is_set)
-        return await self._predictor.turns.take(Turn(flops=flops, held=0, alone=measure, stop=stop))
+        return await self._predictor.turns.take(
+            Turn(flops=flops, held=0, alone=measure, owner=owner, stop=stop)
+        )
 
     def data(self, dataset_id: str, pointer: str, viewer: str | None = None) -> Data:
         """Return a stored data set that `viewer` sees; NotFound points at `pointer`."""

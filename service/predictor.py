@@ -78,11 +78,11 @@ class Predictor:
         """Answer a small request in this thread."""
         return ready.content_of(ready.plan.run(ready.x, ready.row_ids))
 
-    async def in_turn(self, ready: Prepared, arrived: float) -> bytes:
+    async def in_turn(self, ready: Prepared, arrived: float, *, owner: str | None = None) -> bytes:
         """Answer a request in a thread; to be cancelled where nobody wants it any more.
 
-        `arrived` is when it came, in `time.monotonic` seconds. Raises EngineError, or QueueFull
-        where too much waits already.
+        `arrived` is when it came, in `time.monotonic` seconds, `owner` the key that asks. Raises
+        EngineError, or QueueFull where too much waits already.
         """
         stop = threading.Event()
         joinable = None
@@ -100,12 +100,19 @@ class Predictor:
                 held=ready.held,
                 alone=partial(ready.compute, stop.is_set, ready.deadline(arrived)),
                 joinable=joinable,
+                owner=owner,
                 stop=stop,
             )
         )
 
     async def estimates(
-        self, request: PredictRequest, *, size: int, arrived: float, viewer: str | None = None
+        self,
+        request: PredictRequest,
+        *,
+        size: int,
+        arrived: float,
+        viewer: str | None = None,
+        owner: str | None = None,
     ) -> AsyncGenerator[tuple[str, bytes], None]:
         """Return `estimate` after `estimate` as it sharpens, then the `result`, in its turn.
 
@@ -120,7 +127,7 @@ class Predictor:
             loop.call_soon_threadsafe(told.put_nowait, ("estimate", content))
 
         compute = partial(ready.sharpen, stop.is_set, ready.deadline(arrived), tell)
-        turn = Turn(flops=ready.flops, held=ready.held, alone=compute, stop=stop)
+        turn = Turn(flops=ready.flops, held=ready.held, alone=compute, owner=owner, stop=stop)
         return _follow(self.turns, turn, told)
 
     # -- from a request to plan and rows -----------------------------------------------------------

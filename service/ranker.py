@@ -28,11 +28,13 @@ class Ranker:
         self._datasets = datasets
         self._blobs = blobs
 
-    async def rank(self, request: RankRequest, viewer: str | None = None) -> bytes:
+    async def rank(
+        self, request: RankRequest, *, viewer: str | None = None, owner: str | None = None
+    ) -> bytes:
         """Return the answer; to be cancelled where nobody wants it any more.
 
-        `viewer` is whose model and data set it may name. Raises NotFound, Corrupt, EngineError,
-        TooLarge, or QueueFull where too much waits already.
+        `viewer` is whose model and data set it may name, `owner` the key that asks. Raises
+        NotFound, Corrupt, EngineError, TooLarge, or QueueFull where too much waits already.
         """
         stored, loaded = await self._predictor.model(request.model, viewer)
 
@@ -64,4 +66,6 @@ class Ranker:
             }
             return orjson.dumps(answer)
 
-        return await self._predictor.turns.take(Turn(flops=flops, held=0, alone=rank, stop=stop))
+        return await self._predictor.turns.take(
+            Turn(flops=flops, held=0, alone=rank, owner=owner, stop=stop)
+        )

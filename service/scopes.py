@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.store.keys import Scope
+from service.store.quotas import NO_QUOTAS, Quotas
 
-__all__ = ["Caller", "caller_of", "needed_scopes", "viewer_of"]
+__all__ = ["Caller", "caller_of", "is_prediction", "needed_scopes", "viewer_of"]
 
 _ANY: tuple[Scope, ...] = ("predict", "train", "admin")
 _READ: tuple[Scope, ...] = ("predict", "train")
 """Also of jobs and data sets: a prediction of many rows is the one, and leaves the other."""
 _CHANGED_BY_TRAINING = frozenset({"datasets", "models", "aliases", "jobs", "train"})
 _PREDICTING = frozenset({"predict", "predictions", "rank", "evaluate", "evaluations"})
+_ONLINE = frozenset({"/predict", "/rank", "/evaluate"})
 _TOLD_TO_ALL = frozenset({"metrics", "capabilities"})
 
 
@@ -28,6 +30,7 @@ class Caller:
     id: str
     """Of the key; what the caller makes belongs to it."""
     scopes: tuple[Scope, ...]
+    quotas: Quotas = NO_QUOTAS
 
     @property
     def is_admin(self) -> bool:
@@ -54,6 +57,11 @@ def viewer_of(scope: Mapping[str, Any]) -> str | None:
     """Return whose things the request of this ASGI scope may see; None for all."""
     caller = caller_of(scope)
     return None if caller is None else caller.viewer
+
+
+def is_prediction(method: str, path: str) -> bool:
+    """Whether a request is answered by a prediction, which a key may have so many of a minute."""
+    return method == "POST" and path in _ONLINE
 
 
 def needed_scopes(method: str, path: str) -> tuple[Scope, ...]:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.store.database import sqlite_url
+from service.store.quotas import Quotas
 from service.store.room import Room
 
 __all__ = ["Settings", "machine_bytes"]
@@ -72,6 +73,14 @@ class Settings(BaseSettings):
     """Largest data set or model to upload."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Jobs that may wait; more are answered 503."""
+    key_stored_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of data sets and models that a key may have, unless it has a quota of its own."""
+    key_queued_jobs: Annotated[int, Field(ge=0)] | None = None
+    """Jobs of a key that may wait; likewise."""
+    key_running_jobs: Annotated[int, Field(ge=0)] | None = None
+    """Jobs of a key that run at once; likewise."""
+    key_predictions_per_minute: Annotated[int, Field(ge=0)] | None = None
+    """Predictions, rankings and evaluations that a key may ask for in a minute; likewise."""
     max_loaded_bytes: Annotated[int, Field(ge=0)] = 2**30
     """Bytes of models kept in memory for predictions."""
     max_waiting_predictions: Annotated[int, Field(ge=0)] = 256
@@ -122,6 +131,16 @@ class Settings(BaseSettings):
     def room(self) -> Room:
         """Return the room on the disks of the database and the artifacts."""
         return Room(self.data, self.artifacts_path, min_free_bytes=self.min_free_bytes)
+
+    @property
+    def quotas(self) -> Quotas:
+        """The quotas of keys that have none of their own."""
+        return Quotas(
+            stored_bytes=self.key_stored_bytes,
+            queued_jobs=self.key_queued_jobs,
+            running_jobs=self.key_running_jobs,
+            predictions_per_minute=self.key_predictions_per_minute,
+        )
 
     @property
     def resident_bytes(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Turn:
     alone: Callable[[int], bytes]
     """Computes the answer, with so many threads."""
     joinable: Joinable | None = None
+    owner: str | None = None
+    """The key that asks."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when nobody wants the answer any more."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,7 +68,11 @@ class Turn:
 
 
 class Turns:
-    """A queue and the threads that serve it; for one event loop, whose thread alone calls it."""
+    """A queue and the threads that serve it; for one event loop, whose thread alone calls it.
+
+    Keys take turns; of each key the first that waits goes first. Where the queue is full, the last
+    of the key that has most of it gives way to one of a key that has less.
+    """
 
     def __init__(
         self, *, max_running: int, max_waiting: int, max_waiting_bytes: int, max_wait_s: float
@@ -79,6 +86,9 @@ class Turns:
         self._waiting: list[Turn] = []
         self._running: list[Turn] = []
         self._busy = 0
+        self._served: dict[str | None, int] = {}
+        """When each key had its last turn, as a number that rises."""
+        self._count = 0
 
     @property
     def waiting(self) -> int:
@@ -121,14 +131,39 @@ class Turns:
     def _admit(self, turn: Turn) -> None:
         if self._busy < self._max_running:
             return
-        held = sum(other.held for other in self._waiting) + turn.held
-        if len(self._waiting) >= self._max_waiting or (
-            self._waiting and held > self._max_waiting_bytes
-        ):
+        while self._is_full(turn):
+            if self._give_way(turn):
+                continue
             raise QueueFull(
                 f"{len(self._waiting)} predictions are waiting already; try again shortly",
                 retry_after_s=self.retry_after_s(),
             )
+
+    def _is_full(self, turn: Turn) -> bool:
+        held = sum(other.held for other in self._waiting) + turn.held
+        return len(self._waiting) >= self._max_waiting or (
+            bool(self._waiting) and held > self._max_waiting_bytes
+        )
+
+    def _give_way(self, turn: Turn) -> bool:
+        """Send away the last of the key that has most waiting, if that is more than `turn`'s."""
+        counts = Counter(other.owner for other in self._waiting)
+        if not counts:
+            return False
+        owner, most = counts.most_common(1)[0]
+        if most <= counts[turn.owner] + 1:
+            return False
+        last = next(other for other in reversed(self._waiting) if other.owner == owner)
+        self._waiting.remove(last)
+        last.begun.set()
+        last.answer.set_exception(
+            QueueFull(
+                f"the queue is full, and {most} predictions of this key were in it; the last gives "
+                "way to those of other keys",
+                retry_after_s=self.retry_after_s(),
+            )
+        )
+        return True
 
     async def _begun(self, turn: Turn) -> None:
         if turn.begun.is_set():
@@ -158,8 +193,14 @@ class Turns:
             future.add_done_callback(partial(self._end, group))
 
     def _next(self) -> list[Turn]:
-        """Take the first that waits, and those that may run together with it."""
-        first = self._waiting.pop(0)
+        """Take the first that waits of the key whose turn it is, and those that may run with it."""
+        running = Counter(turn.owner for turn in self._running)
+        firsts: dict[str | None, Turn] = {}
+        for turn in self._waiting:
+            firsts.setdefault(turn.owner, turn)
+        owner = min(firsts, key=lambda key: (running[key], self._served.get(key, 0)))
+        first = firsts[owner]
+        self._waiting.remove(first)
         group = [first]
         if first.joinable is not None:
             flops = first.flops
@@ -169,6 +210,8 @@ class Turns:
                     self._waiting.remove(turn)
                     group.append(turn)
                     flops += turn.flops
+        self._count += 1
+        self._served |= {turn.owner: self._count for turn in group}
         return group
 
     def _end(self, group: Sequence[Turn], done: asyncio.Future[list[Any]]) -> None:

@@ -44,7 +44,13 @@ def run(name: str, settings: Settings, pipe: int) -> None:
     blobs = Blobs(settings.artifacts_path, settings.room())
     worker = Worker(
         name,
-        jobs=Jobs(database, _now, lease_s=settings.lease_s, max_failures=settings.max_attempts),
+        jobs=Jobs(
+            database,
+            _now,
+            lease_s=settings.lease_s,
+            max_failures=settings.max_attempts,
+            quotas=settings.quotas,
+        ),
         datasets=Datasets(database, _now, blobs),
         models=Models(database, _now),
         blobs=blobs,

@@ -108,6 +108,7 @@ async def create_dataset(
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Store a data set: a table (CSV, Parquet, Arrow, NDJSON, JSON) or arrays (npz)."""
+    await run_in_threadpool(datasets.check_room, owner)
     with _temporary(blobs) as file, _temporary(blobs) as content:
         kind, upload = await _receive(request, file)
         dialect = _dialect(kind, delimiter, decimal)

@@ -40,7 +40,11 @@ router = APIRouter(tags=["evaluations"], route_class=StrictRoute)
     responses=problems(400, 404, 413, 415, 422, 503),
 )
 async def evaluate(
-    request: Request, body: EvaluateRequest, evaluator: EvaluatorDep, viewer: ViewerDep
+    request: Request,
+    body: EvaluateRequest,
+    evaluator: EvaluatorDep,
+    viewer: ViewerDep,
+    owner: OwnerDep,
 ) -> Response:
     """Measure a model on rows of a stored data set: how good it is, and how well it knows.
 
@@ -49,7 +53,7 @@ async def evaluate(
     caller that disconnects ends the work.
     """
     try:
-        content = await while_wanted(request, evaluator.evaluate(body, viewer))
+        content = await while_wanted(request, evaluator.evaluate(body, viewer=viewer, owner=owner))
     except (Gone, StoppedError):
         return Response(status_code=CLIENT_CLOSED)  # nobody reads it
     return Response(content, media_type="application/json")

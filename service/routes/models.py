@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from service.bodies import StrictRoute, limited_stream, parse_json, read_form
 from service.deps import (
     AfterQuery,
     BlobsDep,
+    DatasetsDep,
     IdempotencyHeader,
     IdPath,
     LimitQuery,
@@ -94,6 +96,7 @@ async def import_(
     request: Request,
     models: ModelsDep,
     blobs: BlobsDep,
+    datasets: DatasetsDep,
     owner: OwnerDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -101,6 +104,7 @@ async def import_(
 
     Of a network the inputs and outputs pass unscaled; a bundle keeps its encoding, rates and noise.
     """
+    await run_in_threadpool(datasets.check_room, owner)
     if _media_type(request) == BUNDLE:
         max_bytes = request.state.settings.max_upload_bytes
         body = b"".join([piece async for piece in limited_stream(request, max_bytes)])

@@ -26,7 +26,7 @@ from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
 from service.schemas import PredictionView
-from service.scopes import viewer_of
+from service.scopes import caller_of, viewer_of
 
 __all__ = ["Shortcut", "router"]
 
@@ -52,7 +52,8 @@ async def _answered(request: Request) -> Response:
     if kind is None:
         raise NotAcceptable(f"answers are {' or '.join(_OFFERED)}; `Accept` is {accept[:80]!r}")
     content = await request.body()
-    viewer = viewer_of(request.scope)
+    caller = caller_of(request.scope)
+    viewer, owner = (None, None) if caller is None else (caller.viewer, caller.id)
     predictor: Predictor = request.state.predictor
     ready: Prepared | None = request.scope.get(_PREPARED)
     try:
@@ -60,7 +61,7 @@ async def _answered(request: Request) -> Response:
             body, raw = await predictor.parse(len(content), partial(_read, request, content))
             if kind == _EVENTS:
                 events = await predictor.estimates(
-                    body, size=len(content), arrived=arrived, viewer=viewer
+                    body, size=len(content), arrived=arrived, viewer=viewer, owner=owner
                 )
                 return await _streamed(request, events)
             ready = await predictor.prepare(body, size=len(content), key=_key(raw), viewer=viewer)
@@ -69,7 +70,7 @@ async def _answered(request: Request) -> Response:
         if ready.is_small:
             answer = predictor.at_once(ready)
         else:
-            answer = await while_wanted(request, predictor.in_turn(ready, arrived))
+            answer = await while_wanted(request, predictor.in_turn(ready, arrived, owner=owner))
         return Response(answer, media_type=kind)
     except (Gone, StoppedError):
         return Response(status_code=CLIENT_CLOSED)  # nobody reads it

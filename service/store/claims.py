@@ -19,29 +19,37 @@ from service.store.lifecycle import (
     requeue,
     write,
 )
+from service.store.quotas import Quotas, running_limits
 
-__all__ = ["is_runnable", "part", "take_back", "take_back_expired", "take_oldest"]
+__all__ = ["is_runnable", "part", "take_back", "take_back_expired", "take_next"]
 
 JOBS = tables.jobs
+TURNS = tables.job_turns
 
 
-def is_runnable(worker: str, now: datetime) -> sa.ColumnElement[bool]:
+def is_runnable(connection: sa.Connection, worker: str, now: datetime, quotas: Quotas) -> bool:
     """Whether a claim by `worker` would change anything."""
-    return sa.or_(
-        JOBS.c.status == Status.QUEUED,
-        JOBS.c.lease_expires_at < now,
-        JOBS.c.worker == worker,
+    held = sa.select(JOBS.c.id).where(
+        sa.or_(JOBS.c.lease_expires_at < now, JOBS.c.worker == worker)
     )
+    if connection.scalar(held.limit(1)) is not None:
+        return True
+    return _whose_turn(connection, quotas) is not None
 
 
-def take_oldest(
-    connection: sa.Connection, worker: str, now: datetime, lease: timedelta
+def take_next(
+    connection: sa.Connection, worker: str, now: datetime, lease: timedelta, quotas: Quotas
 ) -> Job | None:
-    """Queued -> running, for the oldest job that nobody else is taking just now."""
-    query = sa.select(JOBS).where(JOBS.c.status == Status.QUEUED).order_by(JOBS.c.id).limit(1)
+    """Queued -> running, for the oldest job of the key whose turn it is."""
+    turn = _whose_turn(connection, quotas)
+    if turn is None:
+        return None
+    owner, job_id = turn
+    query = sa.select(JOBS).where(JOBS.c.id == job_id, JOBS.c.status == Status.QUEUED)
     row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
     if row is None:
-        return None
+        return None  # somebody else takes it just now
+    _count_turn(connection, owner)
     job = job_of(row)
     attempt = job.attempts + 1
     if attempt == 1:
@@ -60,6 +68,38 @@ def take_oldest(
         lease_expires_at=now + lease,
         started_at=job.started_at or now,
     )
+
+
+def _whose_turn(connection: sa.Connection, quotas: Quotas) -> tuple[str, str] | None:
+    """The key that a free worker is to work for, and the job; None where no job may run.
+
+    It is one of those with the fewest jobs running, and of these the one whose last turn is
+    longest ago. Keys with as many jobs running as they may have, wait.
+    """
+    owner = sa.func.coalesce(JOBS.c.owner, "").label("owner")
+    oldest = sa.select(owner, sa.func.min(JOBS.c.id)).where(JOBS.c.status == Status.QUEUED)
+    first = {row[0]: row[1] for row in connection.execute(oldest.group_by(JOBS.c.owner))}
+    if not first:
+        return None
+    active = sa.select(owner, sa.func.count()).where(
+        JOBS.c.status.in_([Status.RUNNING, Status.CANCELLING])
+    )
+    running = {row[0]: row[1] for row in connection.execute(active.group_by(JOBS.c.owner))}
+    limits = running_limits(connection, [name for name in first if name], quotas)
+    free = [name for name in first if running.get(name, 0) < limits.get(name, 1 << 62)]
+    if not free:
+        return None
+    served = sa.select(TURNS.c.owner, TURNS.c.number).where(TURNS.c.owner.in_(free))
+    last = {row[0]: row[1] for row in connection.execute(served)}
+    chosen = min(free, key=lambda name: (running.get(name, 0), last.get(name, 0), first[name]))
+    return chosen, first[chosen]
+
+
+def _count_turn(connection: sa.Connection, owner: str) -> None:
+    newest = connection.scalar(sa.select(sa.func.max(TURNS.c.number))) or 0
+    change = sa.update(TURNS).where(TURNS.c.owner == owner).values(number=newest + 1)
+    if connection.execute(change).rowcount == 0:
+        connection.execute(sa.insert(TURNS).values(owner=owner, number=newest + 1))
 
 
 def take_back_expired(connection: sa.Connection, now: datetime) -> list[Job]:

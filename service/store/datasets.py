@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from service.store.blobs import Blobs
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
 from service.store.needs import refuse_needed
+from service.store.quotas import NO_QUOTAS, Quotas, check_stored
 from service.store.visibility import refuse_foreign, seen
 
 __all__ = ["Dataset", "Datasets", "NewDataset", "StagedDataset", "drop_unused"]
@@ -35,6 +36,8 @@ class NewDataset:
     sha256: str
     blob: str
     """From `dataset_key`, by the hash of the stored content."""
+    stored_bytes: int = 0
+    """Of the stored content; set when it is staged."""
     name: str | None = None
     owner: str | None = None
     shared: bool = False
@@ -58,14 +61,14 @@ class StagedDataset:
         self.id = new_id("ds")
         self._database = database
         self._blobs = blobs
-        self._new = new
+        self.new = new
         self._content = content
 
     def publish(
         self, connection: sa.Connection, now: datetime, *, job: str | None, shared: bool = False
     ) -> Dataset:
         """Store row and content within the caller's transaction; the file is gone afterwards."""
-        new = vars(self._new) | {"shared": shared}
+        new = vars(self.new) | {"shared": shared}
         dataset = Dataset(id=self.id, created_at=now, job=job, **new)
         self._database.lock(connection, dataset.blob)
         row = {**vars(dataset), "job_id": job}
@@ -94,10 +97,14 @@ class Datasets:
       transaction, looks for other rows and removes the file if there are none.
     """
 
-    def __init__(self, database: Database, clock: Clock, blobs: Blobs) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, blobs: Blobs, *, quotas: Quotas = NO_QUOTAS
+    ) -> None:
+        """`quotas` are those of keys that have none of their own."""
         self._database = database
         self._clock = clock
         self._blobs = blobs
+        self._quotas = quotas
         self._viewer: str | None = None
 
     def seen_by(self, viewer: str | None) -> Datasets:
@@ -114,10 +121,12 @@ class Datasets:
         """Store a data set whose content is the file `content`, from `Blobs.temporary`.
 
         The file is gone afterwards: published, or dropped where the same bytes are stored already.
+        QuotaExceeded where its owner has too much stored.
         """
         staged = self.stage(new, content)
         now = self._clock()
         with self._database.write() as connection:
+            check_stored(connection, new.owner, staged.new.stored_bytes, self._quotas)
             dataset = staged.publish(connection, now, job=None, shared=new.shared)
             if remember is not None:
                 remember.store(connection, dataset, now)
@@ -127,7 +136,14 @@ class Datasets:
         """Get a data set ready to be stored in a transaction with something else; see `create`."""
         plain_text(new.name, pointer="#/name")
         self._blobs.flush(content)  # before the lock is taken: the file may be large
-        return StagedDataset(self._database, self._blobs, new, content)
+        sized = replace(new, stored_bytes=content.stat().st_size)
+        return StagedDataset(self._database, self._blobs, sized, content)
+
+    def check_room(self, owner: str | None) -> None:
+        """Raise QuotaExceeded where a key has as much stored as it may: before it sends more."""
+        if owner is not None:
+            with self._database.read() as connection:
+                check_stored(connection, owner, 0, self._quotas)
 
     def get(self, dataset_id: str, *, pointer: str = "#") -> Dataset:
         with self._database.read() as connection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.errors import Conflict, NotFound, QueueFull, QuotaExceeded
+from service.errors import Conflict, NotFound, QueueFull
 from service.store import claims, lifecycle, tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.datasets import StagedDataset
@@ -29,6 +29,7 @@ from service.store.lifecycle import (
 )
 from service.store.models import NewModelRow, insert_model
 from service.store.needs import need_datasets, need_models
+from service.store.quotas import NO_QUOTAS, Quotas, check_queued, check_stored
 from service.store.visibility import seen
 
 __all__ = [
@@ -57,15 +58,15 @@ class Jobs:
         lease_s: float = 30.0,
         max_failures: int = 5,
         max_waiting: int | None = None,
-        max_waiting_per_owner: int | None = None,
+        quotas: Quotas = NO_QUOTAS,
     ) -> None:
-        """`max_waiting` bounds the queued jobs, of all together and of each owner."""
+        """`max_waiting` bounds the queued jobs of all; `quotas` are those of keys without own."""
         self._database = database
         self._clock = clock
         self._lease = timedelta(seconds=lease_s)
         self._max_failures = max_failures
         self._max_waiting = max_waiting
-        self._max_waiting_per_owner = max_waiting_per_owner
+        self._quotas = quotas
         self._viewer: str | None = None
 
     def seen_by(self, viewer: str | None) -> Jobs:
@@ -204,20 +205,20 @@ class Jobs:
     # What workers and their supervisors do
 
     def claim(self, worker: str) -> Job | None:
-        """Give the oldest job that waits, or whose lease ran out, to `worker`; None if none does.
+        """Give a job that waits, or whose lease ran out, to `worker`; None if none may run.
 
-        `worker` names one process, never another later. One that claims has let go of what it
-        had: a job still held by it counts as ended without a result.
+        Keys take turns; of each key the oldest job goes first. `worker` names one process, never
+        another later. One that claims has let go of what it had: a job still held by it counts as
+        ended without a result.
         """
-        runnable = sa.select(JOBS.c.id).where(claims.is_runnable(worker, self._clock())).limit(1)
         with self._database.read() as connection:
-            if connection.scalar(runnable) is None:
+            if not claims.is_runnable(connection, worker, self._clock(), self._quotas):
                 return None  # idle workers shall not keep those who write waiting
         with self._database.write() as connection:
             now = self._clock()
             self._part(connection, worker, "infrastructure", "its worker dropped it", now)
             claims.take_back_expired(connection, now)
-            return claims.take_oldest(connection, worker, now, self._lease)
+            return claims.take_next(connection, worker, now, self._lease, self._quotas)
 
     def renew(self, worker: str) -> bool:
         """Extend the lease on the job that `worker` has; False if it has none."""
@@ -357,13 +358,8 @@ class Jobs:
                 raise QueueFull(
                     f"{count} jobs wait already, the most this server takes", retry_after_s=30
                 )
-        if self._max_waiting_per_owner is not None and owner is not None:
-            count = connection.scalar(waiting.where(JOBS.c.owner == owner)) or 0
-            if count >= self._max_waiting_per_owner:
-                raise QuotaExceeded(
-                    f"{count} jobs of this key wait already, the most one key may have",
-                    retry_after_s=30,
-                )
+        check_queued(connection, owner, self._quotas)
+        check_stored(connection, owner, 0, self._quotas)  # a job leaves something
 
     def _require(self, connection: sa.Connection, job_id: str) -> None:
         query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id, seen(JOBS, self._viewer))

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from service.errors import Invalid, NotFound
 from service.store import tables
 from service.store.database import Clock, Database, is_id, new_id, plain_text
+from service.store.quotas import NO_QUOTAS, Quotas
 
 __all__ = ["ALL_SCOPES", "ApiKey", "ApiKeys", "Scope"]
 
@@ -43,6 +44,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    quotas: Quotas = NO_QUOTAS
 
 
 class ApiKeys:
@@ -61,6 +63,7 @@ class ApiKeys:
         *,
         scopes: Collection[str] = ALL_SCOPES,
         expires_at: datetime | None = None,
+        quotas: Quotas = NO_QUOTAS,
     ) -> tuple[ApiKey, str]:
         """A new key and its secret, ``bk_…``, which is told this once and not stored."""
         now = self._clock()
@@ -77,9 +80,11 @@ class ApiKeys:
             created_at=now,
             expires_at=expires_at,
             revoked_at=None,
+            quotas=quotas,
         )
+        row = {**vars(key), "sha256": _hash(secret), "quotas": quotas.given() or None}
         with self._database.write() as connection:
-            connection.execute(sa.insert(KEYS).values({**vars(key), "sha256": _hash(secret)}))
+            connection.execute(sa.insert(KEYS).values(row))
         return key, secret
 
     def verify(self, secret: str) -> ApiKey | None:
@@ -156,4 +161,5 @@ def _key_of(row: sa.Row[Any]) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        quotas=Quotas(**(row.quotas or {})),
     )

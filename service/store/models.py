@@ -16,6 +16,7 @@ from service.store import tables
 from service.store.database import Clock, Database, Page, is_id, newest_first, plain_text
 from service.store.idempotency import Remember
 from service.store.needs import refuse_needed
+from service.store.quotas import NO_QUOTAS, Quotas, check_stored
 from service.store.visibility import refuse_foreign, seen
 
 __all__ = [
@@ -51,6 +52,11 @@ class NewModelRow:
     shared: bool = False
     """Whether every key sees it."""
 
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return int((self.document.get("weights") or {}).get("bytes", 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -63,6 +69,8 @@ class Model:
     name: str | None
     document: dict[str, Any]
     weights: str
+    bytes: int
+    """Of the weights."""
     created_at: datetime
 
 
@@ -96,9 +104,11 @@ class _Found:
 class Models:
     """The models of the service."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, quotas: Quotas = NO_QUOTAS) -> None:
+        """`quotas` are those of keys that have none of their own."""
         self._database = database
         self._clock = clock
+        self._quotas = quotas
         self._finding = threading.Lock()
         self._found = _Found()
         self._viewer: str | None = None
@@ -112,9 +122,13 @@ class Models:
         return view
 
     def create(self, new: NewModelRow, *, remember: Remember[Model] | None = None) -> Model:
-        """Store an imported model; a trained one is stored by `Jobs.finish`."""
+        """Store an imported model; a trained one is stored by `Jobs.finish`.
+
+        QuotaExceeded where its owner has too much stored.
+        """
         now = self._clock()
         with self._database.write() as connection:
+            check_stored(connection, new.owner, new.bytes, self._quotas)
             model = insert_model(connection, new, job_id=None, now=now)
             if remember is not None:
                 remember.store(connection, model, now)
@@ -215,6 +229,7 @@ def insert_model(
         name=plain_text(new.name, pointer="#/name"),
         document=new.document,
         weights=new.weights,
+        bytes=new.bytes,
         created_at=now,
     )
     row = {**vars(model), "job_id": job_id}

@@ -21,6 +21,7 @@ __all__ = [
     "idempotency_keys",
     "job_datasets",
     "job_models",
+    "job_turns",
     "jobs",
     "metadata",
     "models",
@@ -75,7 +76,9 @@ datasets = sa.Table(
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("schema", Json, nullable=False),
+    # Of what was uploaded, and of the file that is stored.
     sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("stored_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("blob", sa.String(255), nullable=False),
     # No foreign key: a data set outlives its job. Unique: a job leaves one data set at most.
@@ -83,6 +86,7 @@ datasets = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("datasets_by_blob", "blob"),
     sa.Index("datasets_by_job", "job_id", unique=True),
+    sa.Index("datasets_by_owner", "owner"),
 )
 
 jobs = sa.Table(
@@ -139,6 +143,7 @@ jobs = sa.Table(
     ),
     sa.Index("jobs_by_status", "status", "id"),
     sa.Index("jobs_by_lease", "lease_expires_at"),
+    sa.Index("jobs_by_turn", "status", "owner", "id"),
 )
 # A worker runs one job at a time.
 sa.Index(
@@ -147,6 +152,14 @@ sa.Index(
     unique=True,
     sqlite_where=jobs.c.worker.is_not(None),
     postgresql_where=jobs.c.worker.is_not(None),
+)
+
+# When a job of each key was last claimed, as a number that rises; '' stands for no key.
+job_turns = sa.Table(
+    "job_turns",
+    metadata,
+    sa.Column("owner", sa.String(255), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
 )
 
 # What jobs that have not ended need. Rows go when the job ends, so the foreign keys themselves
@@ -197,7 +210,10 @@ models = sa.Table(
     sa.Column("name", sa.Text),
     sa.Column("document", Json, nullable=False),
     sa.Column("weights", sa.String(255), nullable=False),
+    # Of the weights.
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Index("models_by_owner", "owner"),
 )
 
 aliases = sa.Table(
@@ -246,6 +262,8 @@ api_keys = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False, unique=True),
     # Keys of before there were scopes may do everything, as they could.
     sa.Column("scopes", Json, nullable=False, server_default='["predict","train","admin"]'),
+    # Limits by their names: `service.store.quotas.Quotas`.
+    sa.Column("quotas", Json),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),

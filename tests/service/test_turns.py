@@ -280,3 +280,53 @@ def test_models_leave_in_the_order_of_their_last_use_when_memory_is_short(serve:
         assert api.post("/predict", json={"model": model, "inputs": [[1, 2]]}).status_code == 200
     assert [loaded.peek(model) is not None for model in models] == [True, False, True]
     assert loaded.loaded() == (2, 48)
+
+
+def test_keys_take_turns_however_many_predictions_one_has_waiting() -> None:
+    async def run() -> None:
+        turns, gate, order = turns_of(max_waiting=99), Gate(), []
+        tasks = [asyncio.create_task(turns.take(turn_of(gate)))]
+        await entered(gate)
+
+        def note(owner: str) -> bytes:
+            order.append(owner)
+            return b""
+
+        for owner in ["a"] * 4 + ["b"] * 2 + ["c"]:
+            turn = Turn(flops=FLOPS, held=1, alone=lambda _, o=owner: note(o), owner=owner)  # type: ignore[misc]
+            tasks.append(asyncio.create_task(turns.take(turn)))
+            await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a", "b", "c", "a", "b", "a", "a"]
+        turns.close()
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_has_room_for_who_has_less_in_it() -> None:
+    async def run() -> None:
+        turns, gate = turns_of(max_waiting=3), Gate()
+        first = asyncio.create_task(turns.take(turn_of(gate)))
+        await entered(gate)
+
+        def ask(owner: str) -> asyncio.Task[bytes]:
+            name = owner.encode()
+            turn = Turn(flops=FLOPS, held=1, alone=lambda _: name, owner=owner)
+            return asyncio.create_task(turns.take(turn))
+
+        greedy = [ask("a") for _ in range(3)]
+        await asyncio.sleep(0)
+        other = ask("b")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="other keys"):
+            await greedy[2]  # its last
+        for owner in ("a", "b"):  # neither has less than the other now
+            with pytest.raises(QueueFull):
+                await ask(owner)
+        gate.opened.set()
+        assert await asyncio.gather(first, *greedy[:2], other) == [b"gate", b"a", b"a", b"b"]
+        turns.close()
+
+    asyncio.run(run())

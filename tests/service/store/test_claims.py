@@ -14,7 +14,9 @@ from service.store import tables
 from service.store.blobs import model_key
 from service.store.database import Database, new_id
 from service.store.jobs import Checkpoint, Job, Jobs, NewJob, Status, job_error
+from service.store.keys import ApiKeys
 from service.store.models import Models, NewModelRow
+from service.store.quotas import Quotas
 from tests.service.store.conftest import Clock
 from tests.service.store.soundness import assert_sound
 
@@ -407,3 +409,70 @@ def _everything(database: Database) -> list[Any]:
             connection.execute(sa.select(table).order_by(*table.primary_key)).all()
             for table in (tables.jobs, tables.events, tables.models)
         ]
+
+
+def queue(jobs: Jobs, owner: str | None) -> str:
+    return jobs.create(NewJob(kind="train", spec={}, owner=owner)).id
+
+
+def claimed(jobs: Jobs, worker: str) -> str | None:
+    job = jobs.claim(worker)
+    return None if job is None else job.owner or ""
+
+
+def test_keys_take_turns_however_many_jobs_one_has_waiting(jobs: Jobs) -> None:
+    order = []
+    for owner in ["a"] * 4 + ["b"] * 2 + [None]:
+        queue(jobs, owner)
+    for _ in range(7):
+        job = jobs.claim("w")
+        assert job is not None
+        order.append(job.owner or "")
+        jobs.finish(job, Status.SUCCEEDED)
+    assert order == ["a", "b", "", "a", "b", "a", "a"]
+    # Who comes late goes before one that has been served, and does not catch up.
+    for owner in ["a", "a", "c", "c"]:
+        queue(jobs, owner)
+    order = []
+    for _ in range(4):
+        job = jobs.claim("w")
+        assert job is not None
+        order.append(job.owner or "")
+        jobs.finish(job, Status.SUCCEEDED)
+    assert order == ["c", "a", "c", "a"]
+
+
+def test_who_has_fewer_jobs_running_goes_first(jobs: Jobs) -> None:
+    for owner in ["a", "a", "b", "b", "b"]:
+        queue(jobs, owner)
+    assert [claimed(jobs, f"w{i}") for i in range(2)] == ["a", "b"]
+    job = jobs.get(queue(jobs, "c"))
+    assert claimed(jobs, "w2") == "c"
+    jobs.cancel(job.id)  # still at its worker, until that hears of it
+    queue(jobs, "c")
+    assert claimed(jobs, "w3") == "a"
+
+
+def test_of_one_key_the_oldest_job_goes_first(jobs: Jobs) -> None:
+    ids = [queue(jobs, "a") for _ in range(3)]
+    found = []
+    for i in range(3):
+        job = jobs.claim(f"w{i}")
+        assert job is not None
+        found.append(job.id)
+    assert found == ids
+
+
+def test_no_key_has_more_jobs_running_than_it_may(database: Database, clock: Clock) -> None:
+    key, _ = ApiKeys(database, clock).create("own", quotas=Quotas(running_jobs=2))
+    jobs = Jobs(database, clock, quotas=Quotas(running_jobs=1))
+    for owner in [key.id] * 3 + ["a"] * 2:
+        queue(jobs, owner)
+    queue(jobs, None)
+    got = [claimed(jobs, f"w{i}") for i in range(6)]
+    assert sorted(owner or "" for owner in got[:4]) == sorted([key.id, key.id, "a", ""])
+    assert got[4:] == [None, None]
+    job = jobs.list(status=Status.RUNNING).data[-1]
+    assert job.worker is not None
+    jobs.worker_died(job.worker, "infrastructure", "gone", counts=False)
+    assert claimed(jobs, "w9") == job.owner

@@ -14,6 +14,7 @@ from service.store.database import Database, new_id
 from service.store.datasets import Dataset, Datasets, NewDataset
 from service.store.jobs import Checkpoint, Job, Jobs, NewJob, Status, job_error
 from service.store.models import Models, NewModelRow
+from service.store.quotas import Quotas
 from tests.service.store.conftest import Clock
 from tests.service.store.soundness import assert_sound
 
@@ -111,7 +112,7 @@ def test_lists_and_counts_tell_states_and_kinds_apart(jobs: Jobs) -> None:
 
 
 def test_the_queue_is_bounded_for_each_and_for_all(database: Database, clock: Clock) -> None:
-    jobs = Jobs(database, clock, max_waiting=3, max_waiting_per_owner=2)
+    jobs = Jobs(database, clock, max_waiting=3, quotas=Quotas(queued_jobs=2))
     mine = NewJob(kind="train", spec={}, owner="key_1")
     jobs.create(mine)
     jobs.create(mine)
