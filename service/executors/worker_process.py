@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from datetime import UTC, datetime
 
 from service.executors.parent import die_with
@@ -24,6 +25,8 @@ from service.worker import Worker
 
 IDLE_S = (0.01, 0.05)
 """How long an idle worker waits before it looks again, at first and at most."""
+_SIGN_S = 0.25
+"""How often the supervisor is told at most: each sign wakes it, on a core that a job could use."""
 _NICENESS = 10
 """Predictions go before jobs: somebody waits for each of them, and a job uses what is left."""
 
@@ -33,13 +36,14 @@ def _now() -> datetime:
 
 
 def run(name: str, settings: Settings, pipe: int) -> None:
-    """Work until told to stop, writing a byte to `pipe` at every step: ``w`` once it is warm."""
+    """Work until told to stop, with signs of life in `pipe`: ``w`` once it is warm."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     from service import tasks  # loads PyTorch: not before the supervisor can see this process
 
     tasks.warm()
     os.nice(_NICENESS)  # not before: a busy machine would keep it from ever getting ready
+    signs = _Signs(pipe)
     database = Database(settings.database_url)
     blobs = Blobs(settings.artifacts_path, settings.room())
     worker = Worker(
@@ -56,11 +60,11 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         blobs=blobs,
         tasks=tasks.TASKS,
         should_stop=stop.is_set,
-        tick=lambda: _tell(pipe, b"."),
+        tick=signs.alive,
         pause=stop.wait,
         threads=max(1, (os.cpu_count() or 1) // max(1, settings.workers)),
     )
-    _tell(pipe, b"w")
+    signs.warm()
     idle_s = IDLE_S[0]
     while not stop.is_set():
         if worker.work_once():
@@ -68,14 +72,30 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         else:
             stop.wait(idle_s)
             idle_s = min(idle_s * 1.2, IDLE_S[1])
-        _tell(pipe, b".")
+        signs.alive()
     database.close()
 
 
-def _tell(pipe: int, sign: bytes) -> None:
-    """Write to the supervisor; a pipe that is full tells it enough."""
-    with contextlib.suppress(BlockingIOError):
-        os.write(pipe, sign)
+class _Signs:
+    """What the supervisor hears of this process; a pipe that is full tells it enough."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._told_at = time.monotonic()
+
+    def warm(self) -> None:
+        """Say that jobs can be run."""
+        self._tell(b"w")
+
+    def alive(self) -> None:
+        """Give a sign of life, unless there was one just now."""
+        if time.monotonic() - self._told_at >= _SIGN_S:
+            self._tell(b".")
+
+    def _tell(self, sign: bytes) -> None:
+        self._told_at = time.monotonic()
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._pipe, sign)
 
 
 def main() -> None:
