@@ -18,7 +18,7 @@ from service.bodies import StrictRoute
 from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
 from service.errors import Invalid, NotFound
 from service.problems import problems
-from service.routes.queueing import PreferHeader, pause_s, preferred_wait, wait_for_end
+from service.routes.queueing import PreferHeader, preferred_wait, wait_for_change, wait_for_end
 from service.schemas import (
     CancelRequest,
     EventView,
@@ -163,6 +163,7 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
     shutdown: Shutdown = request.state.shutdown
     news_at = told_at = time.monotonic()
     while True:
+        version = jobs.version()
         try:
             page = await run_in_threadpool(jobs.events, job_id, after=after, limit=_PAGE)
         except NotFound:
@@ -175,7 +176,8 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
             return
         if page.has_more:
             continue
-        if await shutdown.sleep(pause_s(time.monotonic() - news_at)):
+        until = told_at + _COMMENT_S
+        if await wait_for_change(jobs, shutdown, version, news_at=news_at, until=until):
             return
         if time.monotonic() - told_at >= _COMMENT_S:
             yield ": still here\n\n"

@@ -18,10 +18,17 @@ from service.shutdown import Shutdown
 from service.store.idempotency import Answer, Remember
 from service.store.jobs import Job, Jobs
 
-__all__ = ["PreferHeader", "answer_queued", "pause_s", "preferred_wait", "wait_for_end"]
+__all__ = [
+    "PreferHeader",
+    "answer_queued",
+    "pause_s",
+    "preferred_wait",
+    "wait_for_change",
+    "wait_for_end",
+]
 
 MAX_WAIT_S = 60.0
-_LEAST_PAUSE_S = 0.05
+_LEAST_PAUSE_S = 0.025
 _LONGEST_PAUSE_S = 0.5
 
 PreferHeader = Annotated[
@@ -75,6 +82,23 @@ def pause_s(quiet_s: float) -> float:
     return min(max(quiet_s / 20, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
+async def wait_for_change(
+    jobs: Jobs, shutdown: Shutdown, version: int | None, *, news_at: float, until: float
+) -> bool:
+    """Wait until jobs may be other than at this `version`; return whether the server stops.
+
+    At most `until` that time, and with pauses as after the last news at `news_at`. To ask whether
+    anything has changed takes microseconds, to read a job a thread and a hundred times as long: the
+    cores that it would take are those that train.
+    """
+    while not await shutdown.sleep(
+        max(0.0, min(until - time.monotonic(), pause_s(time.monotonic() - news_at)))
+    ):
+        if version is None or jobs.version() != version or time.monotonic() >= until:
+            return False
+    return True
+
+
 async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float) -> Job:
     """Return the job once it has ended.
 
@@ -82,11 +106,13 @@ async def wait_for_end(request: Request, jobs: Jobs, job_id: str, wait_s: float)
     """
     shutdown: Shutdown = request.state.shutdown
     begin = time.monotonic()
+    end = begin + wait_s
     while True:
+        version = jobs.version() if wait_s else None
         job = await run_in_threadpool(jobs.get, job_id)
-        waited_s = time.monotonic() - begin
-        if job.terminal or waited_s >= wait_s or shutdown.has_begun:
+        if job.terminal or time.monotonic() >= end or shutdown.has_begun:
             return job
         if await request.is_disconnected():
             return job
-        await shutdown.sleep(min(wait_s - waited_s, pause_s(waited_s)))
+        look = min(end, time.monotonic() + _LONGEST_PAUSE_S)  # whether the caller is still there
+        await wait_for_change(jobs, shutdown, version, news_at=begin, until=look)

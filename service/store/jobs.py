@@ -187,6 +187,10 @@ class Jobs:
             change = sa.update(JOBS).where(JOBS.c.id == job_id).values(shared=shared)
             return job_of(connection.execute(change.returning(JOBS)).one())
 
+    def version(self) -> int | None:
+        """Return a number that is another one once anything has changed; see `Database.version`."""
+        return self._database.version()
+
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[Event]:
         """The events with ids above `after`, oldest first; NotFound if there is no such job."""
         with self._database.read() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.routes.queueing import pause_s, wait_for_end
+from service.routes.queueing import pause_s, wait_for_change, wait_for_end
 from service.store.jobs import Status
 from tests.service.conftest import Api, Serve, assert_problem
 
@@ -186,9 +187,28 @@ def test_a_wait_ends_with_its_caller(api: Api) -> None:
     assert anyio.run(wait) is Status.QUEUED
 
 
+def test_who_waits_for_a_change_hears_of_any_and_of_none_when_the_time_is_up(api: Api) -> None:
+    jobs, shutdown = api.state["jobs"], api.state["shutdown"]
+
+    async def wait(version: int | None, seconds: float) -> bool:
+        now = time.monotonic()
+        with anyio.fail_after(20):
+            return await wait_for_change(jobs, shutdown, version, news_at=now, until=now + seconds)
+
+    before = jobs.version()
+    assert before is not None
+    assert not anyio.run(wait, before, 0.1)
+    assert jobs.version() == before
+    api.train(api.upload())
+    assert jobs.version() != before
+    assert not anyio.run(wait, before, 60.0)
+    shutdown.begin()
+    assert anyio.run(wait, jobs.version(), 60.0)
+
+
 def test_who_waits_long_asks_seldom_and_hears_of_it_little_later() -> None:
     quiet = [step / 10 for step in range(600)]
     pauses = [pause_s(seconds) for seconds in quiet]
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (0.05, 0.5)
-    assert all(p <= max(0.05, s / 20) for p, s in zip(pauses, quiet, strict=True))
+    assert (pauses[0], pauses[-1]) == (0.025, 0.5)
+    assert all(p <= max(0.025, s / 20) for p, s in zip(pauses, quiet, strict=True))
