@@ -76,6 +76,7 @@ class Attempt:
         self._started = self._flushed = clock()
         self._due = DueTimes(job.spec, self._started)
         self._writing: Writing | None = None
+        self._is_over = False
         self._checkpoint_key = None if job.checkpoint is None else job.checkpoint.key
         self._is_ending = False
         """What is being stored is the job's end, which nobody can cancel any more."""
@@ -94,21 +95,56 @@ class Attempt:
         """Add a line to the job's log."""
         self._events.append(("log", {"message": message}))
 
+    def begin_anew(self, message: str) -> None:
+        """Take note that the job starts again, and why."""
+        self.note(message)
+        self._due.begin_anew()
+
     def take(self, step: Step) -> None:
-        """Keep what a step says, store it when it is time to, and end the attempt if it must."""
+        """Keep what a step says, store it when it is time to, and end the attempt if it must.
+
+        Where it `is_behind` then, it is to `wait` before the task goes on.
+        """
         self.last = step
         self._events.extend(step.events)
         self._progress = step.progress if step.progress is not None else self._progress
         self._metrics = step.metrics if step.metrics is not None else self._metrics
-        now = self._clock()
-        if self._writing is None and self._due.is_due(step, now):
+        self._look(step)
+
+    def take_no_more(self) -> None:
+        """Take note that the task has ended; there, too, the attempt may be behind."""
+        self._is_over = True
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a checkpoint that was asked for by epochs waits for the disk."""
+        if self.last is None or not self._due.counts_epochs:
+            return False
+        if self._is_over:
+            return self._writing is not None
+        return self._due.is_due_by_epochs(self.last)
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most so long for the disk, then do what `take` does where a task stands."""
+        if self._writing is not None:
+            self._writing.wait_at_most(seconds)
+        if self.last is not None:
+            self._look(self.last)
+
+    def _look(self, step: Step) -> None:
+        self._record_written()
+        if self._writing is None and self._due.is_due(step, self._clock()):
             self._begin_checkpoint(step)
-        if self._writing is not None and self._writing.is_done:
-            self._obey(self._record_checkpoint(self._writing))
-        elif now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
+            self._record_written()
+        now = self._clock()
+        if now - self._flushed >= min(FLUSH_S, (now - self._started) / 2):
             self._obey(self.stored(self._flush))  # at first at once: somebody may be watching
         if self._limit_s is not None and self._ran_s() >= self._limit_s:
             raise TimedOut
+
+    def _record_written(self) -> None:
+        if self._writing is not None and self._writing.is_done:
+            self._obey(self._record_checkpoint(self._writing))
 
     def stored(self, write: Callable[[], T]) -> T:
         """Return what `write` returns, as soon as the disk has room for it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from typing import Any, BinaryIO
 
 from service.errors import NotFound
@@ -67,6 +67,10 @@ class Writing:
         self._future.result()
         return self.checkpoint
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Return once `wait` would return, or raise, at once, or the time is up."""
+        wait([self._future], seconds)
+
     def drop(self) -> None:
         """Have its file be gone: at once, or as soon as it has been written."""
         self._future.cancel()
@@ -89,10 +93,19 @@ class DueTimes:
         self.has_one = False
         """Whether the job has a checkpoint; the first one is taken early."""
 
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether checkpoints are asked for by epochs: none of them is left out."""
+        return self._every_epochs is not None
+
     def has(self, checkpoint: Checkpoint) -> None:
         """Take note of a checkpoint that the job has."""
         self._epoch = checkpoint.epoch
         self.has_one = True
+
+    def begin_anew(self) -> None:
+        """Take note that the job starts again, without the checkpoint that it has."""
+        self._epoch = 0
 
     def take(self, step: Step, now: float) -> None:
         """Take note of a checkpoint that is being taken."""
@@ -102,16 +115,24 @@ class DueTimes:
 
     def is_due(self, step: Step, now: float) -> bool:
         """Whether a checkpoint should be taken at this step, or should have been at one before."""
-        if step.snapshot is None or step.is_last_good:
+        if not _is_of_use(step):
             return False
         waited = now - self._taken_at
         if step.is_milestone and waited >= FIRST_CHECKPOINT_S:
             self._is_owed = True
-        if self._is_owed:
-            return True
-        if self._every_epochs is not None and step.epoch - self._epoch >= self._every_epochs:
+        if self._is_owed or self.is_due_by_epochs(step):
             return True
         if self._every_s is None:
             return False
         least = self._every_s if self.has_one else min(self._every_s, FIRST_CHECKPOINT_S)
         return bool(waited >= least)
+
+    def is_due_by_epochs(self, step: Step) -> bool:
+        """Whether a checkpoint is to be taken at this very step, since so many epochs are over."""
+        every = self._every_epochs
+        return _is_of_use(step) and every is not None and step.epoch - self._epoch >= every
+
+
+def _is_of_use(step: Step) -> bool:
+    """Whether an attempt could go on from a step."""
+    return step.snapshot is not None and not step.is_last_good

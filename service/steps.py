@@ -19,6 +19,7 @@ from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
 __all__ = [
+    "LOOK_S",
     "NewContent",
     "NewModel",
     "Snapshot",
@@ -32,6 +33,7 @@ __all__ = [
 T = TypeVar("T")
 
 LOOK_S = 0.25
+"""How long what waits in a worker goes without a sign of life."""
 
 
 @dataclass(frozen=True, kw_only=True)

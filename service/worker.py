@@ -19,7 +19,7 @@ from engine.data.schema import Schema
 from engine.errors import ArtifactError, EngineError
 from service.attempts import Attempt, Cancelled, Stopped, TimedOut
 from service.errors import LeaseLost, NotFound, ServiceError, StorageFull, Unavailable
-from service.steps import Step, Task, TaskResult
+from service.steps import LOOK_S, Step, Task, TaskResult
 from service.store.blobs import Blobs, part_key
 from service.store.datasets import Datasets
 from service.store.jobs import Job, Jobs, Status
@@ -205,7 +205,7 @@ class Worker:
             if checkpoint is None:
                 raise
             # A checkpoint that cannot be used costs the work it held, not the job.
-            attempt.note("the checkpoint could not be used; the job starts again")
+            attempt.begin_anew("the checkpoint could not be used; the job starts again")
             return self._steps(job, attempt, None)
 
     def _steps(self, job: Job, attempt: Attempt, checkpoint: bytes | None) -> Step | None:
@@ -222,10 +222,19 @@ class Worker:
             for step in steps:
                 self._tick()
                 attempt.take(step)
+                self._let_catch_up(attempt)
                 if self._should_stop() and not step.is_last_good:
                     attempt.give_back()
                     raise Stopped
+        attempt.take_no_more()
+        self._let_catch_up(attempt)
         return attempt.last
+
+    def _let_catch_up(self, attempt: Attempt) -> None:
+        """Have the attempt wait for its disk, if it must, alive and ready to be ended."""
+        while attempt.is_behind and not self._should_stop():
+            self._tick()
+            attempt.wait(LOOK_S)
 
 
 def _result_of(step: Step | None) -> TaskResult | None:

@@ -82,6 +82,7 @@ class World:
         self.jobs = Jobs(self.database, lambda: datetime.now(UTC), max_failures=3)
         self.models = Models(self.database, lambda: datetime.now(UTC))
         self.ticks = 0
+        self.on_tick: Callable[[], None] = lambda: None
         self.stops = False
 
     def queue(self, **spec: Any) -> str:
@@ -107,6 +108,7 @@ class World:
 
     def _tick(self) -> None:
         self.ticks += 1
+        self.on_tick()
 
     def pause(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -479,7 +481,7 @@ def slow(tmp_path: Path) -> Iterator[SlowWorld]:
 
 
 def test_a_job_goes_on_while_its_checkpoint_is_written(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
     seen: list[int | None] = []
 
     def on_step(number: int) -> None:
@@ -489,7 +491,7 @@ def test_a_job_goes_on_while_its_checkpoint_is_written(slow: SlowWorld) -> None:
             slow.let_write()
 
     slow.work(counting(slow, 8, on_step=on_step))
-    # Taken at epoch 2, on the disk after step 4, the job's with step 5; the next was owed by then.
+    # Taken at epoch 2, on the disk before step 5, the job's with it; the next was owed by then.
     assert seen[:6] == [None] * 5 + [2]
     events = slow.jobs.events(job_id).data
     said = [(e.type, e.data["epoch"]) for e in events if e.type in ("epoch", "checkpoint")]
@@ -501,7 +503,7 @@ def test_a_job_goes_on_while_its_checkpoint_is_written(slow: SlowWorld) -> None:
 def test_a_kill_between_a_checkpoint_and_its_row_repeats_and_skips_nothing(
     slow: SlowWorld, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
     copy = tmp_path_factory.mktemp("killed") / "data"
 
     def on_step(number: int) -> None:
@@ -528,13 +530,13 @@ def test_a_kill_between_a_checkpoint_and_its_row_repeats_and_skips_nothing(
 
 
 def test_a_kill_after_the_row_repeats_what_was_said_after_the_copy(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
 
     def on_step(number: int) -> None:
         if number == 4:
             slow.let_write()
-        if number == 6:
             slow.disk.let.clear()
+        if number == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -551,7 +553,7 @@ def test_a_kill_after_the_row_repeats_what_was_said_after_the_copy(slow: SlowWor
 
 
 def test_a_lease_lost_while_a_checkpoint_is_written_leaves_no_file(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
 
     def on_step(number: int) -> None:
         if number == 3:
@@ -565,7 +567,7 @@ def test_a_lease_lost_while_a_checkpoint_is_written_leaves_no_file(slow: SlowWor
 
 
 def test_a_lease_lost_between_file_and_row_leaves_no_file(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
 
     def on_step(number: int) -> None:
         if number == 3:
@@ -578,7 +580,7 @@ def test_a_lease_lost_between_file_and_row_leaves_no_file(slow: SlowWorld) -> No
 
 
 def test_a_stop_waits_for_the_checkpoint_and_takes_the_last(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
     timer = threading.Timer(0.0, slow.disk.let.set)
 
     def on_step(number: int) -> None:
@@ -597,7 +599,7 @@ def test_a_stop_waits_for_the_checkpoint_and_takes_the_last(slow: SlowWorld) -> 
 
 
 def test_a_cancelled_job_drops_the_checkpoint_that_is_being_written(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
 
     def on_step(number: int) -> None:
         if number == 3:
@@ -610,7 +612,7 @@ def test_a_cancelled_job_drops_the_checkpoint_that_is_being_written(slow: SlowWo
 
 
 def test_a_job_that_fails_leaves_the_checkpoint_that_was_being_written(slow: SlowWorld) -> None:
-    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    job_id = slow.queue(checkpoint_every={"seconds": 2})
 
     def on_step(number: int) -> None:
         if number == 3:
@@ -774,3 +776,105 @@ def test_a_database_without_room_has_the_job_wait(full: FullWorld) -> None:
     assert full.jobs.get(job_id).status is Status.SUCCEEDED
     assert full.types(job_id).count("epoch") == 5
     assert any("there is room again" in message for message in messages(full, job_id) if message)
+
+
+# -- checkpoints by epochs, which wait for each other ----------------------------------------------
+
+
+def waits(slow: SlowWorld, on_wait: Callable[[], None]) -> Callable[[int], None]:
+    """Have the worker's signs of life that are more than one a step do something."""
+    begun: list[int] = []
+
+    def on_tick() -> None:
+        if slow.ticks > len(begun):
+            begun.append(0)  # so that the next step's is not taken for one more
+            on_wait()
+
+    slow.on_tick = on_tick
+    return begun.append
+
+
+def test_no_checkpoint_by_epochs_is_left_out_however_slow_the_disk(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    seen: list[int | None] = []
+
+    def on_wait() -> None:
+        slow.let_write()
+        slow.disk.let.clear()
+
+    count = waits(slow, on_wait)
+
+    def on_step(number: int) -> None:
+        seen.append(slow.checkpointed(job_id))
+        count(number)
+
+    slow.work(counting(slow, 9, on_step=on_step))
+    # The one of epoch 2 is the job's before the task goes on from epoch 4, and so on.
+    assert seen == [None, None, None, None, 2, 2, 4, 4, 6]
+    events = slow.jobs.events(job_id).data
+    assert [e.data["epoch"] for e in events if e.type == "checkpoint"] == [2, 4, 6, 8]
+    assert slow.jobs.get(job_id).status is Status.SUCCEEDED
+
+
+def test_a_job_that_waits_for_its_disk_can_be_cancelled(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_wait() -> None:
+        slow.clock.now += 1
+        slow.jobs.cancel(job_id)
+
+    slow.work(counting(slow, 8, on_step=waits(slow, on_wait)))
+    assert slow.jobs.get(job_id).status is Status.CANCELLED
+    assert [event.data["epoch"] for event in slow.jobs.epochs(job_id)] == [1, 2, 3, 4]
+    slow.let_write()
+    assert slow.blob_keys("checkpoints") == []
+
+
+def test_a_lease_lost_while_a_job_waits_for_its_disk_ends_the_attempt(slow: SlowWorld) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+
+    def on_wait() -> None:
+        slow.clock.now += 1
+        slow.jobs.void_leases()
+
+    slow.work(counting(slow, 8, on_step=waits(slow, on_wait)))
+    slow.let_write()
+    assert slow.blob_keys("checkpoints") == []
+    job = slow.jobs.get(job_id)
+    assert (job.status, job.checkpoint) == (Status.QUEUED, None)
+
+
+def test_a_job_that_waits_for_its_disk_is_given_back_when_the_worker_stops(
+    slow: SlowWorld,
+) -> None:
+    job_id = slow.queue(checkpoint_every={"epochs": 2})
+    timer = threading.Timer(0.0, slow.disk.let.set)
+
+    def on_wait() -> None:
+        slow.stops = True
+        timer.start()
+
+    slow.work(counting(slow, 8, on_step=waits(slow, on_wait)))
+    timer.join()
+    assert slow.jobs.get(job_id).status is Status.QUEUED
+    assert slow.checkpointed(job_id) == 4
+    assert len(slow.blob_keys("checkpoints")) == 1
+
+
+def test_a_job_that_starts_again_is_checkpointed_from_its_first_epochs_on(world: World) -> None:
+    job_id = world.queue(checkpoint_every={"epochs": 2})
+
+    def stop(number: int) -> None:
+        world.stops = number == 4
+
+    world.work(counting(world, on_step=stop))
+    world.stops = False
+
+    def picky(job: Job, context: TaskContext) -> Iterator[Step]:
+        if context.checkpoint is not None:
+            raise ArtifactError("the checkpoint belongs to another network")
+        yield from counting(world)(job, context)
+
+    world.work(picky)
+    events = world.jobs.events(job_id).data
+    assert [e.data["epoch"] for e in events if e.type == "checkpoint"] == [2, 4, 4, 2, 4]
