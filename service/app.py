@@ -67,8 +67,13 @@ _CREATING = ("/datasets", "/train", "/predictions", "/evaluations", "/models")
 """Paths that answer with the `Location` of what they created."""
 
 
-def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastAPI:
-    """Make the app; `shutdown` tells its streams and long waits that the server is to stop."""
+def create_app(
+    settings: Settings, *, shutdown: Shutdown | None = None, parsers: Parsers | None = None
+) -> FastAPI:
+    """Make the app; `shutdown` tells its streams and long waits that the server is to stop.
+
+    `parsers` are processes that others use too: they stay when the app ends.
+    """
     stopping = shutdown or Shutdown()
 
     @asynccontextmanager
@@ -78,14 +83,15 @@ def create_app(settings: Settings, *, shutdown: Shutdown | None = None) -> FastA
         torch.set_num_threads(1)
         database = Database(settings.database_url)
         database.migrate()
-        parsers = Parsers()
-        state = _state(settings, database, parsers, stopping)
+        parsing = parsers or Parsers()
+        state = _state(settings, database, parsing, stopping)
         try:
             yield state
         finally:
             stopping.begin()
             state["predictor"].close()
-            parsers.close()
+            if parsing is not parsers:
+                parsing.close()
             database.close()
 
     app = FastAPI(

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive
 
 from service.app import create_app
 from service.deps import State
+from service.parsing import Parsers
 from service.settings import Settings
 from service.tasks import TASKS
 from service.worker import Worker
@@ -120,13 +121,18 @@ Serve = Callable[..., Api]
 
 
 @contextmanager
-def apps(folder: Path) -> Iterator[Serve]:
-    """Give a maker of apps, whose data are in `folder` unless their settings say otherwise."""
+def apps(folder: Path, parsers: Parsers | None = None) -> Iterator[Serve]:
+    """Give a maker of apps, whose data are in `folder` unless their settings say otherwise.
+
+    Each app has `parsers` of its own unless they are given.
+    """
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
 
         def start(**settings: Any) -> Api:
-            app = create_app(Settings(**{"data": folder, "workers": 0, **settings}))
+            app = create_app(
+                Settings(**{"data": folder, "workers": 0, **settings}), parsers=parsers
+            )
             state = stack.enter_context(
                 portal.wrap_async_context_manager(app.router.lifespan_context(app))
             )
@@ -135,16 +141,24 @@ def apps(folder: Path) -> Iterator[Serve]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def parsers() -> Iterator[Parsers]:
+    """What parses uploads, for all apps: a process takes longer to start than any test takes."""
+    started = Parsers()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    with apps(tmp_path) as start:
+def serve(tmp_path: Path, parsers: Parsers) -> Iterator[Serve]:
+    with apps(tmp_path, parsers) as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def shared(tmp_path_factory: pytest.TempPathFactory, parsers: Parsers) -> Iterator[Api]:
     """One app for all tests that do not mind what the others leave in it."""
-    with apps(tmp_path_factory.mktemp("shared")) as start:
+    with apps(tmp_path_factory.mktemp("shared"), parsers) as start:
         yield start()
 
 
