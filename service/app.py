@@ -239,14 +239,15 @@ def _describe(app: FastAPI) -> None:
 def _document_errors(document: dict[str, Any]) -> None:
     """Say of every operation how it may be refused whatever it does.
 
-    For want of a key, of its scope or of a known parameter, and where it changes the store, of time
-    or room there, for the server or for one key.
+    For want of a key, of its scope or of a known parameter, because the store does not answer in
+    time or is damaged, and where it changes the store, for want of room there, for the server or
+    for one key.
     """
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            statuses = [422] if is_open(path) else [401, 403, 422]
+            statuses = [422] if is_open(path) else [401, 403, 422, 503]
             if method != "get" and path not in ("/predict", "/evaluate", "/rank"):
-                statuses += [503, 507]
+                statuses += [507]
             if method == "post" and not path.endswith("/cancel"):
                 statuses.append(429)
             everywhere = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,14 @@ from engine.data.dataset import Data
 from engine.data.schema import Schema
 from engine.errors import ArtifactError, EngineError
 from service.attempts import Attempt, Cancelled, Stopped, TimedOut
-from service.errors import LeaseLost, NotFound, ServiceError, StorageFull, Unavailable
+from service.errors import (
+    Corrupt,
+    LeaseLost,
+    NotFound,
+    ServiceError,
+    StorageFull,
+    Unavailable,
+)
 from service.steps import LOOK_S, Step, Task, TaskResult
 from service.store.blobs import Blobs, part_key
 from service.store.datasets import Datasets
@@ -48,15 +55,19 @@ class _Context:
 
     def data(self, dataset_id: str) -> Data:
         dataset = self.datasets.get(dataset_id)
-        return formats.load(self.blobs.path(dataset.blob), dataset.kind)
+        with _present(f"the content of data set {dataset_id}"):
+            return self.blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
 
     def schema(self, dataset_id: str) -> Schema:
         return Schema.model_validate(self.datasets.get(dataset_id).schema)
 
     def model(self, model_id: str) -> tuple[dict[str, Any], bytes]:
         model = self.models.get(model_id)
-        with self.blobs.open(model.weights) as stream:
-            return model.document, stream.read()
+        what = f"model {model_id}"
+        with _present(f"the weights of {what}"):
+            self.blobs.verify(model.weights, model.document["weights"]["sha256"], what)
+            with self.blobs.open(model.weights) as stream:
+                return model.document, stream.read()
 
     def put_part(self, writer: Callable[[BinaryIO], None]) -> str:
         key = part_key(self.job.id, self.job.attempts)
@@ -239,6 +250,17 @@ class Worker:
 
 def _result_of(step: Step | None) -> TaskResult | None:
     return None if step is None or step.result is None else step.result()
+
+
+@contextmanager
+def _present(what: str) -> Iterator[None]:
+    """Raise Corrupt where what a job needs is missing, since nobody can have deleted it."""
+    try:
+        yield
+    except NotFound as error:
+        raise Corrupt(
+            f"{what} cannot be found on the server's disk; restore it from a backup"
+        ) from error
 
 
 def _generator(steps: Iterator[Step]) -> Any:

@@ -35,7 +35,7 @@ from service.errors import Malformed, UnsupportedMedia
 from service.idempotency import answer_once, created
 from service.problems import problems
 from service.schemas import ListView, ModelSummary, ModelView
-from service.store.blobs import model_key
+from service.store.blobs import Blobs, model_key
 from service.store.database import new_id
 from service.store.idempotency import Remember
 from service.store.models import Model, NewModelRow
@@ -213,6 +213,7 @@ def get_model_weights(
     known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     if "*" in known or etag in (tag.removeprefix("W/") for tag in known):
         return Response(status_code=304, headers={"ETag": etag})
+    _verify(blobs, model)
     return _OpenFileResponse(
         blobs.open(model.weights),
         media_type=WEIGHTS,
@@ -239,10 +240,16 @@ def get_model_bundle(model_id: IdPath, models: ModelsDep, blobs: BlobsDep) -> Re
     Weights, spec, encoding, rates and noise precision; the bytes depend on the model only.
     """
     model = models.resolve(model_id)
+    _verify(blobs, model)
     with blobs.open(model.weights) as stream:
         content = bundle_of(model.document, stream.read())
     disposition = f'attachment; filename="{model.id}.zip"'
     return Response(content, media_type=BUNDLE, headers={"Content-Disposition": disposition})
+
+
+def _verify(blobs: Blobs, model: Model) -> None:
+    """Raise Corrupt rather than send damaged weights."""
+    blobs.verify(model.weights, model.document["weights"]["sha256"], f"model {model.id}")
 
 
 class _OpenFileResponse(FileResponse):

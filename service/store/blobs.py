@@ -6,6 +6,7 @@ Whoever sees a key sees all of its bytes, after a crash at any instant.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -15,17 +16,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from service.errors import NotFound, StorageFull
+from service.errors import Corrupt, NotFound, StorageFull
 from service.store.room import Room, is_full
 
 __all__ = ["Blobs", "checkpoint_key", "dataset_key", "model_key", "part_key"]
 
 T = TypeVar("T")
 
+_REMEMBERED = 100_000
+
 # Folder, then at most two names that begin with a letter or digit: no key leaves the root.
 _KEY = re.compile(
     r"(?:datasets|models|checkpoints|parts)(?:/[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9]+)?){1,2}"
 )
+
+_DATASET = re.compile(r"datasets/([0-9a-f]{64})\.[a-z0-9]+")
 
 
 def dataset_key(sha256: str, suffix: str) -> str:
@@ -59,6 +64,8 @@ class Blobs:
         self.root = root
         self.room = room or Room(root)
         self._temporary = root / "temporary"
+        self._whole: dict[str, tuple[int, int, int]] = {}
+        """Of blobs whose bytes were found right: inode, time of change and size."""
         with _room():
             self._temporary.mkdir(parents=True, exist_ok=True)
 
@@ -132,12 +139,40 @@ class Blobs:
         return path
 
     def load(self, key: str, reader: Callable[[Path], T]) -> T:
-        """Return what `reader` makes of the blob's file; NotFound where it is gone by then."""
+        """Return what `reader` makes of the blob's file; NotFound where it is gone by then.
+
+        Raises Corrupt where the key tells the hash of a data set, and its bytes have another.
+        """
         path = self.path(key)
+        hashed = _DATASET.fullmatch(key)
+        if hashed is not None:
+            self.verify(key, hashed[1], "the stored data set")
         try:
             return reader(path)
         except FileNotFoundError as error:
             raise _missing() from error
+
+    def verify(self, key: str, sha256: str, what: str) -> None:
+        """Raise Corrupt unless the blob's bytes have this hash; `what` names it to callers.
+
+        Each file is read once by each process, and again if it looks changed.
+        """
+        with self.open(key) as stream:
+            told = os.fstat(stream.fileno())
+            mark = (told.st_ino, told.st_mtime_ns, told.st_size)
+            if self._whole.get(key) == mark:
+                return
+            digest = hashlib.sha256()
+            while piece := stream.read(2**20):
+                digest.update(piece)
+            if digest.hexdigest() != sha256:
+                raise Corrupt(
+                    f"{what} is damaged on the server's disk: its bytes are not those that were "
+                    "stored. Restore it from a backup, or delete it and store it anew"
+                )
+        if len(self._whole) >= _REMEMBERED:
+            self._whole.clear()
+        self._whole[key] = mark
 
     def exists(self, key: str) -> bool:
         return self._locate(key).is_file()
