@@ -91,6 +91,24 @@ class Settings(BaseSettings):
     """Most bytes of a job's encoded rows in memory; half of the machine's, shared, by default."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
     """Bytes kept free on the disk for the database: below, uploads are refused and jobs wait."""
+    keep_checkpoints_days: Annotated[float, Field(ge=0)] | None = None
+    """Days for which an ended job can be gone on from; for ever by default."""
+    keep_checkpoints_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of what ended jobs can be gone on from; the oldest go first."""
+    keep_events_days: Annotated[float, Field(ge=0)] | None = None
+    """Days for which an ended job's events are kept, but for the last; for ever by default."""
+    keep_events_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of ended jobs' events; those of the jobs that ended first go first."""
+    keep_results_days: Annotated[float, Field(ge=0)] | None = None
+    """Days for which data sets that jobs have left are kept; for ever by default."""
+    keep_results_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of data sets that jobs have left; the oldest go first."""
+    keep_idempotency_days: Annotated[float, Field(ge=1)] = 2.0
+    """Days for which the first answer to an Idempotency-Key is given again."""
+    keep_idempotency_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of answers to keys that are older than a day; the oldest go first."""
+    housekeeping_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds between two looks for what is past these limits, or has been left behind."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log lines on standard error."""
 

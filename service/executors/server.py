@@ -13,14 +13,17 @@ from pathlib import Path
 import structlog
 
 from service.errors import StorageFull
+from service.executors.housekeeping import Housekeeping
 from service.executors.local import StartFailed, Supervisor
 from service.observe.logs import configure_logs
 from service.settings import Settings
 from service.store.blobs import Blobs
 from service.store.database import Database
+from service.store.datasets import Datasets
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
-from service.store.sweep import sweep
+from service.store.retention import Limit, Retention
+from service.store.sweep import missing, sweep
 
 __all__ = ["CannotServe", "serve"]
 
@@ -47,8 +50,14 @@ def serve(settings: Settings) -> None:
             jobs.void_leases()
         except StorageFull as error:  # they run out by themselves, in half a minute
             logger.error("the leases of before cannot be ended now", detail=error.detail)
-        sweep(database, Blobs(settings.artifacts_path))
-        with _listening(settings) as listener:
+        blobs = Blobs(settings.artifacts_path)
+        sweep(database, blobs)
+        for name in missing(database, blobs):
+            logger.error("its content is missing; restore it from a backup", of=name)
+        housekeeping = Housekeeping(
+            database, blobs, _retention(settings, database, blobs), every_s=settings.housekeeping_s
+        )
+        with _listening(settings) as listener, housekeeping:
             host, port = listener.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             supervisor = Supervisor(settings, listener, jobs, on_ready=lambda: _announce(url))
@@ -57,6 +66,19 @@ def serve(settings: Settings) -> None:
             except StartFailed as error:
                 raise CannotServe(f"{error}; its log says why") from error
         database.close()
+
+
+def _retention(settings: Settings, database: Database, blobs: Blobs) -> Retention:
+    return Retention(
+        database,
+        blobs,
+        Datasets(database, _now, blobs),
+        _now,
+        checkpoints=Limit(settings.keep_checkpoints_days, settings.keep_checkpoints_bytes),
+        events=Limit(settings.keep_events_days, settings.keep_events_bytes),
+        results=Limit(settings.keep_results_days, settings.keep_results_bytes),
+        idempotency=Limit(settings.keep_idempotency_days, settings.keep_idempotency_bytes),
+    )
 
 
 def _announce(url: str) -> None:

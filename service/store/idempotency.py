@@ -16,13 +16,13 @@ from service.errors import IdempotencyInFlight, IdempotencyMismatch, Invalid
 from service.store import tables
 from service.store.database import Clock, Database
 
-__all__ = ["Answer", "Idempotency", "IdempotencyKeys", "InFlight", "Remember"]
+__all__ = ["PROMISED", "Answer", "Idempotency", "IdempotencyKeys", "InFlight", "Remember"]
 
 T = TypeVar("T")
 KEYS = tables.idempotency_keys
 
-#: How long an answer is kept at least; the contract promises 24 h.
-KEEP = timedelta(hours=48)
+#: How long an answer is kept at least, whatever is set.
+PROMISED = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,6 @@ class IdempotencyKeys:
         values = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}
         with self._database.write() as connection:
             connection.execute(change.values(values))
-
-    def purge(self) -> int:
-        """Forget the answers that are older than anybody was promised; return how many."""
-        with self._database.write() as connection:
-            oldest = self._clock() - KEEP
-            return connection.execute(sa.delete(KEYS).where(KEYS.c.created_at < oldest)).rowcount
 
 
 class InFlight:

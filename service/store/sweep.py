@@ -9,7 +9,7 @@ from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import drop_unused
 
-__all__ = ["sweep"]
+__all__ = ["missing", "sweep"]
 
 
 def sweep(database: Database, blobs: Blobs, *, older_than_s: float = 0.0) -> int:
@@ -28,15 +28,28 @@ def sweep(database: Database, blobs: Blobs, *, older_than_s: float = 0.0) -> int
         if age_s >= older_than_s
     ]
     working = _working(database)
+    # While workers are at work, a state may wait for room beside which its job's end is stored.
+    theirs = ("parts/", "checkpoints/") if older_than_s > 0 else ("parts/",)
     for key in sorted(set(found) - _referred(database)):
-        if key.startswith("parts/") and key.split("/")[1] in working:
-            continue  # which of them are of use, the job's checkpoint knows
+        if key.startswith(theirs) and key.split("/")[1] in working:
+            continue  # which of them are of use, the job's checkpoint and its worker know
         if key.startswith("datasets/"):
             swept += drop_unused(database, blobs, key)
         else:
             blobs.delete(key)
             swept += 1
     return swept
+
+
+def missing(database: Database, blobs: Blobs) -> list[str]:
+    """Return the ids of data sets and models whose content is not there, as after a lost disk."""
+    datasets, models = tables.datasets.c, tables.models.c
+    with database.read() as connection:
+        rows = [
+            *connection.execute(sa.select(datasets.id, datasets.blob)),
+            *connection.execute(sa.select(models.id, models.weights)),
+        ]
+    return [name for name, key in rows if not blobs.exists(key)]
 
 
 def _referred(database: Database) -> set[str]:

@@ -66,18 +66,6 @@ def test_a_key_creates_once_even_if_the_look_up_came_too_early(
     assert keys.lookup(KEY) == answer(job)
 
 
-def test_answers_are_kept_at_least_a_day_and_not_for_ever(
-    jobs: Jobs, keys: IdempotencyKeys, clock: Clock
-) -> None:
-    jobs.create(TRAIN, remember=Remember(KEY, answer))
-    clock.advance(24 * 3600)
-    assert keys.purge() == 0
-    assert keys.lookup(KEY) is not None
-    clock.advance(7 * 24 * 3600)
-    assert keys.purge() == 1
-    assert keys.lookup(KEY) is None
-
-
 def test_a_key_in_flight_is_held_until_it_is_answered() -> None:
     in_flight = InFlight()
     other = Idempotency("k1", "key_2", "a" * 64)
