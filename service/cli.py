@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import orjson
 import pydantic
+import sqlalchemy as sa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +21,8 @@ from service.errors import ServiceError
 from service.executors.server import CannotServe
 from service.executors.server import serve as run_server
 from service.settings import Settings
+from service.store.backup import back_up
+from service.store.backup import restore as restore_backup
 from service.store.database import Database
 from service.store.keys import ApiKeys
 from service.store.quotas import Quotas
@@ -109,6 +113,41 @@ def openapi(
         typer.echo(content.decode(), nl=False)
     else:
         output.write_bytes(content)
+
+
+def _places(data: Path | None) -> tuple[Path, Path]:
+    """Return the file of the database and the folder of the artifacts."""
+    settings = _settings(data=data)
+    file = sa.engine.make_url(settings.database_url).database
+    if not file:
+        raise _fail("the database is no file; back it up with its own tools", 2)
+    return Path(file), settings.artifacts_path
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
+    data: DataOption = None,
+) -> None:
+    """Write a backup of everything that a server keeps, while it runs or not."""
+    try:
+        made = back_up(*_places(data), folder)
+    except (ServiceError, OSError, sqlite3.Error) as error:
+        raise _fail(f"no backup was made: {error}") from error
+    typer.echo(f"{folder}: the database and {made.blobs} files, {made.bytes} bytes, read back")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="Folder of a backup.")],
+    data: DataOption = None,
+) -> None:
+    """Put a backup where a server that has no data yet will find it; then start the server."""
+    try:
+        found = restore_backup(folder, *_places(data))
+    except (ServiceError, OSError) as error:
+        raise _fail(f"nothing was restored: {error}") from error
+    typer.echo(f"restored the database and {found.blobs} files, {found.bytes} bytes")
 
 
 def _keys(data: Path | None) -> ApiKeys:
