@@ -170,8 +170,9 @@ class Attempt:
 
     def _await_room(self) -> None:
         with suppress(StorageFull):  # the database may have room where a model has none
-            if self._flush().cancelling and not self._is_ending:
-                raise Cancelled(keep=False)
+            recorded = self._flush()
+            if not self._is_ending:
+                self._obey(recorded)
         began = self._clock()
         self._wait()
         self._started += self._clock() - began
@@ -294,12 +295,14 @@ class Attempt:
     def finish(self, status: Status, result: TaskResult | None) -> None:
         """End the job with what it leaves, in one transaction, as soon as there is room for it."""
         self._is_ending = status is Status.CANCELLED
+        state: Checkpoint | None = None
         try:
             state = self.stored(self._state)
             self.stored(partial(self._leave, status, result, state))
-        except Cancelled:
+        except Cancelled as cancelled:  # while it waited for room
             self._is_ending = True
-            self.stored(partial(self._finish, Status.CANCELLED))
+            kept = result if cancelled.keep else None
+            self.stored(partial(self._leave, Status.CANCELLED, kept, state))
 
     def _leave(self, status: Status, result: TaskResult | None, state: Checkpoint | None) -> None:
         metrics = None if result is None else result.metrics

@@ -697,12 +697,20 @@ def test_a_job_whose_result_finds_no_room_waits_and_goes_on_by_itself(full: Full
     assert full.ticks > 15  # it gave signs of life all the while
 
 
-def test_a_job_that_waits_for_room_can_be_cancelled(full: FullWorld) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_job_that_waits_for_room_can_be_cancelled(full: FullWorld, keep: bool) -> None:
     job_id = full.queue()
-    full.on_pause = lambda: full.jobs.cancel(job_id)
+
+    def on_pause() -> None:
+        full.jobs.cancel(job_id, keep=keep)
+        if keep:  # what is to be kept needs room
+            full.empty()
+
+    full.on_pause = on_pause
     full.work(counting(full, 5, on_step=partial(full.fill, at=4)))
-    assert full.jobs.get(job_id).status is Status.CANCELLED
-    assert full.blob_keys("models") == []
+    job = full.jobs.get(job_id)
+    assert (job.status, job.model is not None) == (Status.CANCELLED, keep)
+    assert len(full.blob_keys("models")) == keep
 
 
 def test_a_job_that_waits_for_room_is_left_to_the_next_start_at_a_stop(full: FullWorld) -> None:
