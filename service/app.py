@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import engine
 from service import problems
 from service.auth import KeyMiddleware, is_open
+from service.deadlines import DeadlineMiddleware
 from service.deps import State, now
 from service.evaluator import Evaluator
 from service.health import Health
@@ -107,6 +108,7 @@ def create_app(
             Middleware(_RequestIdMiddleware),
             Middleware(_HeadMiddleware),
             Middleware(MetricsMiddleware),
+            Middleware(DeadlineMiddleware, settings=settings),
             Middleware(KeyMiddleware, settings=settings),
             Middleware(predictions.Shortcut),
         ],
@@ -141,6 +143,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         max_running=os.cpu_count() or 1,
         max_waiting=settings.max_waiting_predictions,
         max_waiting_bytes=settings.max_waiting_bytes,
+        max_run_s=settings.max_answer_s,
     )
     readiness = Health(settings)
     return State(
@@ -250,6 +253,8 @@ def _document_errors(document: dict[str, Any]) -> None:
                 statuses += [507]
             if method == "post" and not path.endswith("/cancel"):
                 statuses.append(429)
+            if "requestBody" in operation:
+                statuses.append(408)
             everywhere = {
                 str(status): answer for status, answer in problems.problems(*statuses).items()
             }

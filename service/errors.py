@@ -11,6 +11,7 @@ ServiceError
 ├── Unauthorized         no valid key
 ├── Forbidden            a valid key that may not do this
 ├── TooLarge             over a limit
+├── TooSlow              a body that did not come in its time
 ├── UnsupportedMedia     a content type that is not read here
 ├── NotAcceptable        an `Accept` that cannot be met
 ├── QueueFull            the server has too much to do
@@ -40,6 +41,7 @@ __all__ = [
     "ServiceError",
     "StorageFull",
     "TooLarge",
+    "TooSlow",
     "Unauthorized",
     "Unavailable",
     "UnsupportedMedia",
@@ -94,6 +96,10 @@ class Forbidden(ServiceError):
 
 class TooLarge(ServiceError):
     """Over a limit that the message names."""
+
+
+class TooSlow(ServiceError):
+    """A body that did not come within the time that the message names."""
 
 
 class UnsupportedMedia(ServiceError):

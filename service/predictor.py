@@ -53,6 +53,7 @@ class Predictor:
         max_waiting: int,
         max_waiting_bytes: int,
         max_wait_s: float = 30.0,
+        max_run_s: float = 600.0,
     ) -> None:
         self.loaded = LoadedModels(blobs, max_bytes=max_bytes)
         self.turns = Turns(
@@ -60,6 +61,7 @@ class Predictor:
             max_waiting=max_waiting,
             max_waiting_bytes=max_waiting_bytes,
             max_wait_s=max_wait_s,
+            max_run_s=max_run_s,
         )
         self.repeats = Repeats(models, self.loaded)
         self._models = models

@@ -33,6 +33,7 @@ _TABLE: Mapping[type[Exception], tuple[int, str, str]] = {
     errors.Forbidden: (403, "forbidden", "The key does not allow this"),
     errors.NotFound: (404, "not-found", "There is no such thing"),
     errors.NotAcceptable: (406, "not-acceptable", "No such format can be sent"),
+    errors.TooSlow: (408, "too-slow", "The request came too slowly"),
     errors.IdempotencyInFlight: (409, "idempotency-in-flight", "The first request is still going"),
     errors.Conflict: (409, "conflict", "The present state forbids this"),
     errors.PreconditionFailed: (412, "precondition-failed", "It has changed meanwhile"),
@@ -115,6 +116,8 @@ def _ours(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, errors.QueueFull | errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.TooSlow):
+        headers["Connection"] = "close"  # there is no telling where the next request would begin
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     has_place = status in (413, 422) or error.pointer != "#"

@@ -71,6 +71,18 @@ class Settings(BaseSettings):
     """Largest JSON body."""
     max_upload_bytes: Annotated[int, Field(ge=1024)] = 2**30
     """Largest data set or model to upload."""
+    head_s: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds within which a request's line and headers must come."""
+    body_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds within which a body must come, besides those that `min_body_rate` gives."""
+    min_body_rate: Annotated[int, Field(ge=1)] = 16 * 2**10
+    """Bytes of a body for which it gets a second more."""
+    unread_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds after which a client that does not read its answer is cut off."""
+    max_answer_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time that a prediction, ranking or evaluation online may be computed."""
+    max_connections: Annotated[int, Field(ge=1)] = 2048
+    """Connections that may be open; more are answered 503."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Jobs that may wait; more are answered 503."""
     key_stored_bytes: Annotated[int, Field(ge=0)] | None = None

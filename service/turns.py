@@ -23,7 +23,7 @@ from engine.batching import run_together
 from engine.data.inputs import Inputs
 from engine.prediction import PredictionPlan
 from engine.summary import Tree
-from service.errors import QueueFull
+from service.errors import QueueFull, TooLarge
 
 __all__ = ["Joinable", "Turn", "Turns"]
 
@@ -75,13 +75,23 @@ class Turns:
     """
 
     def __init__(
-        self, *, max_running: int, max_waiting: int, max_waiting_bytes: int, max_wait_s: float
+        self,
+        *,
+        max_running: int,
+        max_waiting: int,
+        max_waiting_bytes: int,
+        max_wait_s: float,
+        max_run_s: float,
     ) -> None:
-        """`max_running` threads; beyond `max_waiting` turns or their bytes more are refused."""
+        """`max_running` threads; beyond `max_waiting` turns or their bytes more are refused.
+
+        No turn waits for longer than `max_wait_s`, nor is computed for longer than `max_run_s`.
+        """
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._max_wait_s = max_wait_s
+        self._max_run_s = max_run_s
         self._threads = ThreadPoolExecutor(max_running, thread_name_prefix="predict")
         self._waiting: list[Turn] = []
         self._running: list[Turn] = []
@@ -103,14 +113,24 @@ class Turns:
     async def take(self, turn: Turn) -> bytes:
         """Return the answer when it is computed; to be cancelled where nobody wants it any more.
 
-        Raises QueueFull where too much waits, or this has waited for too long.
+        Raises QueueFull where too much waits, or this has waited for too long, and TooLarge where
+        it takes too long.
         """
         self._admit(turn)
         self._waiting.append(turn)
         self._begin()
         try:
             await self._begun(turn)
-            return await turn.answer
+            async with asyncio.timeout(self._max_run_s) as time:
+                return await turn.answer
+        except TimeoutError as error:
+            if not time.expired():
+                raise
+            raise TooLarge(
+                f"the answer takes more than {self._max_run_s:g} s, the most that one online may "
+                "take; take POST /predictions or POST /evaluations, which do it as a job, or ask "
+                "for less"
+            ) from error
         finally:
             turn.stop.set()
             if turn in self._waiting:

@@ -8,20 +8,26 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import resource
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 
 from service.app import create_app
+from service.executors.connections import ConnectionLimits, guarded
 from service.executors.parent import die_with
 from service.observe.logs import configure_logs
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.store.blobs import Blobs
 
 _COLLECT_AFTER = 20_000  # objects made and not freed
+_OTHER_FILES = 256
+"""Descriptors of the database, stored files, the parsers, and the listening sockets."""
 _ACCEPTED_AT_ONCE = 32
 """Connections. The loop accepts one a round from each socket it listens on, and a round of a busy
 server is as long as all its requests: 64 callers who come together waited for 0.7 s."""
@@ -59,6 +65,19 @@ class _Server(uvicorn.Server):
             signal.signal(signal.SIGTERM, before)
 
 
+def _connections(wanted: int) -> int:
+    """Return how many connections there may be, of those wanted, so that files can be opened yet.
+
+    The limit of this process is raised as far as it may be.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _OTHER_FILES))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parent", type=int, required=True)
@@ -69,8 +88,17 @@ def main() -> None:
     settings = Settings()
     configure_logs(settings.log_level, process="http")
     shutdown = Shutdown()
+    limits = ConnectionLimits(
+        max_connections=_connections(settings.max_connections),
+        head_s=settings.head_s,
+        unread_s=settings.unread_s,
+    )
+    # Files of forms are large, and where a container's root is read-only, /tmp is its memory.
+    tempfile.tempdir = str(Blobs(settings.artifacts_path, settings.room()).scratch)
     config = uvicorn.Config(
         create_app(settings, shutdown=shutdown),
+        http=guarded(limits),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -69,6 +69,11 @@ class Blobs:
         with _room():
             self._temporary.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def scratch(self) -> Path:
+        """The folder of temporary files, on the disk that blobs are on."""
+        return self._temporary
+
     def put(self, key: str, writer: Callable[[BinaryIO], None]) -> int:
         """Publish under `key` what `writer` writes; return its size in bytes.
 

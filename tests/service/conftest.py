@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -73,7 +73,12 @@ class Api(httpx.Client):
     def __init__(self, portal: BlockingPortal, app: FastAPI, state: State) -> None:
         super().__init__(transport=_AppTransport(portal, app, state), base_url="http://localhost")
         self.app = app
+        self._portal = portal
         self.state = state
+
+    def call(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the app's event loop."""
+        self._portal.call(work)
 
     def upload(self, content: bytes = b"x,y\n1,2\n2,4\n3,6\n4,8\n", kind: str = "text/csv") -> str:
         answer = self.post("/datasets", content=content, headers={"Content-Type": kind})

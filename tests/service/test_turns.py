@@ -24,6 +24,7 @@ FLOPS = 1e6
 
 def turns_of(**limits: Any) -> Turns:
     chosen = {"max_running": 1, "max_waiting": 8, "max_waiting_bytes": 1000, "max_wait_s": 30.0}
+    chosen["max_run_s"] = 30.0
     return Turns(**{**chosen, **limits})
 
 
