@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills paper coverage serve clean
+.PHONY: help setup demo test check format openapi docs soak kills paper coverage serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -82,6 +82,16 @@ coverage: $(READY) ## What calibrated intervals and sets cover on real sets; DAT
 
 serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)
+
+# In an environment of its own, so that it is not among what it looks at; --strict, so that a library
+# which could not be asked about is no success.
+audit: $(READY) ## Ask the index of known vulnerabilities about the installed libraries
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	build/audit/bin/pip --disable-pip-version-check --quiet install 'pip-audit>=2.9,<3'; }
+	$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | \
+	sed 's/+cpu$$//; /^-e /d; / @ /d' > build/audit/requirements.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip \
+	--requirement build/audit/requirements.txt
 
 clean: ## Remove the environment and all that was made; data/ stays
 	rm -rf $(VENV) *.egg-info build dist demo .coverage .hypothesis engine/kernels/*.so

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ __all__ = ["bundle_of", "read_bundle"]
 
 DOCUMENT, WEIGHTS = "document.json", "weights.safetensors"
 _MAX_DOCUMENT = 64 * 2**20
+_END_RECORD = 22
+_MAX_DIRECTORY = 2**16
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows, so that equal models have equal bytes
 _KEYS = frozenset(
     {"format", "version", "spec", "network", "encoding", "rates", "noise_precision", "metrics"}
@@ -82,7 +85,18 @@ def read_bundle(content: bytes, *, max_bytes: int) -> tuple[dict[str, Any], byte
     return document, weights
 
 
+def _check_directory(content: bytes) -> None:
+    """Refuse a directory too long to be that of two files, before it is made a list of objects."""
+    end = content.rfind(b"PK\x05\x06", max(0, len(content) - _END_RECORD - 2**16))
+    if end < 0 or len(content) - end < _END_RECORD:
+        raise ArtifactError("the bundle is not a zip file, or it breaks off before its end")
+    (directory,) = struct.unpack_from("<I", content, end + 12)
+    if directory > _MAX_DIRECTORY or content.rfind(b"PK\x06\x07", 0, end) == end - 20 >= 0:
+        raise ArtifactError("the bundle's zip file has a directory that is too long")
+
+
 def _unpacked(content: bytes, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+    _check_directory(content)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = sorted(info.filename for info in archive.infolist())

@@ -64,6 +64,7 @@ Errors are `application/problem+json` (RFC 9457) with pointers to what is wrong.
 """
 
 
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _CREATING = ("/datasets", "/train", "/predictions", "/evaluations", "/models")
 """Paths that answer with the `Location` of what they created."""
 
@@ -168,7 +169,10 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
 
 
 class _RequestIdMiddleware:
-    """Gives every request an id, in the scope and in the answer's `X-Request-Id`."""
+    """Gives every request an id, in the scope and in the answer's `X-Request-Id`.
+
+    And tells browsers to take every answer for what it says it is.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -184,7 +188,8 @@ class _RequestIdMiddleware:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+                # What is stored is never a page, whatever a browser takes it for.
+                message["headers"] = [*message["headers"], (b"x-request-id", name), _NO_SNIFFING]
             await send(message)
 
         await self._app(scope, receive, named)

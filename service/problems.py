@@ -216,15 +216,16 @@ def _of_disconnect(request: Request, _error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     request_id = _request_id(request)
-    logger.error("unexpected error", path=request.url.path, request=request_id, exc_info=error)
+    route = getattr(request.scope.get("route"), "path", "none")
+    logger.error("unexpected error", route=route, request=request_id, exc_info=error)
     return problem_response(
         request_id,
         500,
         "internal",
         "An internal error",
         "something went wrong inside; it has been logged under this request's id",
-        # This answer is made outside of the middleware that names all others.
-        headers={"X-Request-Id": request_id},
+        # This answer is made outside of the middleware that gives all others these.
+        headers={"X-Request-Id": request_id, "X-Content-Type-Options": "nosniff"},
     )
 
 

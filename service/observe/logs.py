@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
+import traceback
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 __all__ = ["configure_logs"]
+
+_ROOTS = sorted({str(Path(place).resolve()) for place in sys.path if place}, key=len, reverse=True)
 
 
 def configure_logs(level: str, *, process: str) -> None:
@@ -16,10 +22,7 @@ def configure_logs(level: str, *, process: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Without the values of variables: a request's headers, with its key, are among them.
-        structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        ),
+        structlog.processors.ExceptionRenderer(_errors),
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -45,3 +48,34 @@ def configure_logs(level: str, *, process: str) -> None:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+
+
+def _errors(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+    """Say of an error, and of those that led to it, what kind it is and where it was raised.
+
+    Not what it says, nor what variables held: a caller's rows, or a key, may be in either.
+    """
+    found: list[dict[str, Any]] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None and len(found) < 10:
+        told: dict[str, Any] = {"type": f"{type(error).__module__}.{type(error).__qualname__}"}
+        code = getattr(error, "sqlite_errorname", None)
+        if isinstance(error, OSError) and error.errno is not None:
+            code = errno.errorcode.get(error.errno, str(error.errno))
+        if code is not None:
+            told["code"] = code
+        told["frames"] = [
+            f"{_place(frame.filename)}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        found.append(told)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
+
+
+def _place(filename: str) -> str:
+    """Return a source file's path from where it is imported, not where that is on this machine."""
+    for root in _ROOTS:
+        if filename.startswith(f"{root}/"):
+            return filename[len(root) + 1 :]
+    return Path(filename).name

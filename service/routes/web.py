@@ -36,7 +36,6 @@ class _Assets(StaticFiles):
             "Cache-Control": "no-cache",
             "Content-Security-Policy": policy,
             "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
         }
 
     async def get_response(self, path: str, scope: Scope) -> Response:

@@ -85,7 +85,7 @@ def test_the_log_of_an_error_tells_where_but_no_key(
     api = serve(keys="sesame")
 
     def broken() -> dict[str, Any]:
-        raise RuntimeError("inside")
+        raise RuntimeError("a caller's row")
 
     api.app.add_api_route("/broken", broken)
     root = logging.getLogger()
@@ -99,7 +99,10 @@ def test_the_log_of_an_error_tells_where_but_no_key(
         structlog.reset_defaults()
     logged = capfd.readouterr().err
     assert answer.json()["instance"].rpartition(":")[2] in logged
-    assert "inside" in logged
+    assert "builtins.RuntimeError" in logged
+    assert "tests/service/test_app.py" in logged
+    assert "broken" in logged
+    assert "a caller's row" not in logged
     assert "sesame" not in logged
 
 
