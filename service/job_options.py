@@ -33,6 +33,10 @@ class Limits(Spec):
     seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
     """Longest time that the job may run, all its attempts together, without the time that it waits;
     it then ends as failed, of kind `timeout`."""
+    memory_bytes: Annotated[int, Strict(), Field(ge=1)] | None = None
+    """Most bytes of memory that the job may allocate, beyond what its worker has before it; the
+    system refuses it more, and it ends as failed, of kind `memory`. At most, and by default, what
+    the server allows: `max_job_bytes` of `GET /capabilities`. A GPU's memory does not count."""
 
 
 class TrainLimits(Limits):

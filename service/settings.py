@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     """Most bytes of answers to keys that are older than a day; the oldest go first."""
     housekeeping_s: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds between two looks for what is past these limits, or has been left behind."""
+    max_job_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Most bytes of memory that a job may allocate beyond what its worker has; no limit if none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log lines on standard error."""
 

@@ -26,6 +26,7 @@ from service.errors import (
     StorageFull,
     Unavailable,
 )
+from service.memory import at_most, is_out_of_memory
 from service.steps import LOOK_S, Step, Task, TaskResult
 from service.store.blobs import Blobs, part_key
 from service.store.datasets import Datasets
@@ -100,12 +101,13 @@ class Worker:
         pause: Callable[[float], object] = time.sleep,
         threads: int = 1,
         checkpointing: Executor | None = None,
+        max_job_bytes: int | None = None,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
         `pause` lets some of them pass, and may return sooner where the worker is to stop.
         `threads` are those that one job may use; `checkpointing` writes checkpoints while it goes
-        on, by default one thread more.
+        on, by default one thread more. No job allocates more than `max_job_bytes`.
         """
         self.name = name
         self._jobs = jobs
@@ -120,6 +122,7 @@ class Worker:
         self._not_before = float("-inf")
         self._backoff_s = ROOM_S[0]
         self._threads = threads
+        self._max_job_bytes = max_job_bytes
         self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
 
     def work_once(self) -> bool:
@@ -154,30 +157,43 @@ class Worker:
             wait=self._await_room,
         )
         try:
-            attempt.finish(*self._outcome(job, attempt))
+            with at_most(self._memory_of(job)):
+                attempt.finish(*self._outcome(job, attempt))
             self._backoff_s = ROOM_S[0]
         except TimedOut:
             limit = job.spec["limits"]["seconds"]
             attempt.fail("timeout", f"the job ran for its limit of {limit:g} seconds")
         except (EngineError, NotFound) as error:
             attempt.fail("user", error.detail, pointer=error.pointer)
-        except MemoryError:
-            attempt.fail("memory", "the job needs more memory than its worker has")
         except (LeaseLost, Stopped):
             raise
         except StorageFull as error:
             self._put_off(attempt, error.detail)
-        except ServiceError as error:
-            logger.exception("job broke on the store", job=job.id)
-            attempt.fail("infrastructure", error.detail)
         except Exception as error:
-            if isinstance(error, OSError) and is_full(error):
-                self._put_off(attempt, "the disk is full")
-                return
-            logger.exception("job broke", job=job.id)
-            attempt.fail("infrastructure", "an internal error ended the job; it has been logged")
+            self._fail(job, attempt, error)
         finally:
             attempt.clean()
+
+    def _memory_of(self, job: Job) -> int | None:
+        """Return the most bytes that a job may allocate; None without a limit."""
+        asked = (job.spec.get("limits") or {}).get("memory_bytes")
+        limits = [limit for limit in (asked, self._max_job_bytes) if limit is not None]
+        return min(limits) if limits else None
+
+    def _fail(self, job: Job, attempt: Attempt, error: Exception) -> None:
+        """End, or put back, a job that an error ended which is not one of its own spec."""
+        if is_out_of_memory(error):
+            limit = self._memory_of(job)
+            than = "its worker has" if limit is None else f"the {limit} bytes that it may have"
+            attempt.fail("memory", f"the job needs more memory than {than}")
+        elif isinstance(error, OSError) and is_full(error):
+            self._put_off(attempt, "the disk is full")
+        elif isinstance(error, ServiceError):
+            logger.exception("job broke on the store", job=job.id)
+            attempt.fail("infrastructure", error.detail)
+        else:
+            logger.exception("job broke", job=job.id)
+            attempt.fail("infrastructure", "an internal error ended the job; it has been logged")
 
     def _await_room(self) -> None:
         """Let a second pass before a full disk is tried again; raises Stopped at a stop."""

@@ -34,6 +34,7 @@ logger = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.05, 5.0)
 _STABLE_S = 10.0
+_CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 _COMPLAIN_S = 10.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -212,7 +213,17 @@ class Supervisor:
             self._jobs.worker_died(child.name, "infrastructure", f"the worker process {how}")
         elif code == -signal.SIGKILL and _oom_kills() > child.oom_kills:
             self._jobs.worker_died(
-                child.name, "memory", "the system ended the worker process for lack of memory"
+                child.name,
+                "memory",
+                "the system ended the worker process for lack of memory",
+                is_final=True,  # it would take the same memory again, from everybody
+            )
+        elif code in _CRASHES and self._has_memory_limit(child.name):
+            self._jobs.worker_died(
+                child.name,
+                "memory",
+                "the worker process could not have the memory that the job needs, and ended",
+                is_final=True,
             )
         else:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -222,6 +233,13 @@ class Supervisor:
                 f"the worker process {how} while it ran the job",
                 counts=code not in (-signal.SIGKILL, -signal.SIGTERM),
             )
+
+    def _has_memory_limit(self, worker: str) -> bool:
+        """Whether the worker's job is refused memory beyond a limit, of which libraries may die."""
+        if self._settings.max_job_bytes is not None:
+            return True
+        job = self._jobs.held_by(worker)
+        return job is not None and (job.spec.get("limits") or {}).get("memory_bytes") is not None
 
     def _kill_hung(self) -> None:
         """Kill workers without a sign of life; the rest is as for any that died."""
@@ -292,9 +310,14 @@ class Supervisor:
 
 
 def _oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory since it started."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    """Return how many processes the kernel has killed for memory: of this container, if it is one.
+
+    Else of the whole machine, since it started.
+    """
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0

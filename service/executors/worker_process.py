@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from service.executors.parent import die_with
 from service.observe.logs import configure_logs
@@ -27,6 +28,7 @@ IDLE_S = (0.01, 0.05)
 """How long an idle worker waits before it looks again, at first and at most."""
 _SIGN_S = 0.25
 """How often the supervisor is told at most: each sign wakes it, on a core that a job could use."""
+_OOM_SCORE = "500"
 _NICENESS = 10
 """Predictions go before jobs: somebody waits for each of them, and a job uses what is left."""
 
@@ -42,6 +44,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
     from service import tasks  # loads PyTorch: not before the supervisor can see this process
 
     tasks.warm()
+    _go_first()
     os.nice(_NICENESS)  # not before: a busy machine would keep it from ever getting ready
     signs = _Signs(pipe)
     database = Database(settings.database_url)
@@ -62,6 +65,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         should_stop=stop.is_set,
         tick=signs.alive,
         pause=stop.wait,
+        max_job_bytes=settings.max_job_bytes,
         threads=max(1, (os.cpu_count() or 1) // max(1, settings.workers)),
     )
     signs.warm()
@@ -96,6 +100,12 @@ class _Signs:
         self._told_at = time.monotonic()
         with contextlib.suppress(BlockingIOError):
             os.write(self._pipe, sign)
+
+
+def _go_first() -> None:
+    """Have the kernel, where memory runs out, end this process and not the one that answers."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ from service.deps import (
     ModelsDep,
     OwnerDep,
     PredictorDep,
+    SettingsDep,
 )
 from service.problems import problems
-from service.routes.queueing import PreferHeader, answer_queued
+from service.routes.queueing import PreferHeader, answer_queued, check_memory
 from service.schemas import JobView
 from service.store.idempotency import Remember
 from service.store.jobs import Job, NewJob
@@ -49,6 +50,7 @@ async def predict_stored(
     jobs: JobsDep,
     blobs: BlobsDep,
     owner: OwnerDep,
+    settings: SettingsDep,
     prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -57,6 +59,7 @@ async def predict_stored(
     The body is that of `/predict`, and so are the numbers, to the bit. The job's `spec` has the
     model's id and the seed, also where an alias and none were given.
     """
+    check_memory(body.limits, settings)
     asked = body.model_dump(mode="json")
 
     def create(remember: Remember[Job] | None) -> Job:

@@ -30,9 +30,10 @@ from service.deps import (
     ModelsDep,
     OwnerDep,
     PredictorDep,
+    SettingsDep,
 )
 from service.problems import problems
-from service.routes.queueing import PreferHeader, answer_queued
+from service.routes.queueing import PreferHeader, answer_queued, check_memory
 from service.schemas import CalibrateRequest, JobView
 from service.store.idempotency import Remember
 from service.store.jobs import Job, NewJob
@@ -59,6 +60,7 @@ async def calibrate_model(
     jobs: JobsDep,
     blobs: BlobsDep,
     owner: OwnerDep,
+    settings: SettingsDep,
     prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -67,6 +69,7 @@ async def calibrate_model(
     The job leaves a new model with the same weights, `calibrated_from` the old one, which stays as
     it is. Intervals, sets and the temperature are those of `calibrate` in `POST /train`.
     """
+    check_memory(body.limits, settings)
     asked = body.model_dump(mode="json")
 
     def create(remember: Remember[Job] | None) -> Job:

@@ -17,12 +17,13 @@ from service.deps import (
     ModelsDep,
     OwnerDep,
     PredictorDep,
+    SettingsDep,
     ViewerDep,
 )
 from service.evaluation_requests import EvaluationsRequest, EvaluationView
 from service.evaluations import EvaluateRequest, assess
 from service.problems import problems
-from service.routes.queueing import PreferHeader, answer_queued
+from service.routes.queueing import PreferHeader, answer_queued, check_memory
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
 from service.schemas import JobView
 from service.store.idempotency import Remember
@@ -76,6 +77,7 @@ async def evaluate_as_job(
     jobs: JobsDep,
     owner: OwnerDep,
     viewer: ViewerDep,
+    settings: SettingsDep,
     prefer: PreferHeader = None,
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
@@ -85,6 +87,7 @@ async def evaluate_as_job(
     a job; the job's `spec` has the model's id and the seed, also where an alias and none were
     given.
     """
+    check_memory(body.limits, settings)
     asked = body.model_dump(mode="json")
 
     def create(remember: Remember[Job] | None) -> Job:

@@ -119,6 +119,7 @@ def capabilities(settings: SettingsDep) -> dict[str, Any]:
             "max_upload_bytes": settings.max_upload_bytes,
             "max_queued_jobs": settings.max_queued_jobs,
             "max_resident_bytes": settings.resident_bytes,
+            "max_job_bytes": settings.max_job_bytes,
             "max_parameters": MAX_PARAMETERS,
             "max_prediction_flops": limits.MAX_FLOPS,
             "max_prediction_samples": limits.MAX_SAMPLES,

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 from fastapi import Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from service.errors import NotFound
+from service.errors import Invalid, NotFound
 from service.idempotency import answer_once, created
+from service.job_options import Limits
 from service.schemas import JobView
+from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.idempotency import Answer, Remember
 from service.store.jobs import Job, Jobs
@@ -21,6 +23,7 @@ from service.store.jobs import Job, Jobs
 __all__ = [
     "PreferHeader",
     "answer_queued",
+    "check_memory",
     "pause_s",
     "preferred_wait",
     "wait_for_change",
@@ -65,6 +68,18 @@ async def answer_queued(
 
     later = None if wait_s is None else held
     return await answer_once(request, idempotency_key, content, create, queued, later=later)
+
+
+def check_memory(limits: Limits | None, settings: Settings) -> None:
+    """Refuse a limit of a job's memory that is above the server's."""
+    asked = None if limits is None else limits.memory_bytes
+    allowed = settings.max_job_bytes
+    if asked is not None and allowed is not None and asked > allowed:
+        raise Invalid(
+            f"a job may allocate at most {allowed} bytes here, {asked} are asked for; take less, "
+            "or leave it out",
+            pointer="#/limits/memory_bytes",
+        )
 
 
 def preferred_wait(prefer: str | None) -> float | None:

@@ -28,7 +28,7 @@ from service.deps import (
 )
 from service.pointers import located
 from service.problems import problems
-from service.routes.queueing import PreferHeader, answer_queued
+from service.routes.queueing import PreferHeader, answer_queued, check_memory
 from service.schemas import JobView, PlanView, TrainRequest
 from service.settings import Settings
 from service.store.blobs import Blobs
@@ -64,6 +64,7 @@ async def train(
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Queue a training job; follow `Location` for its progress, its events and its model."""
+    check_memory(body.limits, settings)
     if validate_only:
         plan = await run_in_threadpool(_plan, body, datasets, blobs, settings)
         view = PlanView.model_validate(plan.describe())

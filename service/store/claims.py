@@ -124,8 +124,12 @@ def part(
     kind: ErrorKind,
     detail: str,
     max_failures: int,
+    is_final: bool = False,
 ) -> Job | None:
-    """Take its job from a worker that died of it, for another try unless it has had enough."""
+    """Take its job from a worker that died of it, for another try unless it has had enough.
+
+    There is no other where `is_final`.
+    """
     query = sa.select(JOBS).where(JOBS.c.worker == worker).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -134,7 +138,8 @@ def part(
     # A job that gets on, however slowly, shall be let to: what counts is an attempt without any
     # lasting step.
     failures = job.failures + (job.checkpoint_attempt != job.attempts)
-    if job.status is Status.RUNNING and failures >= max_failures:
-        error = job_error(kind, f"{detail} (given up after {job.attempts} attempts)")
+    if job.status is Status.RUNNING and (is_final or failures >= max_failures):
+        tried = "" if is_final else f" (given up after {job.attempts} attempts)"
+        error = job_error(kind, f"{detail}{tried}")
         return end(connection, job, Status.FAILED, now, error=error, failures=failures)
     return requeue(connection, job, now, reason="worker_died", failures=failures)

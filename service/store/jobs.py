@@ -328,13 +328,19 @@ class Jobs:
             return lifecycle.requeue(connection, held, self._clock(), reason=reason)
 
     def worker_died(
-        self, worker: str, kind: ErrorKind, detail: str, *, counts: bool = True
+        self,
+        worker: str,
+        kind: ErrorKind,
+        detail: str,
+        *,
+        counts: bool = True,
+        is_final: bool = False,
     ) -> Job | None:
         """Decide on the job of a worker that is certainly gone; None if it had none.
 
         The attempt counts as failed unless it left a new checkpoint, or `counts` is false: the
-        worker was killed from outside. Below the cap the job waits again, at the cap it has
-        failed, with `kind` and `detail` (our own text) as its error.
+        worker was killed from outside. Below the cap the job waits again, at the cap or where
+        `is_final` it has failed, with `kind` and `detail` (our own text) as its error.
         """
         with self._database.write() as connection:
             now = self._clock()
@@ -342,7 +348,13 @@ class Jobs:
                 which = JOBS.c.worker == worker
                 back = claims.take_back(connection, which, now, reason="worker_killed")
                 return back[0] if back else None
-            return self._part(connection, worker, kind, detail, now)
+            return self._part(connection, worker, kind, detail, now, is_final=is_final)
+
+    def held_by(self, worker: str) -> Job | None:
+        """The job that `worker` has; None if it has none."""
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(JOBS).where(JOBS.c.worker == worker)).one_or_none()
+        return None if row is None else job_of(row)
 
     def void_leases(self) -> Sequence[Job]:
         """Take every job from its worker, for a server that starts and knows that it is alone.
@@ -371,8 +383,21 @@ class Jobs:
             raise NotFound(f"no job has the id {job_id[:80]!r}")
 
     def _part(
-        self, connection: sa.Connection, worker: str, kind: ErrorKind, detail: str, now: datetime
+        self,
+        connection: sa.Connection,
+        worker: str,
+        kind: ErrorKind,
+        detail: str,
+        now: datetime,
+        *,
+        is_final: bool = False,
     ) -> Job | None:
         return claims.part(
-            connection, worker, now, kind=kind, detail=detail, max_failures=self._max_failures
+            connection,
+            worker,
+            now,
+            kind=kind,
+            detail=detail,
+            max_failures=self._max_failures,
+            is_final=is_final,
         )

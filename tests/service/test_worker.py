@@ -88,10 +88,10 @@ class World:
     def queue(self, **spec: Any) -> str:
         return self.jobs.create(NewJob(kind="count", spec=spec)).id
 
-    def work(self, task: Task, name: str = "worker") -> bool:
-        return self.worker(task, name).work_once()
+    def work(self, task: Task, name: str = "worker", **options: Any) -> bool:
+        return self.worker(task, name, **options).work_once()
 
-    def worker(self, task: Task, name: str = "worker") -> Worker:
+    def worker(self, task: Task, name: str = "worker", **options: Any) -> Worker:
         return Worker(
             name,
             jobs=self.jobs,
@@ -104,6 +104,7 @@ class World:
             clock=self.clock,
             pause=self.pause,
             checkpointing=self.checkpointing,
+            **options,
         )
 
     def _tick(self) -> None:

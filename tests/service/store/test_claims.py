@@ -476,3 +476,20 @@ def test_no_key_has_more_jobs_running_than_it_may(database: Database, clock: Clo
     assert job.worker is not None
     jobs.worker_died(job.worker, "infrastructure", "gone", counts=False)
     assert claimed(jobs, "w9") == job.owner
+
+
+def test_a_worker_that_the_system_ended_for_its_memory_ends_its_job_alone(jobs: Jobs) -> None:
+    first, second = queue(jobs, "a"), queue(jobs, "b")
+    job = claim(jobs, "w1")
+    other = claim(jobs, "w2")
+    assert (job.id, other.id) == (first, second)
+    jobs.record(job, checkpoint=CHECKPOINT)  # however far it has come
+    assert jobs.held_by("w1") is not None
+    died = jobs.worker_died("w1", "memory", "the system ended it", is_final=True)
+    assert died is not None
+    assert (died.status, died.attempts) == (Status.FAILED, 1)
+    assert died.error is not None
+    assert (died.error["kind"], died.error["detail"]) == ("memory", "the system ended it")
+    assert died.checkpoint == CHECKPOINT  # for a job that goes on from it
+    assert jobs.held_by("w1") is None
+    assert jobs.get(second).status is Status.RUNNING
