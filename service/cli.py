@@ -160,7 +160,7 @@ def _keys(data: Path | None) -> ApiKeys:
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
     scopes: Annotated[
         str,
         typer.Option(
