@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills paper coverage serve audit clean
+.PHONY: help setup demo test check format openapi docs soak kills paper heads coverage serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -76,6 +76,9 @@ DATA ?= data/uci
 
 paper: $(READY) ## Four UCI sets by a published protocol; DATA=folder has them, ARGS="--epochs 4000"
 	$(BIN)/python -m bench.paper --data $(DATA) $(ARGS)
+
+heads: $(READY) ## The same sets with learnt noise, one network and five; DATA=folder, ARGS="--sets boston --scores FILE"
+	$(BIN)/python -m bench.heads --data $(DATA) $(ARGS)
 
 coverage: $(READY) ## What calibrated intervals and sets cover on real sets; DATA=folder adds regressions, ARGS="--splits 50"
 	$(BIN)/python -m bench.coverage $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
