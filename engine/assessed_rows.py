@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.cuts import rows_at_once, rows_of_piece
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.encoding import Encoding
@@ -26,10 +27,6 @@ __all__ = ["Rows"]
 
 Numbers = npt.NDArray[np.int64]
 
-_PIECE_FLOPS = 1e10
-_PIECE_NUMBERS = 1 << 20
-_CHUNK_NUMBERS = 1 << 22
-_CHUNK_ROWS = 1 << 16
 _SCORING_FLOPS = 3e4
 """What the scores of one pass of one number take: some 6 microseconds on one core."""
 _CLASS_FLOPS = 100.0
@@ -100,8 +97,9 @@ class Rows:
 
         Pieces begin where they would with none done.
         """
+        flops, _ = self.plan.cost(1)
+        size = rows_of_piece(flops=flops, numbers=self._numbers)
         for first, x, truth in self.chunks(done):
-            size = self._piece_rows
             for start in range(0, len(x), size):
                 if first + start >= done:
                     some = slice(start, min(start + size, len(x)))
@@ -114,21 +112,13 @@ class Rows:
         Chunks all of whose rows are done are passed over.
         """
         shapes = (*self._encoding.input_shapes.values(), self._encoding.output_shape)
-        width = sum(math.prod(shape) for shape in shapes)
-        size = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // max(1, width)))
+        size = rows_at_once(shapes)
         for first in range(0, len(self.ids), size):
             if first + size > done:
                 ids = self.ids[first : first + size]
                 with _Located(self._base, first):
                     x = self._encoding.encode_inputs(self._data, ids)
                     yield first, x, self._truths(ids) if self._have_truths else None
-
-    @property
-    def _piece_rows(self) -> int:
-        """How many rows take about half a second, and little memory."""
-        flops, _ = self.plan.cost(1)
-        fitting = min(_PIECE_FLOPS / max(1.0, flops), _PIECE_NUMBERS / self._numbers)
-        return int(max(1, min(_CHUNK_ROWS, fitting)))
 
     def _truths(self, ids: Numbers) -> Any:
         """Return what was observed, (rows, *shape) or class numbers (rows, …)."""

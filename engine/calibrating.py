@@ -21,6 +21,7 @@ from engine.conformal import (
     scores_of,
 )
 from engine.conformal_sets import chances, class_scores, fit_temperature
+from engine.cuts import rows_at_once, rows_of_piece
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
@@ -48,10 +49,6 @@ _OF_NUMBERS = ("absolute", "normalised")
 _LEAST_FITTED = 100
 _MOST_FITTED = 8_000_000
 """Numbers by which a temperature is fitted, at most; later rows, and passes, do not count."""
-_PIECE_FLOPS = 1e10
-_PIECE_NUMBERS = 2**20
-_CHUNK_ROWS = 2**16
-_CHUNK_NUMBERS = 2**22
 
 
 def check_scores(
@@ -223,9 +220,8 @@ class Calibrating:
     def _rows(self, plan: PredictionPlan, rows: Rows) -> Iterator[tuple[Inputs, Any, Rows]]:
         """Read rows, cut into pieces."""
         encoding = self._model.encoding
-        size = _piece_rows(plan)
-        width = sum(math.prod(shape) for shape in encoding.input_shapes.values())
-        chunk = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // max(1, width)))
+        size = rows_of_piece(flops=plan.cost(1)[0], numbers=plan.answer_size(1))
+        chunk = rows_at_once(encoding.input_shapes.values())
         for first in range(0, len(rows), chunk):
             ids = rows[first : first + chunk]
             x = encoding.encode_inputs(self._data, ids, unseen="zeros")
@@ -291,12 +287,6 @@ class Calibrating:
             way=self._plan().way(),
             seed=self._seed,
         )
-
-
-def _piece_rows(plan: PredictionPlan) -> int:
-    flops, _ = plan.cost(1)
-    fitting = min(_PIECE_FLOPS / max(1.0, flops), _PIECE_NUMBERS / max(1, plan.answer_size(1)))
-    return int(max(1, min(_CHUNK_ROWS, fitting)))
 
 
 def told(calibration: Calibration) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A row's random stream is its number in the data set, so no bit depends on where 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from engine.artifact import Model
 from engine.collation import Layout, Rows, passed_through
+from engine.cuts import rows_at_once, rows_of_piece
 from engine.data.dataset import Data, Limits
 from engine.data.inputs import Inputs
 from engine.data.lengths import stored_steps
@@ -34,10 +34,6 @@ Numbers = npt.NDArray[np.int64]
 ROW = "row"
 """The column that says which rows were predicted, where not all rows can be."""
 MAX_CELLS = Limits().max_cells
-_PIECE_FLOPS = 1e10
-_PIECE_NUMBERS = 2**20
-_CHUNK_NUMBERS = 2**22
-_CHUNK_ROWS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ class Batch:
 
     def parts(self, done: int = 0) -> Iterator[tuple[Inputs, Numbers]]:
         """Yield the rows after the first `done`, and their numbers, so many at a time."""
-        size = self._piece_rows()
+        size = rows_of_piece(flops=self.plan.cost(1)[0], numbers=self.plan.answer_size(1))
         for first, last in self._chunks(done):
             x, ids = self._encoded(first, last), self._ids(first, last)
             for start in range(0, last - first, size):
@@ -127,8 +123,7 @@ class Batch:
 
     def _chunks(self, done: int) -> Iterator[tuple[int, int]]:
         """Cut the rows into those that are read at once."""
-        width = sum(math.prod(shape) for shape in self.model.encoding.input_shapes.values())
-        size = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // max(1, width)))
+        size = rows_at_once(self.model.encoding.input_shapes.values())
         for first in range(done, self.total, size):
             yield first, min(first + size, self.total)
 
@@ -170,13 +165,6 @@ class Batch:
         if layout.schema is not None and self.total * len(layout.schema) > MAX_CELLS:
             raise _too_large(self.total * len(layout.schema))
         return layout
-
-    def _piece_rows(self) -> int:
-        """Return how many rows take about half a second, and little memory."""
-        flops, _ = self.plan.cost(1)
-        numbers = self.plan.answer_size(1)
-        fitting = min(_PIECE_FLOPS / max(1.0, flops), _PIECE_NUMBERS / max(1, numbers))
-        return int(max(1, min(_CHUNK_ROWS, fitting)))
 
 
 class _Located:

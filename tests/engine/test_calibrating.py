@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from engine import calibrating
+from engine import cuts
 from engine.artifact import Model, load_model
 from engine.batching import run_together
 from engine.bundle import bundle_of, read_bundle
@@ -120,8 +120,8 @@ def test_pieces_and_their_cut_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
     data = table()
     made = trained(data, hidden_dropout=0.4)
     whole = calibrated(made, table(41), num_samples=5)
-    monkeypatch.setattr(calibrating, "_PIECE_NUMBERS", 1)
-    monkeypatch.setattr(calibrating, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "MOST_ROWS", 7)
     assert calibrated(made, table(41), num_samples=5) == whole
 
 

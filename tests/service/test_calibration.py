@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine import calibrating
+from engine import cuts
 from service.model_calibration import ModelCalibration
 from tests.e2e.servers import csv_of
 from tests.service.conftest import Api, assert_problem
@@ -175,7 +175,7 @@ def test_a_job_stopped_while_it_calibrates_ends_with_the_same_model(
 ) -> None:
     dataset = api.upload(csv_of(80))
     whole = finished(api, dataset, search=search)
-    monkeypatch.setattr(calibrating, "_PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
     job = api.train(dataset, **SPEC, calibrate=CALIBRATE, search=search)
     begun: list[bool] = []
     steps = ModelCalibration.steps
@@ -201,7 +201,7 @@ def test_a_job_stopped_while_it_calibrates_ends_with_the_same_model(
 def test_a_cancelled_job_leaves_its_best_calibrated(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrating, "_PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
     dataset = api.upload(csv_of(80))
     job = api.train(dataset, **{**SPEC, "epochs": 5000}, calibrate=CALIBRATE)
     calls = iter(range(10**6))

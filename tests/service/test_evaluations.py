@@ -13,6 +13,7 @@ from scipy import special, stats
 from sklearn import metrics
 from starlette.types import Message
 
+from engine import cuts
 from service import limits
 from service.evaluations import EvaluateRequest
 from service.routes.evaluation import evaluate
@@ -675,8 +676,8 @@ def test_the_data_sets_of_a_job_stay_until_it_has_ended(shared: Api) -> None:
 def test_a_job_that_is_stopped_anywhere_ends_with_the_same_numbers(
     target: str, shared: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.assessed_rows._PIECE_NUMBERS", 200)
-    monkeypatch.setattr("engine.assessed_rows._CHUNK_ROWS", 25)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 200)
+    monkeypatch.setattr(cuts, "MOST_ROWS", 25)
     dataset = shared.upload(CONTENT)
     model = trained(shared, dataset, inputs=["a", "b"], targets=[target])
     body = {"model": model, "dataset": dataset, "num_samples": 10, "seed": 3}

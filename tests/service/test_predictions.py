@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from engine import cuts
 from service import batch
 from service.store.jobs import Jobs
 from tests.e2e.servers import csv_of, npz_of
@@ -113,8 +114,8 @@ def test_a_cut_anywhere_changes_no_bit(
     api, dataset, model = world
     asked = {"model": model, "inputs": {"dataset": dataset}, "seed": 3, **asked}
     whole = finished(api, **asked)
-    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 1)
-    monkeypatch.setattr(batch, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "MOST_ROWS", 7)
     pieces = finished(api, **asked)
     sha256 = {
         api.get(f"/datasets/{job['result']['dataset']}").json()["sha256"] for job in (whole, pieces)
@@ -330,7 +331,7 @@ def test_a_model_or_data_set_that_is_not_there_is_not_found(world: tuple[Api, st
 def test_values_that_cannot_be_read_are_refused_wherever_they_stand(
     shared: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "_CHUNK_ROWS", 8)
+    monkeypatch.setattr(cuts, "MOST_ROWS", 8)
     dataset = shared.upload(b"c,y\n" + b"".join(b"%c,%d\n" % (97 + i % 3, i) for i in range(30)))
     model = trained(shared, dataset, targets=["y"])
     rows = [b"%c,%d\n" % (97 + i % 3, i) for i in range(30)]
@@ -354,7 +355,7 @@ def test_a_cancelled_job_leaves_what_was_asked_for(
 ) -> None:
     model = api.import_model().json()["id"]
     dataset = api.upload(npz_of(x=np.ones((50, 2))), "application/x-npz")
-    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 10)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 10)
     job_id = posted(api, model=model, inputs={"dataset": dataset})["id"]
     jobs: Jobs = api.state["jobs"]
     pieces = batch.Batch.pieces
@@ -389,7 +390,7 @@ def test_a_job_goes_on_with_its_parts_or_without_them(
     asked = {"model": model, "inputs": {"dataset": dataset}, "seed": 1}
     asked |= {"num_samples": 4, "input_dropout": 0.3}
     calm = finished(api, **asked)["result"]["dataset"]
-    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 100)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 100)
     job_id = posted(api, **asked)["id"]
     calls = iter([False, False, False, True])
     worker = api.worker(should_stop=lambda: next(calls))
@@ -425,7 +426,7 @@ def test_a_worker_that_lost_its_lease_leaves_nothing(
     job_id = posted(api, model=model, inputs={"dataset": dataset})["id"]
     jobs: Jobs = api.state["jobs"]
     ticks = iter(range(100))
-    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 10)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 10)
 
     def lose() -> None:
         if next(ticks) == 3:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import cuts
 from engine.batch_acquisition import choose
-from service import batch, limits, rankings
+from service import limits, rankings
 from tests.service.conftest import Api, assert_problem
 from tests.service.test_predictions import named, trained
 
@@ -100,8 +101,8 @@ def test_only_the_rows_asked_for_are_ranked_each_once(world: World) -> None:
 def test_a_cut_anywhere_changes_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = [{"by": "mutual_information"}, {"by": "batch_bald", "top_k": 5}]
     whole = [ranked(world, "kind", **each) for each in asked]
-    monkeypatch.setattr(batch, "_PIECE_NUMBERS", 1)
-    monkeypatch.setattr(batch, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "MOST_ROWS", 7)
     assert [ranked(world, "kind", **each) for each in asked] == whole
 
 

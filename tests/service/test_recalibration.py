@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine import calibrating
+from engine import cuts
 from service import calibration_job
 from tests.e2e.servers import csv_of
 from tests.service.conftest import Api, assert_problem
@@ -147,7 +147,7 @@ def test_a_stopped_job_begins_anew_and_ends_the_same(
     model = trained(api, api.upload(csv_of(60)))["id"]
     other = api.upload(csv_of(40, seed=8))
     whole = finished(api, model, dataset=other, num_samples=20, seed=3)
-    monkeypatch.setattr(calibrating, "_PIECE_NUMBERS", 1)
+    monkeypatch.setattr(cuts, "PIECE_NUMBERS", 1)
     job = asked(api, model, dataset=other, num_samples=20, seed=3)
     assert api.delete(f"/models/{model}").status_code == 409
     assert api.delete(f"/datasets/{other}").status_code == 409
