@@ -11,15 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.calibration import fit_noise_precision
+from engine.calibration_checks import (
+    OF_CLASSES,
+    calibrated_passes,
+    check_noise,
+    check_rows,
+    score_of,
+    temperature_rows,
+)
 from engine.conformal import (
     Calibration,
-    Score,
-    by_target,
     conformal_quantile,
-    least_rows,
     promised_coverage,
     scores_of,
 )
+from engine.conformal import by_target as told_by
 from engine.conformal_sets import chances, class_scores, fit_temperature
 from engine.cuts import rows_at_once, rows_of_piece
 from engine.data.dataset import Data
@@ -28,15 +35,13 @@ from engine.data.inputs import Inputs
 from engine.data.lengths import stored_steps
 from engine.data.splits import random_order
 from engine.ensembles import plan_model
-from engine.errors import DataError, EngineError, SpecError
-from engine.graph import Graph
+from engine.errors import DataError
+from engine.evaluation import by_target
 from engine.prediction import PredictionPlan
-from engine.prediction_checks import acting_regularizers
-from engine.regularizers import Regularizer, is_stochastic
-from engine.spec import PredictSpec, RegularizationSpec, ScoreSpec, Statistic
+from engine.spec import ScoreSpec, Statistic
 from engine.streams import stream_key
 
-__all__ = ["Calibrating", "check_rows", "check_scores", "told"]
+__all__ = ["Calibrating", "told"]
 
 Rows = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -44,89 +49,9 @@ Doubles = npt.NDArray[np.float64]
 PENALTY, FREE_RANKS = 0.01, 5
 """Of RAPS, where the caller gives none."""
 
-_OF_CLASSES = ("aps", "raps", "lac")
-_OF_NUMBERS = ("absolute", "normalised")
 _LEAST_FITTED = 100
 _MOST_FITTED = 8_000_000
 """Numbers by which a temperature is fitted, at most; later rows, and passes, do not count."""
-
-
-def check_scores(
-    graph: Graph, trained: tuple[Regularizer, ...], asked: ScoreSpec, pointer: str
-) -> None:
-    """Refuse a way of predicting, or a score, that the network has not.
-
-    `trained` is what drops and adds noise in training; `pointer` where `asked` stands.
-    """
-    score = score_of(graph, asked)
-    known = _OF_CLASSES if graph.form == "classifier" else _OF_NUMBERS
-    if score not in known:
-        raise SpecError(
-            f"a {graph.form} has no {score!r} scores; it has {', '.join(known)}",
-            pointer=f"{pointer}/score",
-        )
-    if asked.temperature is not None and graph.form != "classifier":
-        raise SpecError(
-            f"a {graph.form} has no probabilities to soften; leave `temperature` out",
-            pointer=f"{pointer}/temperature",
-        )
-    try:
-        acting = acting_regularizers(graph, trained, _passes(asked, score), alone=False)
-    except EngineError as error:
-        error.pointer = pointer + error.pointer.removeprefix("#")
-        raise
-    if score != "normalised":
-        return
-    if asked.num_samples == 1 or not is_stochastic(acting):
-        what = "one pass has" if asked.num_samples == 1 else "passes that are all the same have"
-        raise SpecError(
-            f"`normalised` scores divide by the `std` over the passes, and {what} none; take "
-            "'absolute', or give rates and `num_samples`",
-            pointer=f"{pointer}/score",
-        )
-
-
-def check_rows(graph: Graph, asked: ScoreSpec, rows: int, pointer: str) -> None:
-    """Raise SpecError where so many rows are too few for the coverage."""
-    temperature = temperature_rows(graph, asked, rows)
-    least, left = least_rows(asked.coverage), rows - temperature
-    if left >= least:
-        return
-    half = (
-        f"; of {rows} rows {temperature} fit the temperature, which `temperature` false leaves out"
-        if temperature
-        else ""
-    )
-    raise SpecError(
-        f"a coverage of {asked.coverage!r} takes at least {least} calibration rows, "
-        f"ceil(1 / (1 - coverage)) - 1, and these are {left}; give more rows, or ask for less "
-        f"coverage{half}",
-        pointer=pointer,
-    )
-
-
-def score_of(graph: Graph, asked: ScoreSpec) -> Score:
-    """Return the score that is asked for, or a network's own."""
-    if asked.score is not None:
-        return asked.score
-    return "aps" if graph.form == "classifier" else "absolute"
-
-
-def temperature_rows(graph: Graph, asked: ScoreSpec, rows: int) -> int:
-    """Return how many of so many rows fit the temperature: half, of which the scores see none."""
-    return rows // 2 if graph.form == "classifier" and asked.temperature is not False else 0
-
-
-def _passes(asked: ScoreSpec, score: Score, *needed: Statistic) -> PredictSpec:
-    """Return the passes that are to be calibrated, as a prediction asks for them."""
-    acting = {name: getattr(asked, name) for name in RegularizationSpec.model_fields}
-    if not needed:
-        needed = ("probabilities",) if score in _OF_CLASSES else ("mean",)
-    if score == "normalised":
-        needed = (*needed, "std")
-    return PredictSpec.model_construct(
-        **acting, num_samples=asked.num_samples, masks=asked.masks, statistics=needed
-    )
 
 
 class Calibrating:
@@ -141,12 +66,16 @@ class Calibrating:
         *,
         seed: int,
         threads: int = 1,
+        fits_noise: bool = False,
     ) -> None:
         """`rows` are row numbers, of windows their last ones; all of the data set by default.
 
-        `seed` is that of the passes where `asked` gives none. Raises EngineError for what cannot
-        be calibrated so.
+        `seed` is that of the passes where `asked` gives none. With `fits_noise` the precision of
+        the noise is fitted by the same rows, of which no interval depends. Raises EngineError for
+        what cannot be calibrated so.
         """
+        if fits_noise:
+            check_noise(model.graph, "#/noise_precision")
         self._model = model.of_steps(stored_steps(model.encoding, data)).softened(1.0)
         self._asked = asked
         self._score = score_of(model.graph, asked)
@@ -162,6 +91,9 @@ class Calibrating:
         self._for_temperature = rows[np.sort(order[:count])]
         self._for_scores = rows[np.sort(order[count:])]
         self._threads = threads
+        self._fits_noise = fits_noise
+        self._drawn: list[tuple[Doubles, Doubles]] = []
+        """Passes and truths that the noise is fitted by."""
         self._temperature: float | None = None
         self._scores: list[Doubles] = []
         self.total = len(rows)
@@ -185,7 +117,7 @@ class Calibrating:
             yield from self._temperature_pieces()
             assert self._temperature is not None
             self._model = self._model.softened(self._temperature)
-        plan = self._plan()
+        plan = self._plan(*(("mean", "samples") if self._fits_noise else ()))
         for x, truth, ids in self._rows(plan, self._for_scores):
             yield partial(self._rank, plan, x, truth, ids)
 
@@ -212,7 +144,7 @@ class Calibrating:
         yield fit
 
     def _plan(self, *needed: Statistic, passes: int | None = None) -> PredictionPlan:
-        asked = _passes(self._asked, self._score, *needed)
+        asked = calibrated_passes(self._asked, self._score, *needed)
         if passes is not None:
             asked = asked.model_copy(update={"num_samples": passes})
         return plan_model(self._model, asked, seed=self._streams, alone=False)
@@ -235,13 +167,45 @@ class Calibrating:
     ) -> None:
         """Score some rows."""
         outputs = plan.run(x, ids, stop=stop, threads=self._threads)
-        if self._score in _OF_CLASSES:
+        if self._score in OF_CLASSES:
             self._scores.append(self._of_classes(outputs["probabilities"], truth, ids))
         else:
             scale = self._model.encoding.target_scale
             mean, std = outputs["mean"], outputs.get("std")
             self._scores.append(scores_of(truth, mean, std, score=self._score, scale=scale))
+            if self._fits_noise:
+                self._hold(outputs["samples"], np.asarray(truth[:], dtype=np.float64))
         self.done += len(ids)
+
+    def _hold(self, samples: Doubles, truth: Doubles) -> None:
+        """Keep passes as long as they are not too many; those of a hundred rows never are."""
+        held = sum(len(own) for _, own in self._drawn)
+        each = samples[:, :1].size
+        room = max(_LEAST_FITTED, _MOST_FITTED // each) - held
+        if room > 0:
+            self._drawn.append((samples[:, :room].copy(), truth[:room]))
+
+    def noise_precision(self) -> list[dict[str, float]]:
+        """Return the precision of each member's noise by target, in target units^-2.
+
+        The most likely one under the mixture of the member's own passes; a network alone is its
+        only member. Do the pieces first.
+        """
+        encoding, members = self._model.encoding, max(1, len(self._model.members))
+        samples = np.concatenate([own for own, _ in self._drawn], axis=1)
+        truths = by_target(encoding, np.concatenate([own for _, own in self._drawn])[None])
+        return [
+            {
+                name: fit_noise_precision(own, true)
+                for name, own, (true,) in zip(
+                    encoding.target_names,
+                    by_target(encoding, samples[member::members]),
+                    truths,
+                    strict=True,
+                )
+            }
+            for member in range(members)
+        ]
 
     def _of_classes(self, probabilities: Any, truth: Any, ids: Rows) -> Doubles:
         steps = math.prod(probabilities.shape[1:-1])
@@ -274,12 +238,12 @@ class Calibrating:
         if not np.isfinite(quantile).all():
             raise DataError("predictions for the calibration rows are not finite")
         names = self._model.encoding.target_names
-        is_of_sets = self._score in _OF_CLASSES
+        is_of_sets = self._score in OF_CLASSES
         return Calibration(
             coverage=self._asked.coverage,
             score=self._score,
             rows=len(self._for_scores),
-            quantiles={names[0]: quantile.tolist()} if is_of_sets else by_target(quantile, names),
+            quantiles={names[0]: quantile.tolist()} if is_of_sets else told_by(quantile, names),
             penalty=self._penalty,
             free_ranks=self._free_ranks,
             temperature=self._temperature,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.calibrating import check_rows, check_scores
+from engine.calibration_checks import check_rows, check_scores
 from engine.data.encoding import Encoding
 from engine.data.selection import Selection
 from engine.errors import DataError, SpecError

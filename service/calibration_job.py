@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -18,12 +18,25 @@ from service.model_calibration import progress
 from service.steps import NewModel, Step, TaskContext, TaskResult, attend
 from service.store.jobs import Job
 
-__all__ = ["calibrate", "score_spec"]
+__all__ = ["calibrate", "score_spec", "with_precisions"]
 
 
 def score_spec(spec: Mapping[str, Any]) -> ScoreSpec:
     """Return the engine's part of a calibration job's spec."""
     return ScoreSpec.model_validate({k: spec[k] for k in ScoreSpec.model_fields if k in spec})
+
+
+def with_precisions(
+    document: Mapping[str, Any], precisions: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return the document of a model whose members have another noise; the first one's is told."""
+    changed: dict[str, Any] = {**document, "noise_precision": precisions[0]}
+    if "members" in document:
+        changed["members"] = [
+            {**own, "noise_precision": precision}
+            for own, precision in zip(document["members"], precisions, strict=True)
+        ]
+    return changed
 
 
 def calibrate(job: Job, context: TaskContext) -> Iterator[Step]:
@@ -44,6 +57,7 @@ def calibrate(job: Job, context: TaskContext) -> Iterator[Step]:
         None if rows is None else np.array(sorted(rows), dtype=np.int64),
         seed=spec["seed"],
         threads=context.threads,
+        fits_noise=spec.get("noise_precision") == "fit",
     )
 
     def step() -> Step:
@@ -56,7 +70,12 @@ def calibrate(job: Job, context: TaskContext) -> Iterator[Step]:
             yield from attend(thread, piece, step)
             yield step()
     calibration = run.calibration()
-    metrics = {**document["metrics"], "calibration": told(calibration)}
+    summary = told(calibration)
+    if spec.get("noise_precision") == "fit":
+        precisions = run.noise_precision()
+        document = with_precisions(document, precisions)
+        summary["noise_precision"] = precisions[0]
+    metrics = {**document["metrics"], "calibration": summary}
     made = NewModel(
         name=job.name,
         document={

@@ -234,6 +234,8 @@ class CalibrateRequest(ScoreSpec):
     """Id of a data set with the columns or arrays that the model reads, and its targets."""
     rows: Annotated[tuple[Index, ...], Field(min_length=1, fail_fast=True)] | None = None
     """Numbers of its rows; of windows of series their last ones. All by default."""
+    noise_precision: Literal["fit"] | None = None
+    """`fit`: the precision of the noise is fitted anew, too, by the same rows; else it stays."""
     name: Name | None = None
     """Name of the job and of the model that it leaves; by default the model's own."""
     tags: Tags = Field(default_factory=dict)

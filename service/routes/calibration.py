@@ -12,7 +12,8 @@ import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 
 from engine.artifact import Model
-from engine.calibrating import Calibrating, check_scores
+from engine.calibrating import Calibrating
+from engine.calibration_checks import check_scores
 from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.splits import checked_rows
@@ -151,10 +152,13 @@ def _check(
     for own in model.members or (model,):
         check_scores(own.graph, perturbations(own.trained), asked, "#")
     try:
-        Calibrating(model, asked, data, rows, seed=seed).check()
+        fits_noise = body.noise_precision == "fit"
+        Calibrating(model, asked, data, rows, seed=seed, fits_noise=fits_noise).check()
     except EngineError as error:
         if error.pointer.startswith("#/inputs/rows/"):
             error.pointer = error.pointer.replace("#/inputs", "#")
-        elif error.pointer != "#/rows" or rows is None:
+        elif error.pointer not in ("#/rows", "#/noise_precision") or (
+            error.pointer == "#/rows" and rows is None
+        ):
             error.pointer = "#/dataset"
         raise

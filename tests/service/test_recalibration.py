@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from engine import cuts
+from engine.streams import stream_key
 from service import calibration_job
 from tests.e2e.servers import csv_of
 from tests.service.conftest import Api, assert_problem
@@ -160,3 +163,64 @@ def test_a_stopped_job_begins_anew_and_ends_the_same(
     assert api.get(f"/models/{done['model']}").json()["calibration"] == whole["calibration"]
     assert api.delete(f"/models/{model}").status_code == 204
     assert calibration_job.score_spec(done["spec"]).seed == 3
+
+
+@pytest.mark.parametrize("search", [None, {"variants": [{}, {"seed": 2}], "keep": "ensemble"}])
+def test_the_noise_is_fitted_anew_where_that_is_asked_for(
+    shared: Api, search: dict[str, Any] | None
+) -> None:
+    model = trained(shared, shared.upload(csv_of(60)), search=search)
+    content, y = with_noise(200)
+    noisy = shared.upload(content)
+    way = {"num_samples": 20, "seed": 3}
+    plain = finished(shared, model["id"], dataset=noisy, **way)
+    new = finished(shared, model["id"], dataset=noisy, noise_precision="fit", **way)
+    assert plain["noise_precision"] == model["noise_precision"]
+    assert new["calibration"] == plain["calibration"]
+    same = ("weights", "encoding", "spec")
+    assert {key: new[key] for key in same} == {key: model[key] for key in same}
+    assert new["metrics"]["calibration"]["noise_precision"] == new["noise_precision"]
+    members = len(search["variants"]) if search else 1
+    asked = {"model": new["id"], "inputs": {"dataset": noisy}, "num_samples": 20}
+    seed = stream_key(3, "calibration") % 2**53
+    answer = shared.post("/predict", json={**asked, "seed": seed, "statistics": ["samples"]})
+    samples = np.array(answer.json()["outputs"]["samples"])[..., 0]
+    told = [own["noise_precision"]["y"] for own in new["members"] or [new]]
+    for member, precision in enumerate(told):
+        own = samples[member::members]
+        assert_most_likely(own, y, precision)
+    statistics = {**asked, "seed": 1, "statistics": ["variance"]}
+    aleatoric = shared.post("/predict", json=statistics).json()["outputs"]["variance"]["aleatoric"]
+    assert np.array(aleatoric) == pytest.approx(np.mean([1 / tau for tau in told]))
+
+
+def with_noise(rows: int) -> tuple[bytes, Any]:
+    """Return a table like the one that was trained on, whose targets vary more, and these."""
+    head, *lines = csv_of(rows, seed=8).decode().split("\n")
+    noise = 5 * np.random.default_rng(2).standard_normal(rows)
+    parts = [line.rsplit(",", 1) for line in lines]
+    y = np.round([float(value) for _, value in parts] + noise, 6)
+    table = [head, *(f"{x},{own:.6f}" for (x, _), own in zip(parts, y, strict=True))]
+    return "\n".join(table).encode(), y
+
+
+def assert_most_likely(samples: Any, truth: Any, precision: float) -> None:
+    def likelihood(tau: float) -> float:
+        return float(np.log(stats.norm.pdf(truth, samples, tau**-0.5).mean(axis=0)).mean())
+
+    best = likelihood(precision)
+    assert all(likelihood(precision * factor) < best for factor in (0.8, 0.95, 1.05, 1.25))
+
+
+def test_what_has_no_noise_to_fit_is_refused(shared: Api) -> None:
+    other = shared.upload(csv_of(40, seed=8))
+    layers = [None, 6, {"name": "covar", "size": 1, "activation": "softplus", "inputs": "hid1"},
+              {"name": "out", "size": 1, "inputs": "hid1"}]  # fmt: skip
+    spec = {"network": {"layers": layers, "loss": "gll"}, "hidden_dropout": None,
+            "dropout": {"hid1:out": 0.2}}  # fmt: skip
+    model = trained(shared, shared.upload(csv_of(60)), **spec)["id"]
+    body = {"coverage": 0.9, "dataset": other, "noise_precision": "fit"}
+    answer = shared.post(f"/models/{model}/calibrate", json=body)
+    assert_problem(answer, 422, "#/noise_precision")
+    body["noise_precision"] = "none"
+    assert_problem(shared.post(f"/models/{model}/calibrate", json=body), 422, "#/noise_precision")
