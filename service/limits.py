@@ -83,7 +83,7 @@ def check_explanation(explanation: Explanation, rows: int, flops: float) -> floa
     Raises TooLarge where these are too many.
     """
     whole = flops + explanation.cost(rows)
-    passes, sites = explanation.plan.passes, len(explanation.sites)
+    passes, sites = explanation.plan.passes, len(explanation.sources)
     if whole > MAX_FLOPS:
         raise TooLarge(
             f"{rows} rows x {passes} passes, and as many for each of the {sites} sites that "

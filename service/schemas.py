@@ -477,6 +477,10 @@ class ExplanationShare(View):
     """In target units^2; of a classifier that of the probabilities."""
     share: list[Any]
     """Of the variance of all together; null where that is 0."""
+    mutual_information: list[Any] | None = None
+    """Of a classifier, of each row (step): how much the passes disagree on the label, in nats."""
+    mutual_information_share: list[Any] | None = None
+    """Of that of all together; null where that is 0."""
 
 
 class ExplanationSite(ExplanationShare):
@@ -485,9 +489,10 @@ class ExplanationSite(ExplanationShare):
     site: str
     """The output, or the weights, that it acts on."""
     kind: Literal["dropout", "noise", "drop_connect"]
-    pattern: str
-    level: float
-    """The rate of dropping, or the noise's standard deviation."""
+    pattern: str | None
+    level: float | None
+    """The rate of dropping, or the noise's standard deviation; null where members of an ensemble
+    have several."""
 
 
 class ExplanationView(View):
@@ -495,9 +500,13 @@ class ExplanationView(View):
 
     variance: list[Any]
     """Of all sites together."""
+    mutual_information: list[Any] | None = None
+    """Of a classifier: the same of what the passes disagree on."""
     sites: list[ExplanationSite]
+    members: ExplanationShare | None
+    """Of an ensemble: what its members differ by where nothing is dropped and no noise added."""
     interaction: ExplanationShare
-    """What the sites' variances lack of that of all together; below 0 where they exceed it."""
+    """What all these lack of that of all together; below 0 where they exceed it."""
 
 
 class PredictionView(View):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 
 from engine.artifact import Model
 from engine.data.encoding import Encoding, Scaled
+from engine.ensembles import plan_model
 from engine.errors import SpecError
 from engine.explanation import Explanation, plan_explanation
 from engine.network import Network
-from tests.engine.networks import graph_of, rows_of
+from engine.regularizers import resolve
+from engine.spec import PredictSpec, RegularizationSpec
+from engine.statistics import entropy
+from tests.engine.networks import graph_of, random_network, rows_of
 from tests.engine.test_prediction import IDS, ROWS, classifier, planned, regressor
 
 SCALE = 3.0
@@ -129,6 +134,107 @@ def test_weights_that_are_dropped_are_sites_too() -> None:
     found = explained(regressor(), ROWS, regularizers=dropped, hidden_dropout=0.2, num_samples=20)
     assert [site["site"] for site in found["sites"]] == ["hid1:out", "hid1.w"]
     assert [site["kind"] for site in found["sites"]] == ["dropout", "drop_connect"]
+
+
+def together(model: Model, *others: Network) -> Model:
+    """An ensemble of networks of the same shape."""
+    members = tuple(replace(model, network=own) for own in (model.network, *others))
+    return replace(model, members=members)
+
+
+def drawn(model: Model, **request: Any) -> Any:
+    """The passes of each member, (members, passes, rows, *outputs), by one request alone."""
+    asked = PredictSpec.model_validate({**request, "statistics": ["samples"]})
+    samples = plan_model(model, asked, seed=5).run(rows_of(ROWS), IDS)["samples"]
+    count = len(model.members)
+    return np.stack([samples[member::count] for member in range(count)]).astype(np.float64)
+
+
+OTHERS = [random_network([4, 30, 2], seed=seed) for seed in (9, 10)]
+BOTH: dict[str, Any] = {"input_dropout": 0.3, "hidden_dropout": 0.5}
+
+
+def test_members_and_the_sites_within_them_share_an_ensembles_variance() -> None:
+    model, passes = together(regressor(), *OTHERS), 40
+    plan = plan_model(model, PredictSpec.model_validate({**BOTH, "num_samples": passes}), seed=5)
+    found = plan_explanation(plan).run(rows_of(ROWS), IDS, {}, passes=passes)
+    freedom = 3 * passes - 1
+    samples = drawn(model, **BOTH, num_samples=passes)
+    whole = samples.reshape(-1, *samples.shape[2:]).var(axis=0, ddof=1)
+    assert found["variance"] == pytest.approx(whole, rel=1e-5)
+    for site, (name, rate) in zip(found["sites"], BOTH.items(), strict=True):
+        alone = drawn(model, **{name: rate}, num_samples=passes)
+        within = (alone - alone.mean(axis=1, keepdims=True)) ** 2
+        expected = within.sum(axis=(0, 1)) / freedom
+        assert site["variance"] == pytest.approx(expected, rel=1e-4)
+        assert site["level"] == rate
+    plain = drawn(model, input_dropout=0.0, num_samples=1)[:, 0]
+    apart = passes * ((plain - plain.mean(axis=0)) ** 2).sum(axis=0) / freedom
+    assert found["members"]["variance"] == pytest.approx(apart, rel=1e-4)
+    parts = (*found["sites"], found["members"], found["interaction"])
+    assert sum(part["share"] for part in parts) == pytest.approx(np.ones((11, 2)))
+
+
+def test_members_that_drop_nothing_account_for_all() -> None:
+    model = together(regressor(), *OTHERS)
+    plan = plan_model(model, PredictSpec(input_dropout=0.0, num_samples=5), seed=5)
+    found = plan_explanation(plan).run(rows_of(ROWS), IDS, {}, passes=5)
+    assert found["sites"] == []
+    assert (found["members"]["share"] == 1).all()
+    assert not found["interaction"]["variance"].any()
+
+
+def test_a_site_that_some_members_have_acts_in_these() -> None:
+    network = random_network([4, {"size": 30, "name": "other"}, 2], seed=9)
+    model = together(regressor({"hidden_dropout": 0.5}))
+    trained = resolve(RegularizationSpec(hidden_dropout=0.2), network.graph)
+    second = replace(model.members[0], network=network, trained=trained)
+    model = replace(model, members=(model.members[0], second))
+    plan = plan_model(model, PredictSpec(num_samples=30), seed=5)
+    first, other = plan_explanation(plan).run(rows_of(ROWS), IDS, {}, passes=30)["sites"]
+    assert (first["site"], first["level"]) == ("hid1:out", 0.5)
+    assert (other["site"], other["level"]) == ("other:out", 0.2)
+    samples = drawn(model, num_samples=30)
+    expected = samples.var(axis=1, ddof=0) * 30 / 59
+    assert first["variance"] == pytest.approx(expected[0], rel=1e-4)
+    assert other["variance"] == pytest.approx(expected[1], rel=1e-4)
+
+
+def information(samples: Any) -> Any:
+    """H(mean) - mean H over the first axis, (passes, rows, classes) -> (rows,)."""
+    return entropy(samples.mean(axis=0)) - entropy(samples).mean(axis=0)
+
+
+def test_the_mutual_information_of_a_classifier_is_shared_out_too() -> None:
+    asked: dict[str, Any] = {**BOTH, "num_samples": 50}
+    plan = planned(classifier(), **asked)
+    found = plan_explanation(plan).run(rows_of(ROWS), IDS, {}, passes=50)
+    whole = plan.run(rows_of(ROWS), IDS)["mutual_information"]
+    assert np.array_equal(found["mutual_information"], whole)
+    for site, (name, rate) in zip(found["sites"], BOTH.items(), strict=True):
+        request = {name: rate, "num_samples": 50, "statistics": ["samples"]}
+        samples = planned(classifier(), **request).run(rows_of(ROWS), IDS)["samples"]
+        expected = information(np.asarray(samples, dtype=np.float64))
+        assert site["mutual_information"] == pytest.approx(expected, abs=1e-6)
+    parts = (*found["sites"], found["interaction"])
+    shares = sum(part["mutual_information_share"] for part in parts)
+    assert shares == pytest.approx(np.ones(11))
+    assert found["members"] is None
+
+
+def test_the_mutual_information_of_an_ensemble_is_that_between_and_within_members() -> None:
+    others = [random_network([4, 30, 3], form="classifier", seed=seed) for seed in (9, 10)]
+    model = together(classifier(), *others)
+    plan = plan_model(model, PredictSpec(hidden_dropout=0.5, num_samples=30), seed=5)
+    found = plan_explanation(plan).run(rows_of(ROWS), IDS, {}, passes=30)
+    samples = drawn(model, hidden_dropout=0.5, num_samples=30)
+    flat = samples.reshape(-1, *samples.shape[2:])
+    assert found["mutual_information"] == pytest.approx(information(flat), abs=1e-6)
+    within = np.mean([information(own) for own in samples], axis=0)
+    (site,) = found["sites"]
+    assert site["mutual_information"] == pytest.approx(within, abs=1e-6)
+    plain = drawn(model, input_dropout=0.0, num_samples=1)[:, 0]
+    assert found["members"]["mutual_information"] == pytest.approx(information(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,17 @@ def test_the_passes_of_all_sites_count(world: World, monkeypatch: pytest.MonkeyP
     assert api.post("/predict", json=asked | {"explain": False}).status_code == 200
     problem = assert_problem(api.post("/predict", json=asked), 413)
     assert "2 sites" in problem["detail"]
+
+
+def test_an_ensemble_and_a_classifier_are_explained_by_json(world: World) -> None:
+    api, dataset, _ = world
+    search = {"variants": [{}, {"seed": 2}], "keep": "ensemble"}
+    form = {"form": "classifier", "layers": [None, 4, None]}
+    model = trained(api, dataset, inputs=["a", "b"], targets=["kind"], network=form, search=search)
+    answer = api.post("/predict", json=body(world, model=model)).json()
+    explain = answer["explain"]
+    parts = (*explain["sites"], explain["members"], explain["interaction"])
+    for name, whole in (("share", "variance"), ("mutual_information_share", "mutual_information")):
+        shares = np.add.reduce([np.array(part[name]) for part in parts])
+        assert shares == pytest.approx(np.ones(np.shape(explain[whole])))
+    assert explain["mutual_information"] == answer["outputs"]["mutual_information"]
