@@ -116,22 +116,12 @@ class Rows:
         for first in range(0, len(self.ids), size):
             if first + size > done:
                 ids = self.ids[first : first + size]
+                truth = None
                 with _Located(self._base, first):
                     x = self._encoding.encode_inputs(self._data, ids)
-                    yield first, x, self._truths(ids) if self._have_truths else None
-
-    def _truths(self, ids: Numbers) -> Any:
-        """Return what was observed, (rows, *shape) or class numbers (rows, …)."""
-        truth = self._encoding.encode_truth(self._data, ids)
-        shape = self._encoding.output_shape
-        wanted = shape[:-1] if self._encoding.classes is not None else shape
-        if truth.shape[1:] != wanted:
-            raise DataError(
-                f"the targets of a row have shape {list(truth.shape[1:])}, and what the model says "
-                f"of these inputs {list(wanted)}",
-                pointer="#/targets",
-            )
-        return truth
+                    if self._have_truths:
+                        truth = self._encoding.encode_truth(self._data, ids)
+                yield first, x, truth
 
     def _check_passes(self) -> None:
         """Refuse more passes than are held at once, where all of a row's are scored together."""

@@ -147,7 +147,10 @@ def _blocks(data: Data, field: ScaledArray, rows: Rows | None, role: str) -> Ite
     """Yield the array as float64 blocks (rows, *shape); missing values are refused."""
     pointer = f"#/{role}"
     source: npt.NDArray[Any] = data.column(field.name)
-    fits = source.shape[1:] in (field.shape, field.shape[:1] if field.shape[1:] == (1,) else ())
+    known = [field.shape]
+    if len(field.shape) <= 2 and field.shape[-1] == 1:
+        known.append(field.shape[:-1])  # one number a row, or a step, needs no axis of its own
+    fits = source.shape[1:] in known
     if not fits or source.dtype.kind not in "biuf":
         raise DataError(
             f"{field.name!r} has rows of shape {list(source.shape[1:])}; numbers of shape "

@@ -418,7 +418,18 @@ class Encoding(Spec):
         return Ranges([(group.output, fields) for group, fields in self._fields_by_group])
 
     def _class_numbers(self, data: Data, rows: Rows | None) -> Rows:
-        return number_labels(data, self.target or "", rows, self.classes or ())
+        name = self.target or ""
+        numbers = number_labels(data, name, rows, self.classes or ())
+        wanted = () if self.target_steps is None else (self.target_steps,)
+        if numbers.shape[1:] == () and wanted == (1,):
+            return numbers[:, None]
+        if numbers.shape[1:] != wanted:
+            raise DataError(
+                f"{name!r} has rows of shape {list(numbers.shape[1:])}; labels of shape "
+                f"{list(wanted)} are needed",
+                pointer="#/targets",
+            )
+        return numbers
 
 
 def _encode(data: Data, field: ArrayField, rows: Rows | None, unseen: Unseen) -> Floats:

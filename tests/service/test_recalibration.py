@@ -12,6 +12,7 @@ from engine import cuts
 from engine.streams import stream_key
 from service import calibration_job
 from tests.e2e.servers import csv_of
+from tests.engine.data.conftest import npz
 from tests.service.conftest import Api, assert_problem
 
 SPEC: dict[str, Any] = {"epochs": 3, "hidden_dropout": 0.2, "network": {"layers": [None, 6, None]}}
@@ -123,6 +124,33 @@ def test_what_makes_no_calibration_is_refused_where_it_stands(
     model = trained(shared, shared.upload(csv_of(60)))["id"]
     body = {"coverage": 0.9, "dataset": shared.upload(csv_of(40, seed=8)), **change}
     assert_problem(shared.post(f"/models/{model}/calibrate", json=body), status, pointer)
+
+
+def test_labels_have_to_be_of_the_steps_that_the_model_reads(shared: Api) -> None:
+    x = np.random.default_rng(3).standard_normal((40, 4, 2))
+    y = (x[..., 0] > 0).astype(np.int64)
+
+    def stored(steps: int, labels: int) -> str:
+        content = npz(x=x[:, :steps], y=y[:, :labels])
+        return shared.upload(content, "application/x-npz")
+
+    layers = [None, {"form": "rnn", "size": 3}, None]
+    network = {"form": "classifier", "layers": layers}
+    dataset = stored(4, 4)
+    model = trained(shared, dataset, network=network)["id"]
+    for path in (f"/models/{model}/calibrate", "/evaluate"):
+        body: dict[str, Any] = {"dataset": stored(3, 4), "num_samples": 3}
+        body |= {"coverage": 0.5} if "calibrate" in path else {"model": model}
+        answer = shared.post(path, json=body)
+        assert "labels of shape [3]" in assert_problem(answer, 422, "#/dataset")["detail"]
+    asked = {**SPEC, "dataset": dataset, "network": network}
+    for key in ("validation", "calibrate"):
+        other: dict[str, Any] = {"dataset": stored(4, 3)}
+        other |= {"coverage": 0.5} if key == "calibrate" else {}
+        answer = shared.post("/train", json={**asked, key: other})
+        assert_problem(answer, 422, f"#/{key}/dataset")
+    new = finished(shared, model, dataset=stored(1, 1), coverage=0.5, num_samples=3)
+    assert np.shape(new["calibration"]["quantiles"]["y"]) == (1,)
 
 
 def test_rows_that_the_model_has_seen_do_not_calibrate_it(shared: Api) -> None:

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from engine.data.encoding import Encoding, Scaled
 from engine.data.formats import Data
+from engine.data.lengths import of_steps
 from engine.data.selection import Selection
 from engine.errors import DataError
 from engine.spec import Form
@@ -399,6 +400,27 @@ def test_labels_of_steps_are_numbered_step_by_step() -> None:
     encoding = Encoding.fit(data, selection, _rows(0, 1))
     assert encoding.output_shape == (2, 2)
     assert encoding.encode_targets(data).tolist() == [[0, 1], [1, 1], [0, 0]]
+
+
+def test_labels_of_another_number_of_steps_are_refused() -> None:
+    data = Data(arrays={"x": np.zeros((3, 2, 1)), "y": np.array([[5, 7], [7, 7], [5, 5]])})
+    selection = _selection("classifier", kind="arrays", inputs=("x",))
+    encoding = Encoding.fit(data, selection, _rows(0, 1))
+    for y in (np.array([[5, 7, 5]]), np.array([5])):
+        with pytest.raises(DataError, match=r"labels of shape \[2\] are needed") as caught:
+            encoding.encode_targets(Data(arrays={"y": y}))
+        assert caught.value.pointer == "#/targets"
+    one = of_steps(encoding, 1, (1, 2))
+    for y in (np.array([[5], [7]]), np.array([5, 7])):
+        assert one.encode_targets(Data(arrays={"y": y})).tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (2, 4, 3), (1, 4, 1)])
+def test_one_number_a_row_is_no_sequence_or_image(shape: tuple[int, ...]) -> None:
+    encoding = Encoding.identity({"in": shape}, (1,), "regressor")
+    with pytest.raises(DataError, match="numbers of shape") as caught:
+        encoding.encode_inputs(Data(arrays={"x": np.zeros(3)}))
+    assert caught.value.pointer == "#/inputs"
 
 
 def test_an_array_by_name_is_a_list_of_rows() -> None:
