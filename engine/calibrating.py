@@ -51,7 +51,7 @@ PENALTY, FREE_RANKS = 0.01, 5
 
 _LEAST_FITTED = 100
 _MOST_FITTED = 8_000_000
-"""Numbers by which a temperature is fitted, at most; later rows, and passes, do not count."""
+"""Numbers by which a temperature is fitted, at most; of more rows so many are drawn."""
 
 
 class Calibrating:
@@ -88,7 +88,9 @@ class Calibrating:
         order = random_order(len(rows), self._streams)
         count = temperature_rows(model.graph, asked, len(rows))
         self._all = rows
-        self._for_temperature = rows[np.sort(order[:count])]
+        # In the order of the draw, so that the first of them are any.
+        self._for_temperature = order[:count]
+        self._fitted_rows = 0
         self._for_scores = rows[np.sort(order[count:])]
         self._threads = threads
         self._fits_noise = fits_noise
@@ -126,7 +128,9 @@ class Calibrating:
         width = math.prod(self._model.graph.last.shape)
         passes = min(self._asked.num_samples, max(1, _MOST_FITTED // (_LEAST_FITTED * width)))
         plan = self._plan("samples", passes=passes)
-        ids = self._for_temperature[: max(_LEAST_FITTED, _MOST_FITTED // (passes * width))]
+        most = max(_LEAST_FITTED, _MOST_FITTED // (passes * width))
+        ids = self._all[np.sort(self._for_temperature[:most])]
+        self._fitted_rows = len(ids)
         drawn: list[tuple[Any, Any]] = []
 
         def draw(x: Inputs, truth: Any, own: Rows, stop: Callable[[], bool]) -> None:
@@ -247,7 +251,7 @@ class Calibrating:
             penalty=self._penalty,
             free_ranks=self._free_ranks,
             temperature=self._temperature,
-            temperature_rows=len(self._for_temperature),
+            temperature_rows=self._fitted_rows,
             way=self._plan().way(),
             seed=self._seed,
         )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from engine.calibration import fit_noise_precision, mixture_log_likelihood
 from engine.data.encoding import Encoding
 from engine.data.inputs import Inputs
+from engine.data.splits import random_order
 from engine.losses import PROBABILITY_FLOOR
 from engine.mapped_rows import MappedInputs
 from engine.names import array_of
@@ -29,19 +30,22 @@ __all__ = [
     "by_target",
     "evaluate_on_validation",
     "given_precision",
-    "measured_rows",
     "parts_of",
+    "sampled_rows",
 ]
 
 NUM_SAMPLES = 100
 _MAX_SAMPLES = 5_000_000
-"""Numbers held at once: 100 passes of 50 000 rows of one target; later rows do not count."""
+"""Numbers held at once: 100 passes of 50 000 rows of one target; of more rows so many are drawn."""
 
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
 
 _MAX_FLOPS = 4e11
-"""About ten seconds of products; later rows do not count."""
+"""About ten seconds of products; of more rows so many are drawn."""
 _MIN_ROWS = 100
+_SAMPLED = 13
+"""The seed by which rows are drawn, so that all variants of a search are measured on the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +65,18 @@ def evaluate_on_validation(
     spec: TrainSpec,
     *,
     x: Inputs | MappedInputs,
-    truth: Callable[[int], Any],
+    truth: Callable[[Rows], Any],
     row_ids: npt.NDArray[np.int64],
 ) -> Generator[float, None, Evaluation]:
     """Sample the validation rows, yielding the share that is done; return the evaluation.
 
-    `x` are encoded rows, `truth` what `Encoding.encode_truth` says of so many first ones. A
-    regressor's noise precision is the spec's, or fitted by maximum likelihood of the mixture of
-    passes; a classifier's likelihood is that of the mean probabilities.
+    `x` are encoded rows, `truth` what `Encoding.encode_truth` says of some of them. A regressor's
+    noise precision is the spec's, or fitted by maximum likelihood of the mixture of passes; a
+    classifier's likelihood is that of the mean probabilities.
     """
     graph = network.graph
     passes = NUM_SAMPLES if is_stochastic(regularizers) else 1
-    rows = measured_rows(
+    rows = sampled_rows(
         len(x),
         numbers=passes * math.prod(graph.last.shape),
         flops=passes * max(1, graph.flops_per_row),
@@ -81,14 +85,15 @@ def evaluate_on_validation(
     sampler = Sampler(network, regularizers, wanted=wanted, seed=spec.seed)
     numbers = np.arange(passes, dtype=np.int64)
     pieces: dict[str, list[Array]] = {name: [] for name in wanted}
-    for chunk in sampler.chunks(rows, passes):
+    for chunk in sampler.chunks(len(rows), passes):
         for part in parts_of(chunk):
-            drawn = {name: value[None] for name, value in sampler.deterministic(x[part]).items()}
+            own = x[rows[part]]
+            drawn = {name: value[None] for name, value in sampler.deterministic(own).items()}
             if sampler.stochastic:
-                drawn |= sampler.samples(x[part], row_ids[part], numbers)
+                drawn |= sampler.samples(own, row_ids[rows[part]], numbers)
             for name, value in drawn.items():
                 pieces[name].append(value)
-            yield part.stop / rows
+            yield part.stop / len(rows)
     samples = np.concatenate(pieces[graph.last.out], axis=1)
     true = truth(rows)
     if graph.form == "classifier":
@@ -119,9 +124,16 @@ def _learnt_noise(encoding: Encoding, samples: Array, variance: Array, truth: Ar
     return Evaluation(noise_precision=None, log_likelihood=float(np.mean(likelihoods)))
 
 
-def measured_rows(count: int, *, numbers: int, flops: float) -> int:
-    """Return how many of so many rows are sampled; `numbers` and `flops` are those of one row."""
-    return min(count, max(_MIN_ROWS, min(_MAX_SAMPLES // numbers, int(_MAX_FLOPS / flops))))
+def sampled_rows(count: int, *, numbers: int, flops: float) -> Rows:
+    """Return which of so many rows are sampled, ascending: all, or as many as are not too much.
+
+    `numbers` and `flops` are those of one row. Rows may stand in the order of their targets, so
+    that the first ones would be no likeness of all: they are drawn, the same for whoever asks.
+    """
+    size = min(count, max(_MIN_ROWS, min(_MAX_SAMPLES // numbers, int(_MAX_FLOPS / flops))))
+    if size == count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(random_order(count, _SAMPLED)[:size])
 
 
 def by_target(encoding: Encoding, values: Array) -> list[Array]:

@@ -17,7 +17,7 @@ import torch
 from engine.calibration import mixture_log_likelihood
 from engine.data.inputs import Inputs
 from engine.ensembles import member_seed
-from engine.evaluation import NUM_SAMPLES, by_target, measured_rows, parts_of
+from engine.evaluation import NUM_SAMPLES, by_target, parts_of, sampled_rows
 from engine.losses import PROBABILITY_FLOOR, prediction_loss
 from engine.metrics import DeterministicMetrics
 from engine.network import Network
@@ -32,6 +32,7 @@ __all__ = ["JointEvaluation"]
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 
 class JointEvaluation:
@@ -69,9 +70,9 @@ class JointEvaluation:
         likely: Doubles | None = None
         for index, member in enumerate(self._members):
             pieces = []
-            for part in member.parts(rows):
-                pieces.append(member.likely(measured, truth, part))
-                yield 0.5 + (index + part.stop / rows) / (2 * count)
+            for part in member.parts(len(rows)):
+                pieces.append(member.likely(measured, truth[part], rows[part]))
+                yield 0.5 + (index + part.stop / len(rows)) / (2 * count)
             own = np.concatenate(pieces, axis=-1)
             likely = own if likely is None else np.logaddexp(likely, own)
         assert likely is not None
@@ -116,10 +117,10 @@ class JointEvaluation:
         metrics = DeterministicMetrics(first.graph, targets.numpy(), target_scale=scale)
         return ({} if loss is None else {"loss": loss}) | metrics.of(mean)
 
-    def _sampled_rows(self, count: int) -> int:
-        """Return how many rows are sampled: all members' passes take no longer than one's may."""
+    def _sampled_rows(self, count: int) -> Rows:
+        """Return which rows are sampled: all members' passes take no longer than one's may."""
         flops = sum(m.passes * max(1, m.graph.flops_per_row) for m in self._members)
-        return measured_rows(
+        return sampled_rows(
             count,
             numbers=max(m.passes * math.prod(m.graph.last.shape) for m in self._members),
             flops=flops,
@@ -153,16 +154,13 @@ class _Member:
         for chunk in self._sampler.chunks(rows, self.passes):
             yield from parts_of(chunk)
 
-    def likely(self, measured: Measured, truths: Any, part: slice) -> Doubles:
-        """Return the logarithm of how likely the truths of some rows are, (…, numbers).
-
-        `truths` are those of the first rows, as many as are sampled.
-        """
-        x, truth = measured.x[part], truths[part]
+    def likely(self, measured: Measured, truth: Any, rows: Rows) -> Doubles:
+        """Return the logarithm of how likely the truths of some rows are, (…, numbers)."""
+        x = measured.x[rows]
         drawn = {name: value[None] for name, value in self._sampler.deterministic(x).items()}
         if self._sampler.stochastic:
             numbers = np.arange(self.passes, dtype=np.int64)
-            drawn |= self._sampler.samples(x, measured.row_ids[part], numbers)
+            drawn |= self._sampler.samples(x, measured.row_ids[rows], numbers)
         samples = drawn[self.graph.last.out]
         if self.is_classifier:
             mean = pass_mean(renormalised(samples))

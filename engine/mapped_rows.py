@@ -129,7 +129,7 @@ class _Pools:
 
 
 class MappedInputs:
-    """Rows of inputs like `Inputs`, of which slices are read when they are asked for."""
+    """Rows of inputs like `Inputs`, which are read when they are asked for."""
 
     def __init__(self, read: Callable[[Numbers], Inputs], numbers: Numbers) -> None:
         self._read = read
@@ -140,7 +140,9 @@ class MappedInputs:
         return len(self._numbers)
 
     def __getitem__(self, rows: Any) -> Inputs:
-        """Return the rows of a slice; some more are read with them, for the next one."""
+        """Return some rows; with those of a slice some more are read, for the next one."""
+        if not isinstance(rows, slice):
+            return self._read(self._numbers[rows])
         start, stop, _ = rows.indices(len(self))
         if self._held is None or not (
             self._held[0] <= start and stop <= self._held[0] + len(self._held[1])

@@ -39,8 +39,8 @@ class Measured:
     """The rows that measure a network."""
 
     x: Inputs | MappedInputs
-    truth: Callable[[int], Any]
-    """What `Encoding.encode_truth` says of so many of them, the first ones."""
+    truth: Callable[[Rows], Any]
+    """What `Encoding.encode_truth` says of some of them, by their positions."""
     row_ids: Rows
 
 
@@ -108,11 +108,11 @@ class _Source:
             x = self._inputs(numbers)
             valid = self._resident(numbers, x=x)
             whole = encoding.encode_truth(data, numbers)
-            truth = partial(_first, whole)
+            truth = partial(_some, whole)
         else:
             x = MappedInputs(self._inputs, numbers)
             valid = self._mapped(numbers, blocking)
-            truth = partial(_first_read, partial(encoding.encode_truth, data), numbers)
+            truth = partial(_some_read, partial(encoding.encode_truth, data), numbers)
         return Measured(x=x, truth=truth, row_ids=np.asarray(numbers, dtype=np.int64)), valid
 
     def _mapped(self, numbers: Rows, blocking: Blocking) -> MappedRows:
@@ -142,12 +142,12 @@ class _Source:
         )
 
 
-def _first(values: Any, count: int) -> Any:
-    return values[:count]
+def _some(values: Any, rows: Rows) -> Any:
+    return values[rows]
 
 
-def _first_read(read: Callable[[Rows], Any], numbers: Rows, count: int) -> Any:
-    return read(numbers[:count])
+def _some_read(read: Callable[[Rows], Any], numbers: Rows, rows: Rows) -> Any:
+    return read(numbers[rows])
 
 
 @dataclass(frozen=True, kw_only=True)

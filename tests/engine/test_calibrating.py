@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from engine import cuts
+from engine import calibrating, cuts
 from engine.artifact import Model, load_model
 from engine.batching import run_together
 from engine.bundle import bundle_of, read_bundle
@@ -272,6 +272,17 @@ def test_sets_are_the_classes_within_the_quantile(score: str, temperature: bool)
     columns = dict(blocks_of(found, model)[1].columns())
     assert list(columns) == [f"set.{name}" for name in classes]
     np.testing.assert_array_equal(np.stack(list(columns.values()), axis=1), inside)
+
+
+def test_of_many_rows_no_more_fit_the_temperature_than_can_be_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrating, "_LEAST_FITTED", 40)
+    monkeypatch.setattr(calibrating, "_MOST_FITTED", 1)
+    made = trained(kinds(), targets=["kind"])
+    document, _ = calibrated(made, kinds(400, seed=4), num_samples=1, hidden_dropout=0)
+    kept = document["calibration"]
+    assert (kept["rows"], kept["temperature_rows"]) == (200, 40)
 
 
 def test_a_single_pass_is_softened_too() -> None:
