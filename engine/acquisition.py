@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.artifact import Model
+from engine.batch_acquisition import MOST_PASSES
 from engine.errors import SpecError
 from engine.spec import PassesSpec, PredictSpec, RankSpec
 from engine.statistics import entropy
@@ -80,6 +81,13 @@ def _check_passes(model: Model, spec: RankSpec) -> None:
 
 
 def _check_joint(model: Model, spec: RankSpec) -> None:
+    members = max(1, len(model.members))
+    if (spec.num_samples or 1) * members > MOST_PASSES:
+        raise SpecError(
+            f"`batch_bald` tells at most {MOST_PASSES // members} passes apart"
+            f"{f' of each of {members} members' if members > 1 else ''}, got {spec.num_samples}",
+            pointer="#/num_samples",
+        )
     if spec.masks == "independent":
         raise SpecError(
             "`batch_bald` is of labels that each pass gives to all rows together, and rows whose "

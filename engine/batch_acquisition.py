@@ -18,13 +18,15 @@ import numpy.typing as npt
 from engine.statistics import entropy
 from engine.streams import generator
 
-__all__ = ["CONFIGURATIONS", "Chosen", "choose"]
+__all__ = ["CONFIGURATIONS", "MOST_PASSES", "Chosen", "choose"]
 
 Doubles = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 
 CONFIGURATIONS = 4096
 """Labels of all rows chosen so far that are looked at: all there are, or so many drawn ones."""
+MOST_PASSES = 4096
+"""Passes that may be told apart: for each of them and all labels looked at a number is held."""
 _NUMBERS = 1 << 22
 """Held at once while rows are compared."""
 
@@ -107,7 +109,10 @@ def choose(
     own = np.concatenate([_mean_entropy(shares[:, part]) for part in _parts(rows, classes, shares)])
     labels = _Labels(shares, seed)
     left = np.ones(rows, dtype=np.bool_)
+    best: int | None = None
     for _ in range(min(count, rows)):
+        if best is not None:
+            labels.add(best)
         gains = np.empty(rows)
         for part in _parts(rows, classes, shares):
             go_on()
@@ -115,7 +120,6 @@ def choose(
         best = int(np.argmax(np.where(left, gains, -np.inf)))
         yield Chosen(index=best, gain=max(0.0, float(gains[best])), is_exact=labels.is_exact)
         left[best] = False
-        labels.add(best)
 
 
 def _mean_entropy(shares: Samples) -> Doubles:

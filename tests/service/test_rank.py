@@ -145,6 +145,7 @@ def test_fewer_candidates_are_those_that_tell_most_alone(
         ("kind", {"by": "margin"}, "#/by"),
         ("kind", {}, "#/by"),
         ("kind", {"by": "batch_bald", "masks": "independent"}, "#/masks"),
+        ("kind", {"by": "batch_bald", "num_samples": 4097}, "#/num_samples"),
         ("kind", {"by": "mutual_information", "num_samples": None}, "#/num_samples"),
         ("y", {"by": "std", "num_samples": 1}, "#/num_samples"),
         ("kind", {"by": "entropy", "rows": [0, 40]}, "#/rows/1"),
