@@ -60,6 +60,8 @@ class Abstention:
             if name in _OF_TARGETS:
                 limit = model.encoding.along_targets(values) if len(values) > 1 else values[0]
             beyond = statistic < limit if name == "probability" else statistic > limit
+            # What overflows is not known to be within any threshold.
+            beyond |= np.isnan(statistic) & np.isfinite(limit)
             beyond = beyond.reshape(*beyond.shape, *(1,) * (lead - beyond.ndim))
             marked = marked | beyond.any(axis=tuple(range(lead, beyond.ndim)))
         if lead == 2:

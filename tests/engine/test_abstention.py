@@ -122,6 +122,16 @@ def test_sequences_are_marked_step_by_step() -> None:
     assert marked.tolist() == (std > limit).any(axis=2).tolist()
 
 
+def test_a_row_of_which_nothing_is_known_is_marked() -> None:
+    rows = ROWS.copy()
+    rows[2] = 3e38  # whose passes are infinite, and their deviation is no number
+    plan = planned(regressor(), hidden_dropout=0.5, num_samples=40, abstain={"std": 1e9})
+    with np.errstate(all="ignore"):
+        found = plan.run(rows_of(rows), IDS)
+    assert np.isnan(found["std"][2]).any()
+    assert np.flatnonzero(found["abstain"]).tolist() == [2]
+
+
 def test_images_are_marked_as_wholes() -> None:
     network = random_network(
         [{"size": 1, "shape": [1, 4, 4]}, {"form": "conv2", "size": 2, "filter_size": 3}]
