@@ -26,7 +26,7 @@ class EvaluateSpec(PassesSpec):
     """How a trained network is measured on rows whose truths are known."""
 
     rows: RowNumbers | None = None
-    """Numbers of the data set's rows, counted from 0; all that have targets when absent."""
+    """Numbers of the data set's rows, counted from 0; all when absent. Each has its targets."""
     level: Share = 0.9
     """Of the central interval whose observed `coverage` and `interval_width` are told."""
     levels: Annotated[tuple[Share, ...], Field(min_length=1, max_length=100)] = (
