@@ -5,7 +5,15 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="how often one job is killed in a row")
+    parser.addoption("--kills", type=int, default=4, help="how often one job is killed in a row")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give time to tests that start processes: on a busy machine each takes a minute to start."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if "processes" in marks and "timeout" not in marks:
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session", autouse=True)

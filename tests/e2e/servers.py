@@ -1,4 +1,7 @@
-"""Real servers: `bernoulli serve` in a process of its own, and what a client does with it."""
+"""Real servers: `bernoulli serve` in a process of its own, and what a client does with it.
+
+A server's processes take seconds to import PyTorch, so tests share one, or kill one and the same.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,46 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
 
-__all__ = ["Server", "children_of", "csv_of", "npz_of", "serving", "wait_for"]
+__all__ = [
+    "Mortal",
+    "Server",
+    "Victim",
+    "children_of",
+    "csv_of",
+    "npz_of",
+    "serving",
+    "wait_for",
+]
 
 _URL = re.compile(r"http://[\d.]+:\d+")
+
+Victim = Literal["worker", "http", "server", "everything"]
 
 
 class Server:
     """One running `bernoulli serve` and a client for it."""
 
-    def __init__(self, data: Path, *, env: dict[str, str] | None = None, workers: int = 1) -> None:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
-        command += ["--data", str(data), "--workers", str(workers)]
+    def __init__(
+        self,
+        data: Path,
+        *,
+        env: dict[str, str] | None = None,
+        workers: int = 1,
+        command: list[str] | None = None,
+    ) -> None:
+        """Start a server, by `command` if it is given, and wait until it is ready."""
+        self.data = data
+        if command is None:
+            command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+            command += ["--data", str(data), "--workers", str(workers)]
         self._log = (data.parent / f"{data.name}.log").open("ab")
         self.process = subprocess.Popen(
             command,
@@ -52,18 +76,33 @@ class Server:
         """Return the pids of the server's child processes whose command holds all `words`."""
         return children_of(self.process.pid, *words)
 
+    def processes(self) -> list[int]:
+        """Return the pids of all the server's processes: its own, its children and theirs."""
+        found = [self.process.pid]
+        for pid in found:
+            found += children_of(pid)
+        return found
+
+    def kill_child(self, role: Literal["worker", "http"]) -> None:
+        """Kill the process of this role, and wait until there is another."""
+        (pid,) = self.children(f"{role}_process")
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: any(child != pid for child in self.children(f"{role}_process")))
+
     def kill(self) -> None:
-        """Kill the server as hard as can be, and wait until all its processes are gone."""
-        children = self.children()
+        """Kill the server as hard as can be; all its processes end with it."""
+        processes = self.processes()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
-        wait_for(lambda: not any(_is_alive(pid) for pid in children), 10)
+        wait_for(lambda: not _alive(processes))
         self.close()
 
-    def stop(self) -> int:
-        """Ask the server to stop; return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask the server to stop; return its exit code. None of its processes is left."""
+        processes = self.processes()
+        self.process.send_signal(number)
         code = self.process.wait(40)
+        wait_for(lambda: not _alive(processes))
         self.close()
         return code
 
@@ -89,7 +128,7 @@ class Server:
         job: dict[str, Any] = answer.json()
         return job
 
-    def finished(self, job_id: str, timeout: float = 60) -> dict[str, Any]:
+    def finished(self, job_id: str, timeout: float = 200) -> dict[str, Any]:
         """Wait for a job's end and return it."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -115,6 +154,45 @@ class Server:
         return answer.content
 
 
+class Mortal:
+    """A data folder, and the server on it that tests kill, stop and start again."""
+
+    def __init__(self, data: Path, **options: Any) -> None:
+        self._data = data
+        self._options = options
+        self._server: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        """The server that runs; one is started where none does."""
+        if self._server is None or self._server.process.poll() is not None:
+            self._server = Server(self._data, **self._options)
+        return self._server
+
+    def kill(self, victim: Victim) -> None:
+        """Kill a process of the server, the server, or all its processes one by one."""
+        if victim in ("worker", "http"):
+            self.server.kill_child(victim)
+            return
+        if victim == "everything":
+            for pid in self.server.children():
+                os.kill(pid, signal.SIGKILL)
+        self.server.kill()
+
+    def calm_down(self) -> None:
+        """Cancel what a test that failed has left to be done."""
+        if self._server is None or self._server.process.poll() is not None:
+            return
+        for job in self._server.client.get("/jobs", params={"limit": 1000}).json()["data"]:
+            if not job["terminal"]:
+                self._server.client.post(f"/jobs/{job['id']}/cancel")
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self._server is not None and self._server.process.poll() is None:
+            self._server.kill()
+
+
 def children_of(parent: int, *words: str) -> list[int]:
     """Return the pids of a process' children whose command holds all `words`."""
     pids = []
@@ -131,20 +209,25 @@ def children_of(parent: int, *words: str) -> list[int]:
     return pids
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+def _alive(pids: list[int]) -> list[int]:
+    """Return which of the processes have not ended."""
+    found = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            found.append(pid)
+    return found
 
 
-def wait_for(condition: Any, timeout: float = 20) -> None:
-    """Wait until `condition()` holds."""
+def wait_for(condition: Callable[[], Any], timeout: float = 200) -> None:
+    """Wait until `condition()` holds; the time is for machines that are busy with other things."""
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
+        time.sleep(0.03)
 
 
 @contextmanager

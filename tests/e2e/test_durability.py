@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from pathlib import Path
-from typing import Any
+import threading
+from typing import Any, get_args
 
+import httpx
 import pytest
 
-from tests.e2e.servers import Server, csv_of, serving, wait_for
+from tests.e2e.servers import Mortal, Server, Victim, csv_of, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -24,14 +23,11 @@ SPEC: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, Any]]:
-    """The weights and metrics of a run that nobody disturbs."""
-    with serving(tmp_path_factory.mktemp("calm") / "data") as server:
-        dataset = server.upload(csv_of())
-        job = server.finished(server.train(dataset=dataset, **SPEC)["id"])
-        assert job["status"] == "succeeded", job
-        return server.weights(job["model"]), job["metrics"]
+def undisturbed(server: Server, spec: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the weights and metrics of a run that nobody disturbs."""
+    job = server.finished(server.train(dataset=server.upload(csv_of()), **spec)["id"], 600)
+    assert job["status"] == "succeeded", job
+    return server.weights(job["model"]), job["metrics"]
 
 
 def reached(server: Server, job_id: str, type_: str, epoch: int = 0, row: int = 0) -> None:
@@ -49,131 +45,108 @@ def reached(server: Server, job_id: str, type_: str, epoch: int = 0, row: int = 
     wait_for(seen)
 
 
-@pytest.mark.parametrize("victim", ["worker", "http", "server", "everything"])
-def test_a_killed_job_ends_with_one_model_of_the_same_bytes(
-    victim: str, tmp_path: Path, undisturbed: tuple[bytes, dict[str, Any]]
-) -> None:
-    data = tmp_path / "data"
-    with serving(data) as server:
-        dataset = server.upload(csv_of())
-        job_id = server.train(dataset=dataset, **SPEC)["id"]
-        reached(server, job_id, "checkpoint")
-        if victim == "worker":
-            (pid,) = server.children("worker")
-            os.kill(pid, signal.SIGKILL)
-        elif victim == "http":
-            (pid,) = [p for p in server.children() if p not in server.children("worker")]
-            os.kill(pid, signal.SIGKILL)
-        elif victim == "everything":
-            for pid in server.children():
-                os.kill(pid, signal.SIGKILL)
-            server.kill()
-        else:
-            server.kill()
-        if victim in ("worker", "http"):
-            check(server, job_id, undisturbed)
-            return
-    with serving(data) as server:
-        check(server, job_id, undisturbed)
-
-
-def check(server: Server, job_id: str, undisturbed: tuple[bytes, dict[str, Any]]) -> None:
-    job = server.finished(job_id)
+def check(server: Server, job_id: str, calm: tuple[bytes, dict[str, Any]]) -> dict[str, Any]:
+    """Fail unless a job has ended with one model, of the same bytes as those of `calm`."""
+    job = server.finished(job_id, 600)
     assert job["status"] == "succeeded", job
-    models = server.client.get("/models").json()["data"]
-    assert [model["id"] for model in models] == [job["model"]]
-    assert server.weights(job["model"]) == undisturbed[0]
-    assert job["metrics"] == undisturbed[1]
+    models = server.client.get("/models", params={"limit": 1000}).json()["data"]
+    assert [model["id"] for model in models if model["job"] == job_id] == [job["model"]]
+    assert (server.weights(job["model"]), job["metrics"]) == calm
     log = server.client.get(f"/jobs/{job_id}/regularizers").json()["data"]
-    assert [entry["epoch"] for entry in log[0]["history"]] == list(range(1, 151))
+    epochs = [entry["epoch"] for entry in log[0]["history"]]
+    assert epochs == list(range(1, job["spec"]["epochs"] + 1))
+    return job
 
 
 @pytest.mark.timeout(1800)
-def test_a_job_killed_again_and_again_ends_with_the_same_bytes(
-    tmp_path: Path, pytestconfig: pytest.Config
+def test_a_job_killed_again_and_again_ends_with_one_model_of_the_same_bytes(
+    mortal: Mortal, server: Server, pytestconfig: pytest.Config
 ) -> None:
-    """At random epochs, the worker or all there is; `make kills` does it 20 times."""
+    """At random epochs, a process or all there are; `make kills` does it 20 times."""
     kills = pytestconfig.getoption("kills")
-    spec = SPEC | {"epochs": 150 * kills}
-    with serving(tmp_path / "calm") as server:
-        dataset = server.upload(csv_of())
-        job = server.finished(server.train(dataset=dataset, **spec)["id"], 600)
-        calm = (server.weights(job["model"]), job["metrics"])
     rng = random.Random(kills)
-    data = tmp_path / "data"
-    job_id = ""
-    for number in range(kills):
-        with serving(data) as server:
-            job_id = job_id or server.train(dataset=server.upload(csv_of()), **spec)["id"]
-            trained_to(server, job_id, 150 * number + rng.randrange(1, 120))
-            if rng.random() < 0.5:
-                (pid,) = server.children("worker")
-                os.kill(pid, signal.SIGKILL)
-                trained_to(server, job_id, 150 * number + rng.randrange(1, 120))
-            server.kill()
-    with serving(data) as server:
-        job = server.finished(job_id, 600)
-        assert job["status"] == "succeeded", job
-        assert job["attempts"] > kills
-        assert (server.weights(job["model"]), job["metrics"]) == calm
-        log = server.client.get(f"/jobs/{job_id}/regularizers").json()["data"]
-        assert [entry["epoch"] for entry in log[0]["history"]] == list(range(1, 150 * kills + 1))
+    all_victims: tuple[Victim, ...] = get_args(Victim)
+    victims = [*all_victims, *rng.choices(all_victims, k=kills)][:kills]
+    spec = SPEC | {"epochs": 150 * kills}
+    calm = undisturbed(server, spec)
+    job_id = mortal.server.train(dataset=mortal.server.upload(csv_of()), **spec)["id"]
+    attempts = 1
+    for number, victim in enumerate(victims):
+        trained_to(mortal.server, job_id, 150 * number + rng.randrange(1, 120), attempts)
+        mortal.kill(victim)
+        attempts += victim != "http"
+    assert check(mortal.server, job_id, calm)["attempts"] == attempts
 
 
-def trained_to(server: Server, job_id: str, epoch: int) -> None:
-    """Wait until a job that is not at its end has come to an epoch."""
+def trained_to(server: Server, job_id: str, epoch: int, attempts: int) -> None:
+    """Wait until an attempt of a job that is not at its end has come to an epoch."""
 
     def is_there() -> bool:
-        job = server.client.get(f"/jobs/{job_id}").json()
+        try:
+            job = server.client.get(f"/jobs/{job_id}").json()
+        except httpx.TransportError:  # the HTTP process has been killed
+            return False
         assert not job["terminal"], job
-        return bool(job["progress"] and job["progress"]["completed"] >= epoch)
+        assert job["attempts"] <= attempts
+        return bool(
+            job["status"] == "running"
+            and job["attempts"] == attempts
+            and job["progress"]
+            and job["progress"]["completed"] >= epoch
+        )
 
-    wait_for(is_there, 60)
+    wait_for(is_there, 600)
 
 
-def test_sigterm_checkpoints_the_job_and_the_next_start_goes_on(
-    tmp_path: Path, undisturbed: tuple[bytes, dict[str, Any]]
+def test_sigterm_ends_streams_checkpoints_the_job_and_the_next_start_goes_on(
+    mortal: Mortal, server: Server
 ) -> None:
-    data = tmp_path / "data"
-    with serving(data) as server:
-        dataset = server.upload(csv_of())
-        job_id = server.train(dataset=dataset, **SPEC | {"checkpoint_every": {"seconds": 600}})[
-            "id"
-        ]
-        reached(server, job_id, "epoch", epoch=5)
-        assert server.stop() == 0
-    with serving(data) as server:
-        check(server, job_id, undisturbed)
-        events = server.client.get(f"/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
-        (retried,) = [event for event in events if event["type"] == "retried"]
-        assert retried["data"]["from_epoch"] >= 5
+    calm = undisturbed(server, SPEC)
+    dataset = mortal.server.upload(csv_of())
+    spec = SPEC | {"checkpoint_every": {"seconds": 600}}
+    job_id = mortal.server.train(dataset=dataset, **spec)["id"]
+    opened = threading.Event()
+
+    def follow(url: str) -> None:
+        headers = {"Accept": "text/event-stream"}
+        with httpx.stream("GET", url, headers=headers, timeout=60) as stream:
+            for _ in stream.iter_raw():
+                opened.set()
+
+    events = f"/jobs/{job_id}/events"
+    follower = threading.Thread(target=follow, args=[mortal.server.url + events])
+    follower.start()
+    assert opened.wait(60)
+    reached(mortal.server, job_id, "epoch", epoch=5)
+    assert mortal.server.stop() == 0
+    follower.join(60)
+    assert not follower.is_alive()
+    check(mortal.server, job_id, calm)
+    told = mortal.server.client.get(events, params={"limit": 1000}).json()["data"]
+    (retried,) = [event for event in told if event["type"] == "retried"]
+    assert retried["data"]["from_epoch"] >= 5
 
 
-def test_a_cancel_survives_a_kill(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with serving(data) as server:
-        dataset = server.upload(csv_of())
-        job_id = server.train(dataset=dataset, **SPEC | {"epochs": 1_000_000})["id"]
-        reached(server, job_id, "epoch")
-        server.client.post(f"/jobs/{job_id}/cancel")
-        server.kill()
-    with serving(data) as server:
-        assert server.finished(job_id)["status"] == "cancelled"
-
-
-def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with serving(data, workers=0) as server:
-        dataset = server.upload(csv_of())
-        headers = {"Idempotency-Key": "one"}
-        body = {"dataset": dataset, "network": {"layers": [None, 5, None]}}
-        first = server.client.post("/train", json=body, headers=headers)
-        server.kill()
-    with serving(data, workers=0) as server:
-        again = server.client.post("/train", json=body, headers=headers)
-        assert again.status_code == first.status_code == 202
-        assert again.content == first.content
-        other = server.client.post("/train", json={**body, "epochs": 2}, headers=headers)
-        assert other.status_code == 422
-        assert len(server.client.get("/jobs").json()["data"]) == 1
-        assert server.client.get(f"/datasets/{dataset}").status_code == 200
+def test_what_was_acknowledged_is_there_after_a_kill(mortal: Mortal) -> None:
+    """A data set, a job, the answer to its key, and that another one is to be cancelled."""
+    server = mortal.server
+    dataset = server.upload(csv_of())
+    endless = server.train(dataset=dataset, **SPEC | {"epochs": 1_000_000})["id"]
+    reached(server, endless, "epoch")
+    key = {"Idempotency-Key": "acknowledged"}
+    body = {"dataset": dataset, "network": {"layers": [None, 5, None]}}
+    first = server.client.post("/train", json=body, headers=key)
+    jobs = [job["id"] for job in server.client.get("/jobs").json()["data"]]
+    assert len(server.processes()) == 4  # the server, HTTP, the worker, and what parses uploads
+    assert server.client.post(f"/jobs/{endless}/cancel").status_code == 202
+    mortal.kill("server")
+    server = mortal.server
+    again = server.client.post("/train", json=body, headers=key)
+    assert again.status_code == first.status_code == 202
+    assert again.content == first.content
+    other = server.client.post("/train", json={**body, "epochs": 2}, headers=key)
+    assert other.status_code == 422
+    assert [job["id"] for job in server.client.get("/jobs").json()["data"]] == jobs
+    assert server.client.get(f"/datasets/{dataset}").status_code == 200
+    assert server.finished(endless)["status"] == "cancelled"
+    assert server.finished(first.json()["id"])["status"] == "succeeded"

@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.servers import Server, children_of, csv_of, serving, wait_for
+from tests.e2e.servers import Mortal, Server, csv_of, serving, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -24,7 +23,7 @@ def refused(*flags: str, **env: str) -> str:
         [sys.executable, "-m", "service.cli", "serve", *flags],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
         env={**os.environ, **env},
     )
@@ -34,21 +33,16 @@ def refused(*flags: str, **env: str) -> str:
     return run.stderr
 
 
-def test_one_server_owns_a_folder(tmp_path: Path) -> None:
-    with serving(tmp_path / "data", workers=0):
-        said = refused("--data", str(tmp_path / "data"), "--port", "0")
-        assert "another server owns" in said
-    with serving(tmp_path / "data", workers=0) as again:  # the lock died with its server
-        assert again.client.get("/health/ready").status_code == 200
+def test_one_server_owns_a_folder(server: Server) -> None:
+    """Its lock dies with it, or no test that kills a server could start the next."""
+    assert "another server owns" in refused("--data", str(server.data), "--port", "0")
 
 
-def test_one_server_owns_a_folder_of_artifacts(tmp_path: Path) -> None:
+def test_one_server_owns_a_folder_of_artifacts(server: Server, tmp_path: Path) -> None:
     """The sweep of another would take what its own database does not know: all of it."""
-    with serving(tmp_path / "data", workers=0):
-        artifacts = str(tmp_path / "data" / "artifacts")
-        other = str(tmp_path / "other")
-        said = refused("--data", other, "--port", "0", BERNOULLI_ARTIFACTS=artifacts)
-        assert "another server owns the artifacts folder" in said
+    artifacts = str(server.data / "artifacts")
+    said = refused("--data", str(tmp_path), "--port", "0", BERNOULLI_ARTIFACTS=artifacts)
+    assert "another server owns the artifacts folder" in said
 
 
 def test_a_port_in_use_is_told_at_once(tmp_path: Path) -> None:
@@ -73,26 +67,23 @@ def test_without_keys_it_listens_on_loopback_only(tmp_path: Path) -> None:
         assert way_out in said
 
 
-@pytest.mark.parametrize("how", ["BERNOULLI_KEYS", "BERNOULLI_KEYS_FILE", "keys"])
-def test_with_keys_a_key_is_needed(how: str, tmp_path: Path) -> None:
+def keys(*words: str) -> str:
+    """Run `bernoulli keys` and return what it prints."""
+    command = [sys.executable, "-m", "service.cli", "keys", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_with_keys_a_key_is_needed(tmp_path: Path) -> None:
+    """From the environment, from a file, or made by the command line."""
     data = tmp_path / "data"
-    env: dict[str, str] = {}
-    secret = "correct horse battery staple".replace(" ", "-")
-    if how == "BERNOULLI_KEYS":
-        env[how] = f"another,{secret}"
-    elif how == "BERNOULLI_KEYS_FILE":
-        (tmp_path / "keys").write_text(f"# those who may\n{secret}\n")
-        env[how] = str(tmp_path / "keys")
-    else:
-        create = ["keys", "create", "--name", "tests", "--data", str(data)]
-        made = subprocess.run(
-            [sys.executable, "-m", "service.cli", *create],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        secret = made.stdout.split()[1]
-        assert secret.encode() not in (data / "bernoulli.db").read_bytes()
+    (tmp_path / "keys").write_text("# those who may\nin-a-file\n")
+    made = keys("create", "--name", "tests", "--data", str(data))
+    key_id, secret = made.split()[:2]
+    assert secret.encode() not in (data / "bernoulli.db").read_bytes()
+    env = {
+        "BERNOULLI_KEYS": "another,correct-horse-battery-staple",
+        "BERNOULLI_KEYS_FILE": str(tmp_path / "keys"),
+    }
     with serving(data, env=env, workers=0) as server:
         for path in ("/health/live", "/health/ready", "/docs", "/openapi.json", "/"):
             assert server.client.get(path).status_code == 200
@@ -101,121 +92,46 @@ def test_with_keys_a_key_is_needed(how: str, tmp_path: Path) -> None:
             assert answer.status_code == 401, path
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.headers["content-type"] == "application/problem+json"
-        wrong = {"Authorization": "Bearer wrong"}
-        assert server.client.get("/jobs", headers=wrong).status_code == 401
-        right = {"Authorization": f"Bearer {secret}"}
-        assert server.client.get("/jobs", headers=right).status_code == 200
-        upload = server.client.post(
-            "/datasets", content=csv_of(), headers={**right, "Content-Type": "text/csv"}
-        )
-        assert upload.status_code == 201
-        if how == "keys":
-            key_id = made.stdout.split()[0]
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "service.cli",
-                    "keys",
-                    "revoke",
-                    key_id,
-                    "--data",
-                    str(data),
-                ],
-                check=True,
-                capture_output=True,
-            )
-            wait_for(lambda: server.client.get("/jobs").status_code == 200)  # no key is left
-            assert server.client.get("/jobs", headers=wrong).status_code == 200
+
+        def status(key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}", "Content-Type": "text/csv"}
+            return server.client.post("/datasets", content=csv_of(), headers=headers).status_code
+
+        assert status("wrong") == 401
+        right = ["another", "correct-horse-battery-staple", "in-a-file", secret]
+        assert [status(key) for key in right] == [201] * 4
+        keys("revoke", key_id, "--data", str(data))
+        wait_for(lambda: status(secret) == 401)
+        assert status("in-a-file") == 201
 
 
-def test_auth_off_serves_everybody_beyond_loopback(tmp_path: Path) -> None:
-    with serving(
-        tmp_path / "data", env={"BERNOULLI_HOST": "0.0.0.0", "BERNOULLI_AUTH": "off"}, workers=0
-    ) as server:
-        port = httpx.URL(server.url).port
-        assert httpx.get(f"http://127.0.0.1:{port}/jobs").status_code == 200
+def test_auth_off_serves_everybody_beyond_loopback(mortal: Mortal) -> None:
+    url = httpx.URL(mortal.server.url)
+    assert url.host == "0.0.0.0"
+    assert httpx.get(f"http://127.0.0.1:{url.port}/jobs").status_code == 200
 
 
-def processes_of(server: Server) -> list[int]:
-    return [server.process.pid, *server.children()]
+def readiness(server: Server) -> int:
+    try:
+        return server.client.get("/health/ready").status_code
+    except httpx.TransportError:
+        return 0
 
 
-def alive(pids: list[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            found.append(pid)
-    return found
-
-
-def test_sigterm_ends_streams_and_leaves_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        dataset = server.upload(csv_of())
-        job = server.train(dataset=dataset, network={"layers": [None, 9, None]}, epochs=1_000_000)
-        pids = processes_of(server)
-        assert len(pids) == 3
-        received: list[bytes] = []
-        opened = threading.Event()
-
-        def follow() -> None:
-            headers = {"Accept": "text/event-stream"}
-            url = f"{server.url}/jobs/{job['id']}/events"
-            with httpx.stream("GET", url, headers=headers, timeout=30) as stream:
-                for chunk in stream.iter_raw():
-                    received.append(chunk)
-                    opened.set()
-
-        follower = threading.Thread(target=follow)
-        follower.start()
-        assert opened.wait(10)
-        assert server.stop() == 0
-        follower.join(10)
-        assert not follower.is_alive()
-        assert alive(pids) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_the_server(number: signal.Signals, tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        server.upload(csv_of())  # starts a process that parses
-        pids = processes_of(server)
-        pids += [pid for child in pids for pid in children_of(child) if pid not in pids]
-        assert len(pids) == 4
-        server.process.send_signal(number)
-        server.process.wait(30)
-        wait_for(lambda: alive(pids) == [], 10)
-
-
-def test_dead_children_are_replaced(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        for _ in range(2):
-            before = server.children()
-            for pid in before:
-                os.kill(pid, signal.SIGKILL)
-            wait_for(lambda before=before: len(set(server.children()) - set(before)) == 2)
-
-            def ready() -> bool:
-                try:
-                    return bool(server.client.get("/health/ready").status_code == 200)
-                except httpx.TransportError:
-                    return False
-
-            wait_for(ready, 40)
-
-
-def test_a_server_without_its_worker_says_it_is_not_ready(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        (worker,) = server.children("worker")
-        os.kill(worker, signal.SIGSTOP)  # still there: it has only stopped
-        assert server.client.get("/health/ready").status_code == 200
-        os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: server.client.get("/health/ready").status_code == 503)
-        answer = server.client.get("/health/ready")
-        assert "worker" in answer.json()["detail"]
-        assert server.client.get("/health/live").status_code == 200
-        wait_for(lambda: server.client.get("/health/ready").status_code == 200, 40)
+def test_dead_children_are_replaced_and_a_server_without_its_worker_is_not_ready(
+    mortal: Mortal,
+) -> None:
+    server = mortal.server
+    (worker,) = server.children("worker")
+    os.kill(worker, signal.SIGSTOP)  # still there: it has only stopped
+    assert readiness(server) == 200
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: readiness(server) == 503)
+    assert "worker" in server.client.get("/health/ready").json()["detail"]
+    assert server.client.get("/health/live").status_code == 200
+    wait_for(lambda: readiness(server) == 200)
+    before = server.children()  # one of them has taken another's place
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(set(server.children()) - set(before)) == 2)
+    wait_for(lambda: readiness(server) == 200)
