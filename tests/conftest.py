@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import tests.thoroughness  # noqa: F401 - has a profile, which must be known when one is chosen
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often one job is killed in a row")

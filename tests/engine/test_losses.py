@@ -386,7 +386,7 @@ def test_a_network_with_several_losses_is_told_whole() -> None:
 def test_learnt_noise_is_what_the_data_have() -> None:
     """Noise that grows with x is found, and the likelihood is that of the right normals."""
     rng = np.random.default_rng(1)
-    x = rng.uniform(0, 1, (3000, 1)).astype(np.float32)
+    x = rng.uniform(0, 1, (2000, 1)).astype(np.float32)
     deviation = 0.1 + x
     arrays = {"x": x, "y": (3 * x + deviation * rng.standard_normal(x.shape)).astype(np.float32)}
     network = {
@@ -398,7 +398,9 @@ def test_learnt_noise_is_what_the_data_have() -> None:
         ],
         "loss": "gll",
     }
-    plan = planned(arrays, network, optimizer={"form": "adam", "learning_rate": 0.01})
+    plan = planned(
+        arrays, network, optimizer={"form": "adam", "learning_rate": 0.02}, batch_size=100
+    )
     assert plan.graph.noise_output == "covar:out"
     training, ends = run(plan, Data(arrays=arrays))
     assert ends[-1].valid["loss"] < ends[0].valid["loss"]

@@ -15,6 +15,7 @@ from engine.regularizers import resolve
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
 from tests.engine.networks import random_network
+from tests.thoroughness import examples
 
 DENSE: list[Any] = [
     11,
@@ -66,7 +67,7 @@ def regularized(network: Network, spec: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 200), deadline=None)
 @given(
     name=st.sampled_from([*NETWORKS, "dense", "dense"]),
     spec=SPECS,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine.sketches import RELATIVE_ERROR, Sketch
+from tests.thoroughness import examples
 
 QUANTILES = (0.0, 0.001, 0.05, 0.5, 0.9, 0.999, 1.0)
 samples_of = hnp.arrays(
@@ -37,7 +38,7 @@ def assert_near(samples: np.ndarray, reference: np.ndarray, sketch: Sketch) -> N
         assert (off <= RELATIVE_ERROR * furthest + 2.0**-117).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50, 400), deadline=None)
 @given(samples_of, st.data())
 def test_quantiles_are_numpys_within_the_documented_error(
     samples: np.ndarray, data: st.DataObject

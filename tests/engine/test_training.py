@@ -21,6 +21,7 @@ from engine.spec import TrainSpec
 from engine.streams import generator
 from engine.training import BlockEnd, EpochEnd, Training, TrainingData
 from tests.engine.networks import only, rows_of
+from tests.thoroughness import examples
 
 
 def data_of(rows: int = 60, inputs: int = 4, classes: int | None = None) -> TrainingData:
@@ -249,7 +250,7 @@ SPEC = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(20, 200), deadline=None)
 @given(
     stop_after=st.integers(0, 12),
     optimizer=st.sampled_from([name for name in OPTIMIZERS if name != "nag"]),

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from tests.service.conftest import Api
 from tests.service.test_sequences import trained
+from tests.thoroughness import examples
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=examples(100, 1000),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 # Every bad file has a fresh process to be parsed in, which takes a third of a second.
-FILES = settings(SETTINGS, max_examples=30)
+FILES = settings(SETTINGS, max_examples=examples(20, 200))
 JSON = {"Content-Type": "application/json"}
 FIELDS = st.sampled_from(
     ["", "1", "-2.5", "1e999", "1e-320", "NaN", "inf", "-inf", "0x1f", "1_000", "1,5", "true", "no",

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.answers import json_of
 from service.bodies import parse_json
 from service.json_pieces import PIECE, json_pieces, read_pieces
 from tests.service.conftest import Api
+from tests.thoroughness import examples
 
 MANY = 4_000_000
 
@@ -166,6 +167,7 @@ def test_nothing_is_read_that_the_whole_would_not_have(mistake: str) -> None:
     st.lists(st.text(alphabet='[]{},": 1', max_size=8), max_size=6).map("".join),
     st.integers(0, 40),
 )
+@settings(max_examples=examples(40, 400))
 def test_no_tampering_is_taken_for_something_else(junk: str, place: int) -> None:
     rows = json.dumps([[i, i] for i in range(25_000)])
     at = len(rows) * place // 40

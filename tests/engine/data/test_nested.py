@@ -17,6 +17,7 @@ from engine.data.dataset import Data
 from engine.data.formats import Limits, write
 from engine.errors import DataError
 from tests.engine.data.conftest import Parse
+from tests.thoroughness import examples
 
 X = np.arange(24.0).reshape(2, 4, 3)
 STREAM = "application/vnd.apache.arrow.stream"
@@ -135,7 +136,9 @@ VALUES = st.recursive(
 
 
 @given(document=st.dictionaries(st.text(min_size=1, max_size=3), st.lists(VALUES, max_size=3)))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(100, 1000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_json_is_read_or_refused(parsed: Parse, document: dict[str, Any]) -> None:
     try:
         data = parsed(json.dumps(document).encode(), JSON)

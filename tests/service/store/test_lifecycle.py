@@ -22,6 +22,7 @@ from service.store.jobs import Checkpoint, Job, Jobs, NewJob, Status, job_error
 from service.store.models import Models, NewModelRow
 from tests.service.store.conftest import Clock
 from tests.service.store.soundness import assert_sound
+from tests.thoroughness import examples
 
 LEASE_S = 30
 MAX_FAILURES = 2
@@ -249,7 +250,7 @@ class JobLife(RuleBasedStateMachine):
 
 TestJobLife = JobLife.TestCase
 TestJobLife.settings = settings(
-    max_examples=40,
+    max_examples=examples(20, 400),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
