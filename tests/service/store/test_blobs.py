@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -207,13 +208,16 @@ def test_of_two_that_publish_one_key_each_reader_sees_one_whole(blobs: Blobs) ->
 
 
 def test_a_blob_that_goes_while_it_is_read_is_not_found(blobs: Blobs) -> None:
+    content = b"content"
+    key = dataset_key(hashlib.sha256(content).hexdigest(), "arrow")
+
     def read(path: Path) -> bytes:
-        blobs.delete(KEY)
+        blobs.delete(key)
         return path.read_bytes()
 
-    blobs.put_bytes(KEY, b"content")
+    blobs.put_bytes(key, content)
     with pytest.raises(NotFound):
-        blobs.load(KEY, read)
+        blobs.load(key, read)
 
 
 def test_keys_of_one_owner_never_collide() -> None:
