@@ -1,4 +1,4 @@
-"""Rows of a stored data set that are encoded when they are needed, and never held all at once."""
+"""Rows of a stored data set that are read when they are needed, and never held all at once."""
 
 from __future__ import annotations
 
@@ -32,23 +32,20 @@ class MappedRows:
     def __init__(
         self,
         read: Callable[[Numbers], TrainingData],
-        numbers: Numbers,
+        rows: int,
         *,
         blocking: Blocking,
         device: torch.device,
     ) -> None:
-        """`read` returns the rows of these numbers, on `device`; it is called by other threads.
-
-        `numbers` are those of all rows.
-        """
+        """`read` returns rows by their places among so many, on `device`; other threads call it."""
         self._read = read
-        self._numbers = numbers
+        self._rows = rows
         self._blocking = blocking
         self._device = device
 
     @property
     def rows(self) -> int:
-        return len(self._numbers)
+        return self._rows
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +67,8 @@ class MappedRows:
     def pieces(self, batch_size: int) -> Iterator[TrainingData]:
         smaller = replace(self._blocking, pool_rows=self._blocking.pool_rows // _PIECE_SHARE)
         size = smaller.in_batches(batch_size)
-        parts = (self._numbers[start : start + size] for start in range(0, self.rows, size))
+        begins = range(0, self.rows, size)
+        parts = (np.arange(begin, min(begin + size, self.rows)) for begin in begins)
         with ThreadPoolExecutor(1) as reader:
             ahead: Future[TrainingData] | None = None
             for part in parts:
@@ -82,12 +80,12 @@ class MappedRows:
             yield ahead.result()
 
     def take(self, numbers: Numbers) -> TrainingData:
-        return self._read(self._numbers[numbers])
+        return self._read(numbers)
 
     def reconstructing(self) -> MappedRows:
         return MappedRows(
             lambda numbers: self._read(numbers).reconstructing(),
-            self._numbers,
+            self._rows,
             blocking=self._blocking,
             device=self._device,
         )

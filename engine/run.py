@@ -17,7 +17,9 @@ from engine.calibrating import Calibrating
 from engine.data.dataset import Data
 from engine.data.division import validation_rows
 from engine.data.inputs import Inputs
+from engine.data.scratch import Scratch
 from engine.data.windows import Windows
+from engine.encoded_copy import EncodedCopy
 from engine.evaluation import Evaluation, evaluate_on_validation, given_precision
 from engine.mapped_rows import MappedInputs, MappedRows
 from engine.network import Network
@@ -53,25 +55,38 @@ class EncodedRows:
     valid: TrainingRows | None
     measured: Measured | None
     """The validation rows again, on the host."""
+    are_copied: bool = False
+    """Whether those that are read by blocks are encoded once, into a file."""
 
 
 def encode_rows(
-    plan: TrainingPlan, data: Data, other: Data | None, device: torch.device
+    plan: TrainingPlan,
+    data: Data,
+    other: Data | None,
+    device: torch.device,
+    *,
+    scratch: Scratch | None = None,
 ) -> EncodedRows:
     """Encode a plan's rows, or say how to where they are read by blocks.
 
-    `other` is the data set that the plan's validation names, if it names one.
+    `other` is the data set that the plan's validation names, if it names one. What is read by
+    blocks is encoded once, and kept in `scratch`, where it has room for all.
     """
     encoding = plan.encoding
     valid_data = data if other is None else other
     valid_rows = plan.split.valid if other is None else validation_rows(encoding, other)
-    source = _Source(plan, data, device)
+    if plan.loading.blocking is None or (scratch and scratch.bytes < plan.loading.encoded_bytes):
+        scratch = None
+    copied = scratch is not None
+    source = _Source(plan, data, device, scratch)
     train = source.rows(plan.split.train)
     if valid_rows is None or not len(valid_rows):
-        return EncodedRows(device=device, train=train, valid=None, measured=None)
-    valid_source = _Source(plan, valid_data, device, unseen="zeros")
+        return EncodedRows(device=device, train=train, valid=None, measured=None, are_copied=copied)
+    valid_source = _Source(plan, valid_data, device, scratch, unseen="zeros")
     measured, valid = valid_source.measured(valid_rows)
-    return EncodedRows(device=device, train=train, valid=valid, measured=measured)
+    return EncodedRows(
+        device=device, train=train, valid=valid, measured=measured, are_copied=copied
+    )
 
 
 class _Source:
@@ -82,6 +97,7 @@ class _Source:
         plan: TrainingPlan,
         data: Data,
         device: torch.device,
+        scratch: Scratch | None,
         *,
         unseen: Literal["refuse", "zeros"] = "refuse",
     ) -> None:
@@ -89,6 +105,7 @@ class _Source:
         self._blocking = plan.loading.blocking
         self._data = data
         self._device = device
+        self._scratch = scratch
         self._unseen: Literal["refuse", "zeros"] = unseen
 
     def rows(self, numbers: Rows) -> TrainingRows:
@@ -116,18 +133,27 @@ class _Source:
         return Measured(x=x, truth=truth, row_ids=np.asarray(numbers, dtype=np.int64)), valid
 
     def _mapped(self, numbers: Rows, blocking: Blocking) -> MappedRows:
-        return MappedRows(self._resident, numbers, blocking=blocking, device=self._device)
+        def encoded(places: Rows) -> TrainingData:
+            return self._encoded(numbers[places])
+
+        read = encoded
+        if self._scratch is not None:
+            read = EncodedCopy(encoded, len(numbers), folder=self._scratch.folder)
+        return MappedRows(
+            lambda places: read(places).to(self._device),
+            len(numbers),
+            blocking=blocking,
+            device=self._device,
+        )
 
     def _inputs(self, numbers: Rows) -> Inputs:
         return self._encoding.encode_inputs(self._data, numbers, unseen=self._unseen)
 
     def _resident(self, numbers: Rows, *, x: Inputs | None = None) -> TrainingData:
-        def tensor(values: Array) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+        return self._encoded(numbers, x=x).to(self._device)
 
-        def on_device(values: Array | Windows) -> torch.Tensor | Windows:
-            return values.map(tensor) if isinstance(values, Windows) else tensor(values)
-
+    def _encoded(self, numbers: Rows, *, x: Inputs | None = None) -> TrainingData:
+        """Return rows on the host."""
         encoding, data = self._encoding, self._data
         # That they are not all 0 has been looked at, where it is of all rows that this is said.
         weights = encoding.encode_weights(data, numbers, some=self._blocking is not None)
@@ -135,11 +161,19 @@ class _Source:
             target.encode_targets(data, numbers) for target in encoding.auxiliary
         ]
         return TrainingData(
-            x=(self._inputs(numbers) if x is None else x).map(tensor),
-            y=on_device(encoding.encode_targets(data, numbers)),
-            weights=None if weights is None else on_device(weights),
-            auxiliary=tuple(map(on_device, auxiliary)),
+            x=(self._inputs(numbers) if x is None else x).map(_tensor),
+            y=_tensors(encoding.encode_targets(data, numbers)),
+            weights=None if weights is None else _tensors(weights),
+            auxiliary=tuple(map(_tensors, auxiliary)),
         )
+
+
+def _tensor(values: Array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _tensors(values: Array | Windows) -> torch.Tensor | Windows:
+    return values.map(_tensor) if isinstance(values, Windows) else _tensor(values)
 
 
 def _some(values: Any, rows: Rows) -> Any:

@@ -17,6 +17,7 @@ import safetensors.numpy
 import torch
 
 from engine.data.dataset import Data
+from engine.data.scratch import Scratch
 from engine.epochs import BlockEnd, EpochEnd
 from engine.errors import ArtifactError, DataError, DivergedError
 from engine.groups import Group, grouped
@@ -108,6 +109,7 @@ class Search:
         calibration_data: Data | None = None,
         device: torch.device,
         threads: int = 1,
+        scratch: Scratch | None = None,
     ) -> None:
         """Prepare to train the variants of `plan` on so many threads, as many side by side as fit.
 
@@ -118,6 +120,7 @@ class Search:
         self.standings = [Standing() for _ in plan.variants]
         self.selected: int | None = None
         self._data = (data, validation_data)
+        self._scratch = scratch
         self._calibration_data = calibration_data
         self._device = device
         self._threads = threads
@@ -188,7 +191,7 @@ class Search:
     def _encoded(self) -> EncodedRows:
         if self._rows is None:
             first = self.plan.variants[0].plan
-            self._rows = encode_rows(first, *self._data, self._device)
+            self._rows = encode_rows(first, *self._data, self._device, scratch=self._scratch)
         return self._rows
 
     def _record(self, index: int, run: VariantRun) -> None:
@@ -294,7 +297,8 @@ class Search:
             reserved=chosen.split.reserved,
             resident_bytes=self.plan.resident_bytes,
         )
-        rows = encode_rows(plan, data, None, self._device)
+        self._rows = None  # the variants have ended: what their rows take is the refit's
+        rows = encode_rows(plan, data, None, self._device, scratch=self._scratch)
         return TrainingRun(plan, rows, threads=self._threads)
 
     # -- what is told and kept ---------------------------------------------------------------------

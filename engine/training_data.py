@@ -104,6 +104,22 @@ class TrainingData:
             auxiliary=tuple(target[rows] for target in self.auxiliary),
         )
 
+    def to(self, device: torch.device) -> TrainingData:
+        """Return them on a device."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        def all_moved(rows: Any) -> Any:
+            return rows.map(moved) if isinstance(rows, Windows) else moved(rows)
+
+        return TrainingData(
+            x=self.x.map(moved),
+            y=all_moved(self.y),
+            weights=None if self.weights is None else all_moved(self.weights),
+            auxiliary=tuple(map(all_moved, self.auxiliary)),
+        )
+
     @property
     def targets(self) -> tuple[Any, ...]:
         """The job's targets, and then those of losses that have their own."""

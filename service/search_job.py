@@ -87,6 +87,7 @@ class _SearchJob:
             calibration_data=data.calibration,
             device=self._device,
             threads=threads,
+            scratch=context.scratch,
         )
         self._calibration = ModelCalibration(data.own, data.calibration, threads=context.threads)
         self._started = time.monotonic()
@@ -141,8 +142,7 @@ class _SearchJob:
             yield "selected", {"variant": event.index, "by": self._plan.select}
             refit = self.search.refit
             plan = self._plan.variants[event.index].plan if refit is None else refit.plan
-            path = None if refit is None else refit.staged.path
-            yield from opening_events(plan, self._device, path)
+            yield from opening_events(plan, self._device, refit)
 
     def told_epochs(self) -> Iterator[Step]:
         """Tell the epochs of the best, where it is not trained once more, which would tell them."""

@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Bytes of the rows of these."""
     max_resident_bytes: Annotated[int, Field(ge=1)] | None = None
     """Most bytes of a job's encoded rows in memory; half of the machine's, shared, by default."""
+    max_scratch_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes on the disk of a job's encoded rows; half of what is free then by default."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
     """Bytes kept free on the disk for the database: below, uploads are refused and jobs wait."""
     keep_checkpoints_days: Annotated[float, Field(ge=0)] | None = None

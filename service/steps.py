@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from engine.data.dataset import Data
 from engine.data.schema import Schema
+from engine.data.scratch import Scratch
 from service.store.datasets import NewDataset
 from service.store.jobs import Job
 
@@ -98,6 +99,10 @@ class TaskContext(Protocol):
     @property
     def threads(self) -> int:
         """How many threads it may use at once."""
+
+    @property
+    def scratch(self) -> Scratch:
+        """Where it may keep what it can make anew."""
 
     def data(self, dataset_id: str) -> Data:
         """Return a stored data set."""

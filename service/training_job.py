@@ -104,12 +104,13 @@ def new_model(job: Job, plan: TrainingPlan, outcome: Outcome) -> NewModel:
 
 
 def opening_events(
-    plan: TrainingPlan, device: torch.device, path: str | None
+    plan: TrainingPlan, device: torch.device, run: TrainingRun | None
 ) -> Iterator[NewEvent]:
     """Say what is about to be trained: the regularizer log, the rows, the plan's warnings.
 
-    `path` is what takes the steps, where that is known.
+    `run` is what takes the steps, where that is known.
     """
+    path = None if run is None else run.staged.path
     graph = plan.graph
     shape = "-".join(shown(layer.shape).replace(" ", "") for layer in graph.layers)
     rows = len(plan.split.train)
@@ -118,7 +119,11 @@ def opening_events(
         f"{plan.valid_rows} validation rows, on {device.type}"
     ) + ("" if path is None else f", {path}")
     yield "log", {"message": message}
-    yield "log", {"message": plan.loading.told, "loading": plan.loading.describe()}
+    told = plan.loading.told
+    if plan.loading.blocking is not None and run is not None:
+        often = "once, into a file" if run.rows.are_copied else "in each epoch anew"
+        told += f"; encoded {often}"
+    yield "log", {"message": told, "loading": plan.loading.describe()}
     for index, regularizer in enumerate(plan.regularizers):
         description = describe_regularizer(index, regularizer)
         yield "log", {"message": description["log"], "regularizer": description}
@@ -172,7 +177,7 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
     if context.checkpoint is not None:
         run.restore(context.checkpoint, anew=is_inherited)
     if context.checkpoint is None or is_inherited:
-        yield Step(events=tuple(opening_events(run.plan, run.device, run.staged.path)))
+        yield Step(events=tuple(opening_events(run.plan, run.device, run.run)))
     try:
         for event in run.staged:
             yield run.stage_step(event) if isinstance(event, StageEvent) else run.step(event)
@@ -206,7 +211,8 @@ def _prepared(
         schema=context.schema(job.spec["dataset"]),
         resident_bytes=resident_bytes(job),
     )
-    return plan, encode_rows(plan, data.own, data.validation, device_of(spec))
+    rows = encode_rows(plan, data.own, data.validation, device_of(spec), scratch=context.scratch)
+    return plan, rows
 
 
 class _TrainingJob:
@@ -223,9 +229,9 @@ class _TrainingJob:
         self._job = job
         self._spec = plan.spec
         self.plan = plan
-        self._run = TrainingRun(plan, rows, threads=context.threads)
+        self.run = TrainingRun(plan, rows, threads=context.threads)
         self._calibration = ModelCalibration(data.own, data.calibration, threads=context.threads)
-        self.staged = self._run.staged
+        self.staged = self.run.staged
         self._started = time.monotonic()
         self._rows_before = 0
 
@@ -238,12 +244,12 @@ class _TrainingJob:
 
     @property
     def device(self) -> torch.device:
-        return self._run.rows.device
+        return self.run.rows.device
 
     @property
     def training(self) -> Training:
         """The whole network's training, which follows the stages."""
-        return self._run.training
+        return self.run.training
 
     def snapshot(self) -> Callable[[], bytes]:
         """Copy all that changes in training; see `Snapshot`."""
@@ -331,25 +337,25 @@ class _TrainingJob:
     @property
     def _goes_on(self) -> bool:
         """Whether there are steps to come: patience may have run out before the epochs."""
-        return not self._run.is_finished
+        return not self.run.is_finished
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the kept parameters."""
-        return self._run.metrics()
+        return self.run.metrics()
 
     def evaluate(self) -> Iterator[float]:
         """Measure the kept parameters on the validation rows, yielding the share that is done."""
-        return self._run.evaluate()
+        return self.run.evaluate()
 
     def calibrate(self) -> Iterator[Step]:
         """Calibrate the kept parameters, if that is asked for."""
         if self._spec.calibrate is None:
             return
-        model = new_model(self._job, self.plan, self._run.outcome())
+        model = new_model(self._job, self.plan, self.run.outcome())
         yield from self._calibration.steps(model, self.plan, self.calibrating)
 
     def result(self) -> TaskResult:
         """Return the model of the kept parameters, measured and calibrated."""
-        outcome = self._run.outcome()
+        outcome = self.run.outcome()
         model = self._calibration.of(new_model(self._job, self.plan, outcome), self.plan)
         return TaskResult(metrics=model.document["metrics"], model=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -16,6 +17,7 @@ import structlog
 from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.schema import Schema
+from engine.data.scratch import Scratch
 from engine.errors import ArtifactError, EngineError
 from service.attempts import Attempt, Cancelled, Stopped, TimedOut
 from service.errors import (
@@ -53,6 +55,15 @@ class _Context:
     checkpoint: bytes | None
     threads: int
     attempt: Attempt
+    max_scratch_bytes: int | None
+
+    @property
+    def scratch(self) -> Scratch:
+        folder = self.blobs.scratch
+        most = self.max_scratch_bytes
+        if most is None:
+            most = shutil.disk_usage(folder).free // 2
+        return Scratch(folder=folder, bytes=most)
 
     def data(self, dataset_id: str) -> Data:
         dataset = self.datasets.get(dataset_id)
@@ -100,14 +111,17 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = time.sleep,
         threads: int = 1,
+        max_scratch_bytes: int | None = None,
         checkpointing: Executor | None = None,
         max_job_bytes: int | None = None,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
         `pause` lets some of them pass, and may return sooner where the worker is to stop.
-        `threads` are those that one job may use; `checkpointing` writes checkpoints while it goes
-        on, by default one thread more. No job allocates more than `max_job_bytes`.
+        `threads` are those that one job may use; `max_scratch_bytes` is what its files without a
+        name may take, half of what is free on the disk by default; `checkpointing` writes
+        checkpoints while it goes on, by default one thread more. No job allocates more than
+        `max_job_bytes`.
         """
         self.name = name
         self._jobs = jobs
@@ -123,6 +137,7 @@ class Worker:
         self._backoff_s = ROOM_S[0]
         self._threads = threads
         self._max_job_bytes = max_job_bytes
+        self._max_scratch_bytes = max_scratch_bytes
         self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
 
     def work_once(self) -> bool:
@@ -244,6 +259,7 @@ class Worker:
             checkpoint=checkpoint,
             threads=self._threads,
             attempt=attempt,
+            max_scratch_bytes=self._max_scratch_bytes,
         )
         with closing(_generator(self._tasks[job.kind](job, context))) as steps:
             for step in steps:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from engine.data.dataset import Data, pieces_of
+from engine.data.dataset import TEXT, Data, pieces_of
 from engine.data.options import OptionError
 from engine.errors import DataError, SpecError
 from engine.spec import ColumnSpec, Spec
@@ -167,10 +169,11 @@ def _counted(data: Data, name: str, rows: Rows, of: str) -> tuple[Counter[str], 
     counts: Counter[str] = Counter()
     first_missing: int | None = None
     for part, numbers in pieces_of(len(rows), rows, _HELD):
-        texts = _texts(data, name, numbers, of)
-        if first_missing is None and None in texts:
-            first_missing = part.start + texts.index(None)
-        counts.update(text for text in texts if text is not None)
+        texts = _values(data, name, numbers, of)
+        if texts.null_count and first_missing is None:
+            first_missing = part.start + pc.index(texts.is_null(), True).as_py()
+        for found in texts.drop_null().value_counts().to_pylist():
+            counts[found["values"]] += found["counts"]
         data.release()
     return counts, first_missing
 
@@ -192,21 +195,33 @@ def read_codes(field: Categories, data: Data, rows: Rows | None, *, refuse_unsee
 
     A category that is not known is refused, or is -1.
     """
-    texts = _texts(data, field.name, rows, field.of)
-    if field.refuses_missing and None in texts:
-        at = texts.index(None)
+    texts = _values(data, field.name, rows, field.of)
+    missing = texts.is_null().to_numpy() if texts.null_count else None
+    if field.refuses_missing and missing is not None:
+        at = int(np.argmax(missing))
         row = at if rows is None else int(rows[at])
         raise DataError(
             f"row {row}: {field.name!r} is missing, and the model takes no missing values for it",
             pointer="#/inputs",
         )
-    known: dict[Any, float] = {**field.codes, None: np.nan}
-    codes = np.array([known.get(text, UNSEEN) for text in texts], dtype=np.float64)
+    known = pa.array(field.categories, type=TEXT)
+    codes: Doubles = (
+        pc.fill_null(pc.index_in(texts, value_set=known), int(UNSEEN)).to_numpy().astype(np.float64)
+    )
+    if missing is not None:
+        codes[missing] = np.nan
     if refuse_unseen and not field.unknown and (codes == UNSEEN).any():
         at = int(np.argmax(codes == UNSEEN))
         row = at if rows is None else int(rows[at])
-        raise DataError(f"row {row}: {field.unseen(str(texts[at]))}", pointer="#/inputs")
+        raise DataError(f"row {row}: {field.unseen(texts[at].as_py())}", pointer="#/inputs")
     return codes[:, np.newaxis]
+
+
+def _values(data: Data, name: str, rows: Rows | None, of: str) -> pa.ChunkedArray:
+    """Return a column's values as texts, null where missing."""
+    if data.table is not None and of == "text" and data.type_of(name) == "text":
+        return data.values(name, rows)
+    return pa.chunked_array([pa.array(_texts(data, name, rows, of), type=TEXT)])
 
 
 def _texts(data: Data, name: str, rows: Rows | None, of: str = "text") -> Sequence[str | None]:

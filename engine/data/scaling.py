@@ -33,7 +33,7 @@ BLOCK = 2**22
 """Numbers held at a time in double precision, while a column (array) is read."""
 _TOGETHER = 2**17
 """Rows of which all columns are read together."""
-_CACHED = 2**15
+_CACHED = 2**16
 """Numbers that are standardised at a time."""
 _PER_SECOND = 1e6  # a table's times are counted in microseconds
 
@@ -152,29 +152,36 @@ def standardise_plain(
     for each of its columns.
     """
     halves = joined(fields, "mean")[:, np.newaxis] / 2, joined(fields, "scale")[:, np.newaxis] / 2
+    fills = np.array([[field.fill] for field in fields], dtype=np.float64)
+    names = [field.name for field in fields]
+    step = _CACHED // len(fields) + 1
+    buffer = np.empty((len(fields), min(step, len(out))))
     for part, numbers in pieces_of(len(out), rows, _TOGETHER):
-        columns = [_filled(data.column(field.name, numbers), field.fill) for field in fields]
-        count = part.stop - part.start
-        for start in range(0, count, _CACHED // len(fields) + 1):
-            stop = min(start + _CACHED // len(fields) + 1, count)
-            values = np.empty((len(fields), stop - start))
-            for value, column in zip(values, columns, strict=True):
-                value[:] = column[start:stop]
-            values *= 0.5
-            values -= halves[0]
-            values /= halves[1]
-            with np.errstate(over="ignore"):
-                out[part.start + start : part.start + stop] = values.T
+        if numbers is None:
+            numbers = np.arange(len(out), dtype=np.int64)
+        for start in range(0, len(numbers), step):
+            some = numbers[start : start + step]
+            values = buffer[:, : len(some)]
+            data.gather(names, some, values)
+            target = out[part.start + start : part.start + start + len(some)]
+            _standardise(values, halves, target)
+            if not np.isfinite(target).all():
+                data.gather(names, some, values)
+                np.copyto(values, fills, where=np.isnan(values))
+                _standardise(values, halves, target)
         data.release()
     if not np.isfinite(out).all():
         far = fields[int(np.argmin(np.isfinite(out).all(axis=0)))]
         raise _too_far(far, role)
 
 
-def _filled(values: npt.NDArray[Any], fill: float | None) -> npt.NDArray[Any]:
-    assert fill is not None
-    missing = _missing(values)
-    return np.where(missing, fill, values) if missing.any() else values
+def _standardise(values: Doubles, halves: tuple[Doubles, Doubles], out: Floats) -> None:
+    """Write values (columns, rows), which are spoilt, as (rows, columns); see `encode`."""
+    values *= 0.5
+    values -= halves[0]
+    with np.errstate(over="ignore"):
+        values /= halves[1]
+        out[:] = values.T
 
 
 def _too_far(field: Scaled, role: str) -> DataError:

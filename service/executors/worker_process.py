@@ -66,6 +66,7 @@ def run(name: str, settings: Settings, pipe: int) -> None:
         tick=signs.alive,
         pause=stop.wait,
         max_job_bytes=settings.max_job_bytes,
+        max_scratch_bytes=settings.max_scratch_bytes,
         threads=max(1, (os.cpu_count() or 1) // max(1, settings.workers)),
     )
     signs.warm()

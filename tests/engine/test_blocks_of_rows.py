@@ -369,7 +369,7 @@ def test_an_error_in_reading_is_the_jobs() -> None:
     data = table_of(100)
     plan = planned(data, 1000)
     blocking = Blocking(block_rows=2, pool_rows=16)
-    rows = MappedRows(broken, np.arange(90), blocking=blocking, device=CPU)
+    rows = MappedRows(broken, 90, blocking=blocking, device=CPU)
     run = TrainingRun(plan, EncodedRows(device=CPU, train=rows, valid=None, measured=None))
     with pytest.raises(SpecError, match="no such rows"):
         trained(run)

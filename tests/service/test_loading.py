@@ -66,6 +66,17 @@ def test_the_limit_is_stored_with_the_job_and_its_log_says_what_follows(serve: S
     assert weights(api, job["id"]) == weights(api, timed["id"])
 
 
+def test_rows_are_encoded_once_where_the_disk_has_room(serve: Serve) -> None:
+    api = serve(max_resident_bytes=LIMIT)
+    jobs = [api.train(api.upload(csv_of()), **SPEC)["id"] for _ in range(2)]
+    for most in (None, 10):
+        assert api.worker(max_scratch_bytes=most).work_once()
+    told = [next(m for m in messages(api, job) if "by blocks" in m) for job in jobs]
+    assert told[0].endswith("; encoded once, into a file")
+    assert told[1].endswith("; encoded in each epoch anew")
+    assert weights(api, jobs[0]) == weights(api, jobs[1])
+
+
 def test_attempts_keep_the_way_of_the_server_that_took_the_job(
     tmp_path: Path, serve: Serve
 ) -> None:

@@ -88,6 +88,30 @@ def test_rows_of_a_column_in_chunks_are_those_of_the_whole(draw: st.DataObject) 
     assert [None if value != value else value for value in found] == wanted
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_rows_of_many_columns_at_once_are_those_of_each(draw: st.DataObject) -> None:
+    """Whether columns are cut alike or not, have gaps or none, hold numbers or integers."""
+    count = draw.draw(st.integers(1, 30))
+    columns = {}
+    for name, kind in (("a", pa.float64()), ("b", pa.int64()), ("c", pa.float64())):
+        gaps = draw.draw(st.booleans())
+        values = st.integers(-99, 99) | st.none() if gaps else st.integers(-99, 99)
+        found = draw.draw(st.lists(values, min_size=count, max_size=count))
+        cuts = sorted(draw.draw(st.lists(st.integers(0, count), max_size=3)))
+        columns[name] = pa.chunked_array(
+            [pa.array(found[start:stop], kind) for start, stop in pairwise([0, *cuts, count])]
+        )
+    rows = np.array(draw.draw(st.lists(st.integers(0, count - 1), max_size=20)), dtype=np.int64)
+    if draw.draw(st.booleans()):
+        rows.sort()
+    data = Data(table=pa.table(columns))
+    gathered = np.zeros((3, len(rows)))
+    data.gather(["a", "b", "c"], rows, gathered)
+    wanted = [columns[name].to_numpy().astype(float)[rows] for name in "abc"]
+    np.testing.assert_array_equal(gathered, wanted)
+
+
 def test_rows_that_do_not_exist_are_no_rows() -> None:
     data = Data(table=pa.table({"x": pa.chunked_array([[1], [2, 3]])}))
     with pytest.raises(IndexError):
