@@ -12,7 +12,15 @@ import pyarrow.compute as pc
 from engine.data.dataset import BOOLEAN, DATETIME, INTEGER, NUMBER, TEXT, Data, Limits
 from engine.errors import DataError
 
-__all__ = ["check_names", "check_text_size", "is_column_name", "make_table"]
+__all__ = [
+    "Conversion",
+    "Widened",
+    "check_names",
+    "check_text_size",
+    "is_column_name",
+    "make_table",
+    "no_rows",
+]
 
 _MAX_NAME = 256
 _LONGEST_LIST = 10
@@ -56,24 +64,93 @@ def _is_printable(name: str) -> bool:
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in name)
 
 
+class Widened(Exception):
+    """A later piece of a table has shown that a column is of a wider type than earlier ones."""
+
+
+class Conversion:
+    """Makes the pieces of a table ones of our types, and counts them against the limits."""
+
+    def __init__(self, names: Sequence[str], limits: Limits) -> None:
+        check_names(names, limits)
+        self._names = names
+        self._limits = limits
+        self._as_numbers: set[str] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with the first piece, be it again."""
+        self.rows = 0
+        """Of all pieces so far."""
+        self._size = 0
+
+    def __call__(self, columns: Sequence[pa.ChunkedArray]) -> pa.Table:
+        """Return a piece's columns, each converted to one of our types.
+
+        Raises Widened where the pieces before are to be converted again, after `begin`.
+        """
+        rows = len(columns[0])
+        self._limits.check_table(self.rows + rows, len(self._names))
+        converted: list[pa.ChunkedArray] = []
+        for name, column in zip(self._names, columns, strict=True):
+            if len(column) != rows:
+                raise DataError(
+                    f"column {name!r} has {self.rows + len(column)} values; the first has "
+                    f"{self.rows + rows}"
+                )
+            converted.append(self._convert(name, column))
+            self._size += converted[-1].nbytes
+            _check_size(self._size, self._limits)
+        self.rows += rows
+        # New fields, so that no metadata of the file's writer is kept.
+        fields = [
+            pa.field(name, column.type) for name, column in zip(self._names, converted, strict=True)
+        ]
+        return pa.table(converted, schema=pa.schema(fields))
+
+    def _convert(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        try:
+            # A file may lie about offsets, indices and encodings; nothing below would survive that.
+            column.validate(full=True)
+        except (pa.ArrowException, ValueError) as error:
+            raise DataError(f"column {name!r} is damaged") from error
+        if pa.types.is_dictionary(column.type):
+            check_text_size(column, self._limits)
+            column = pa.chunked_array(
+                [chunk.dictionary_decode() for chunk in column.chunks], type=column.type.value_type
+            )
+        if pa.types.is_integer(column.type):
+            return self._integer(name, column)
+        for accepts, convert in _CONVERSIONS:
+            if accepts(column.type):
+                return convert(name, column, self._limits, self.rows)
+        raise DataError(
+            f"column {name!r} holds values of a type that is not taken; "
+            "take numbers, booleans, texts, dates or timestamps"
+        )
+
+    def _integer(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if name not in self._as_numbers:
+            try:
+                return column.cast(INTEGER)
+            except pa.ArrowInvalid:  # uint64 beyond int64: the nearest number will do
+                self._as_numbers.add(name)
+                if self.rows:
+                    raise Widened(name) from None
+        return _number(name, column, self._limits, self.rows)
+
+
 def make_table(names: Sequence[str], columns: Sequence[pa.ChunkedArray], limits: Limits) -> Data:
     """Return the data set of these columns, each converted to one of our types."""
-    check_names(names, limits)
-    rows = len(columns[0])
-    limits.check_table(rows, len(names))
-    if rows == 0:
-        raise DataError("there are no rows; at least one is needed")
-    converted: list[pa.ChunkedArray] = []
-    size = 0
-    for name, column in zip(names, columns, strict=True):
-        if len(column) != rows:
-            raise DataError(f"column {name!r} has {len(column)} values; the first has {rows}")
-        converted.append(_convert(name, column, limits))
-        size += converted[-1].nbytes
-        _check_size(size, limits)
-    # New fields, so that no metadata of the file's writer is kept.
-    fields = [pa.field(name, column.type) for name, column in zip(names, converted, strict=True)]
-    return Data(table=pa.table(converted, schema=pa.schema(fields)))
+    convert = Conversion(names, limits)
+    table = convert(columns)
+    if not convert.rows:
+        raise no_rows()
+    return Data(table=table)
+
+
+def no_rows() -> DataError:
+    return DataError("there are no rows; at least one is needed")
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -83,32 +160,12 @@ def _check_size(size: int, limits: Limits) -> None:
         )
 
 
-def _convert(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    try:
-        # A file may lie about offsets, indices and encodings; nothing below would survive that.
-        column.validate(full=True)
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"column {name!r} is damaged") from error
-    if pa.types.is_dictionary(column.type):
-        check_text_size(column, limits)
-        column = pa.chunked_array(
-            [chunk.dictionary_decode() for chunk in column.chunks], type=column.type.value_type
-        )
-    for accepts, convert in _CONVERSIONS:
-        if accepts(column.type):
-            return convert(name, column, limits)
-    raise DataError(
-        f"column {name!r} holds values of a type that is not taken; "
-        "take numbers, booleans, texts, dates or timestamps"
-    )
-
-
-def _number(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
+def _number(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
     del limits
     column = column.cast(NUMBER, safe=False)
     infinite = pc.is_inf(column)
     if pc.any(infinite).as_py():
-        row = pc.index(infinite, True).as_py()
+        row = at + pc.index(infinite, True).as_py()
         raise DataError(
             f"column {name!r} is infinite at row {row}; numbers must be finite (or missing)"
         )
@@ -118,19 +175,13 @@ def _number(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArr
     return column
 
 
-def _integer(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    try:
-        return column.cast(INTEGER)
-    except pa.ArrowInvalid:  # uint64 beyond int64: the nearest number will do
-        return _number(name, column, limits)
-
-
-def _boolean(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    del name, limits
+def _boolean(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
+    del name, limits, at
     return column
 
 
-def _text(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
+def _text(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
+    del at
     check_text_size(column, limits)
     column = column.cast(TEXT)
     longest = pc.max(pc.binary_length(column)).as_py() or 0
@@ -174,8 +225,8 @@ def _lengths(chunk: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.asarray(lengths, dtype=np.int64)
 
 
-def _datetime(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    del limits
+def _datetime(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
+    del limits, at
     if pa.types.is_date(column.type):
         column = column.cast(
             pa.timestamp("s") if column.type == pa.date32() else pa.timestamp("ms")
@@ -192,8 +243,8 @@ def _datetime(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedA
     return ticks.cast(pa.timestamp(column.type.unit)).cast(DATETIME, safe=False)
 
 
-def _nothing(name: str, column: pa.ChunkedArray, limits: Limits) -> pa.ChunkedArray:
-    del name, limits
+def _nothing(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
+    del name, limits, at
     return column.cast(NUMBER)
 
 
@@ -203,11 +254,11 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-_Convert = Callable[[str, pa.ChunkedArray, Limits], pa.ChunkedArray]
+_Convert = Callable[[str, pa.ChunkedArray, Limits, int], pa.ChunkedArray]
+"""Of a name, a column, the limits, and the number of rows before it."""
 _CONVERSIONS: tuple[tuple[Callable[[pa.DataType], bool], _Convert], ...] = (
     (pa.types.is_floating, _number),
     (pa.types.is_decimal, _number),
-    (pa.types.is_integer, _integer),
     (lambda kind: bool(kind == BOOLEAN), _boolean),
     (_is_text, _text),
     (pa.types.is_date, _datetime),

@@ -1,27 +1,48 @@
-"""CSV: with or without a byte-order mark, separated by commas, semicolons, tabs or bars."""
+"""CSV: with or without a byte-order mark, separated by commas, semicolons, tabs or bars.
+
+A file is cut into blocks of whole rows, each of which Arrow reads by itself. What a column holds is
+what Arrow would find if it read the file as a whole: the first of `_KINDS` that all of its values
+are of.
+"""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from engine.data.columns import check_names, make_table
-from engine.data.dataset import TEXT, Data, Limits
+from engine.data.columns import Widened, check_names
+from engine.data.csv_survey import MARK, Survey, read_header
+from engine.data.dataset import TEXT, Limits
+from engine.data.row_ends import first_row_end, last_row_end
 from engine.errors import DataError
 
-__all__ = ["Dialect", "parse_csv"]
+__all__ = ["CsvFile", "Dialect"]
 
-_DELIMITERS = ",;\t|"
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null"]
-_BLOCK = 2**20
+_BLOCK = 4 * 2**20
+_CLOCK = pa.time32("s")
+_TEXTS = pa.string()
+# In the order in which Arrow tries them.
+_KINDS = (
+    pa.null(),
+    pa.int64(),
+    pa.bool_(),
+    pa.date32(),
+    _CLOCK,
+    pa.timestamp("s"),
+    pa.timestamp("s", "UTC"),
+    pa.timestamp("ns"),
+    pa.timestamp("ns", "UTC"),
+    pa.float64(),
+    _TEXTS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,154 +55,214 @@ class Dialect:
     """What stands before the decimals of a number: a point, or a comma."""
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What one pass over the bytes tells about a file."""
-
-    lines: int
-    delimiters: int
-    quotes: int
-
-
-def parse_csv(path: Path, limits: Limits, dialect: Dialect | None = None) -> Data:
-    """Read a CSV file whose first row names the columns.
+class CsvFile:
+    """A CSV file whose first row names the columns.
 
     An empty field is a missing value, quoted or not; in columns of numbers, booleans and times so
     are NA, NaN and null.
     """
-    dialect = dialect or Dialect()
-    delimiter, names = _header(path, limits, dialect.delimiter)
-    if dialect.decimal == delimiter:
-        raise DataError(
-            "commas stand between the fields, so they cannot be decimal commas; separate fields by "
-            "';', or give another `delimiter`"
-        )
-    shape = _survey(path, delimiter)
-    check_names(names, limits)
-    cells = min(shape.lines * len(names), shape.delimiters + shape.lines)
-    if cells > limits.max_cells:
-        raise DataError(f"there are more values than the {limits.max_cells} that are taken")
-    dialect = Dialect(delimiter=delimiter, decimal=dialect.decimal)
-    table = _read(path, dialect, limits, {})
-    # A time of day is not a point in time: kept as the text it was.
-    clocks = [field.name for field in table.schema if pa.types.is_time(field.type)]
-    if clocks:
-        table = _read(path, dialect, limits, dict.fromkeys(clocks, pa.string()))
-    _check_quotes(shape, table)
-    columns = [_without_empty(column) for column in table.columns]
-    return make_table(names, columns, limits)
 
-
-def _header(path: Path, limits: Limits, given: str | None) -> tuple[str, list[str]]:
-    """Return the delimiter and the names in the first row that is not empty."""
-    with path.open("rb") as file:
-        head = file.read(limits.max_row_bytes + 4)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    if not start:
-        raise DataError("the file is empty; a CSV file starts with a row of column names")
-    # A cut at the end of what was read may fall within a character, never within the header.
-    text = start.decode("utf-8", errors="replace")
-    line = text.splitlines()[0]
-    delimiter = given or _sniff(line)
-    stream = io.StringIO(text, newline="")
-    try:
-        names = next(csv.reader(stream, delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise DataError(
-            "the header cannot be read: a quotation is not closed, or a name is too long"
-        ) from error
-    if len(start) > limits.max_row_bytes and "\n" not in text and "\r" not in text:
-        raise DataError(f"the header is longer than {limits.max_row_bytes} bytes")
-    if len(start) <= limits.max_row_bytes and not stream.read().strip("\r\n"):
-        raise DataError(
-            "there are no rows: the first row names the columns, and no other follows; "
-            "at least one row of values is needed"
-        )
-    return delimiter, [name.strip() for name in names]
-
-
-def _sniff(line: str) -> str:
-    """Return the delimiter that is most frequent outside quotations; a comma if there is none."""
-    counts: Counter[str] = Counter()
-    quoted = False
-    for character in line:
-        if character == '"':
-            quoted = not quoted
-        elif not quoted and character in _DELIMITERS:
-            counts[character] += 1
-    return max(_DELIMITERS, key=lambda delimiter: counts[delimiter])
-
-
-def _survey(path: Path, delimiter: str) -> _Shape:
-    """Count what bounds the number of values; refuse what is not UTF-8 text before it is parsed."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    lines = delimiters = 1
-    quotes = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            try:
-                decoder.decode(block)
-            except UnicodeDecodeError as error:
-                line = lines + max(block.count(end, 0, error.start) for end in (b"\n", b"\r"))
-                raise DataError(f"the file is not UTF-8 text at line {line}") from error
-            if b"\0" in block:
-                raise DataError("this is not a CSV file: it has null bytes; send UTF-8 text")
-            lines += max(block.count(b"\n"), block.count(b"\r"))
-            delimiters += block.count(delimiter.encode())
-            quotes += block.count(b'"')
-    if decoder.getstate()[0]:
-        raise DataError("the file breaks off within a character")
-    return _Shape(lines=lines, delimiters=delimiters, quotes=quotes)
-
-
-def _read(path: Path, dialect: Dialect, limits: Limits, types: dict[str, pa.DataType]) -> pa.Table:
-    ragged: list[pyarrow.csv.InvalidRow] = []
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "error"
-
-    try:
-        with pa.OSFile(str(path)) as file:
-            return pyarrow.csv.read_csv(
-                file,
-                # In one thread, so that rows can be numbered.
-                read_options=pyarrow.csv.ReadOptions(
-                    use_threads=False, block_size=limits.max_row_bytes
-                ),
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=dialect.delimiter,
-                    newlines_in_values=True,
-                    invalid_row_handler=refuse,
-                ),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    null_values=_MISSING,
-                    strings_can_be_null=False,
-                    column_types=types,
-                    decimal_point=dialect.decimal,
-                ),
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits,
+        dialect: Dialect | None = None,
+        *,
+        block_bytes: int = _BLOCK,
+    ) -> None:
+        """`block_bytes` are read at a time; raises DataError where the header is no good."""
+        dialect = dialect or Dialect()
+        self._path = path
+        self._limits = limits
+        self._delimiter, self.names = read_header(path, limits, dialect.delimiter)
+        self._decimal = dialect.decimal
+        self._block_bytes = min(block_bytes, limits.max_row_bytes)
+        if self._decimal == self._delimiter:
+            raise DataError(
+                "commas stand between the fields, so they cannot be decimal commas; separate "
+                "fields by ';', or give another `delimiter`"
             )
-    except pa.ArrowException as error:
+        with path.open("rb") as file:  # what is no text has no names to speak of
+            self._survey().see(file.read(self._block_bytes))
+        check_names(self.names, limits)
+        self._types: list[pa.DataType] | None = None
+        """What the columns hold, as far as is known."""
+
+    def pieces(self) -> Iterator[Sequence[pa.ChunkedArray]]:
+        """Yield the columns of a block at a time; see `Source`."""
+        survey = self._survey()
+        is_begun = is_widened = False
+        last: pa.Table | None = None
+        for block, table in self._tables(survey):
+            if not table.num_rows:
+                continue
+            known = self._types
+            table = self._agreed(block, table)
+            is_widened |= is_begun and known != self._types
+            last = table
+            # Once a block has shown more, all are read again; what is left shows all that there is.
+            if not is_widened:
+                is_begun = True
+                yield [_without_empty(column) for column in table.columns]
+        if last is not None:
+            survey.check_quotes(last)
+        if is_widened:
+            raise Widened
+
+    def _survey(self) -> Survey:
+        return Survey(self._delimiter, len(self.names), self._limits)
+
+    def _tables(self, survey: Survey) -> Iterator[tuple[bytes, pa.Table]]:
+        """Yield the blocks, and what Arrow makes of them; it reads one block in advance."""
+        with ThreadPoolExecutor(1) as parser:
+            ahead: tuple[bytes, Future[pa.Table]] | None = None
+            for block in self._blocks(survey):
+                following = block, parser.submit(self._parse, block, self._types)
+                if ahead is not None:
+                    yield ahead[0], self._result(*ahead)
+                ahead = following
+            if ahead is not None:
+                yield ahead[0], self._result(*ahead)
+
+    def _result(self, block: bytes, parsed: Future[pa.Table]) -> pa.Table:
+        try:
+            return parsed.result()
+        except pa.ArrowException:  # it holds something else than the blocks before
+            pass
+        try:
+            return self._parse(block, None)
+        except pa.ArrowException as error:
+            self._refuse(error)
+
+    def _blocks(self, survey: Survey) -> Iterator[bytes]:
+        """Yield the rows after the header, whole ones, a block at a time."""
+        rest = b""
+        is_header = True
+        with self._path.open("rb") as file:
+            if file.read(len(MARK)) != MARK:
+                file.seek(0)
+            while piece := file.read(self._block_bytes):
+                survey.see(piece)
+                block = rest + piece
+                if is_header:
+                    block = block.lstrip(b"\r\n")
+                    end = first_row_end(block, self._delimiter)
+                    is_header = not end
+                    block = block[end:]
+                end = 0 if is_header else last_row_end(block, self._delimiter)
+                rest = block[end:]
+                if len(rest) > self._limits.max_row_bytes:
+                    raise self._broken()
+                if end:
+                    yield block[:end]
+        survey.end()
+        if rest and not is_header:
+            yield rest
+
+    def _parse(
+        self,
+        block: bytes,
+        types: Sequence[pa.DataType] | None,
+        *,
+        column: int | None = None,
+    ) -> pa.Table:
+        """Return a block's columns, of these types or those that Arrow finds; `column` is one."""
+        names = [str(number) for number in range(len(self.names))]
+        if block.startswith(MARK):  # it is no mark here, and an empty line is no row
+            block = b"\n" + block
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(block),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, block_size=len(block) + 1, use_threads=len(names) > 1
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self._delimiter, newlines_in_values=True
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                null_values=_MISSING,
+                strings_can_be_null=False,
+                column_types=None if types is None else dict(zip(names, types, strict=True)),
+                decimal_point=self._decimal,
+                include_columns=[] if column is None else [str(column)],
+            ),
+        )
+
+    def _agreed(self, block: bytes, table: pa.Table) -> pa.Table:
+        """Return a block's table of the types that it and all blocks before it are of."""
+        found = table.schema.types
+        known = self._types or found
+        self._types = [
+            own if own == before != _CLOCK else self._common(block, number, before, own)
+            for number, (before, own) in enumerate(zip(known, found, strict=True))
+        ]
+        return table if found == self._types else self._parse(block, self._types)
+
+    def _common(
+        self, block: bytes, number: int, before: pa.DataType, own: pa.DataType
+    ) -> pa.DataType:
+        """Return the first kind that a column's values are of, those before and the block's own."""
+        for kind in _KINDS[max(_KINDS.index(before), _KINDS.index(own)) :]:
+            if kind == _CLOCK:
+                return _TEXTS  # a time of day is not a point in time: kept as the text it was
+            if self._holds(block, number, own, kind):
+                return kind
+        return _TEXTS
+
+    def _holds(self, block: bytes, number: int, own: pa.DataType, kind: pa.DataType) -> bool:
+        """Say whether a column's values in a block, which are of their own kind, are of another."""
+        if kind in (own, _TEXTS) or own == pa.null():
+            return True
+        if (own, kind) == (pa.int64(), pa.float64()):
+            return True
+        types = [kind] * len(self.names)
+        try:
+            self._parse(block, types, column=number)
+        except pa.ArrowException:
+            return False
+        return True
+
+    def _refuse(self, error: pa.ArrowException) -> NoReturn:
+        """Say what is wrong with the file; in one thread, so that its rows can be numbered."""
+        ragged: list[pyarrow.csv.InvalidRow] = []
+
+        def refuse(row: pyarrow.csv.InvalidRow) -> str:
+            ragged.append(row)
+            return "error"
+
+        try:
+            with pa.OSFile(str(self._path)) as file:
+                reader = pyarrow.csv.open_csv(
+                    file,
+                    pyarrow.csv.ReadOptions(
+                        use_threads=False, block_size=self._limits.max_row_bytes
+                    ),
+                    pyarrow.csv.ParseOptions(
+                        delimiter=self._delimiter,
+                        newlines_in_values=True,
+                        invalid_row_handler=refuse,
+                    ),
+                    # Of no column: what they hold is of no concern.
+                    pyarrow.csv.ConvertOptions(
+                        include_columns=["\0"], include_missing_columns=True
+                    ),
+                )
+                for _ in reader:
+                    pass
+        except pa.ArrowException:
+            pass
         if ragged:
             row = ragged[0]
             raise DataError(
                 f"row {row.number} (the header is row 1) has {row.actual_columns} values; "
                 f"the header names {row.expected_columns}"
             ) from error
-        raise DataError(
+        raise self._broken() from error
+
+    def _broken(self) -> DataError:
+        return DataError(
             "the file cannot be read as CSV: a quotation is not closed, or a row is longer than "
-            f"{limits.max_row_bytes} bytes"
-        ) from error
-
-
-def _check_quotes(shape: _Shape, table: pa.Table) -> None:
-    """Refuse a quotation that runs to the end of the file and has swallowed its last rows."""
-    if shape.quotes % 2 == 0 or table.num_rows == 0:
-        return
-    for column in table.columns:
-        last = column[-1].as_py()
-        if isinstance(last, str) and "\n" in last:
-            raise DataError("a quotation in the last row is not closed")
+            f"{self._limits.max_row_bytes} bytes"
+        )
 
 
 def _without_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -7,24 +7,26 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from engine.data.columnar import parse_arrow_stream, parse_parquet
-from engine.data.dataset import BOOLEAN, TEXT, Data, Limits
-from engine.data.delimited import Dialect, parse_csv
+from engine.data.columnar import ArrowStream, ParquetFile, parse_arrow_arrays
+from engine.data.dataset import Data, Limits
+from engine.data.delimited import CsvFile, Dialect
 from engine.data.json_records import parse_json, parse_ndjson
 from engine.data.npz import map_npz, parse_npz, write_npz
+from engine.data.pieces import Source, read_pieces, store_pieces
 from engine.data.plain_text import parse_text
+from engine.data.schema import Kind
+from engine.data.stored_table import TableWriter
 from engine.data.writing import CSV, JSON, NDJSON, NPZ, PARQUET, PLAIN, STREAM, WRITABLE, write
 from engine.errors import DataError
 
-__all__ = ["MEDIA_TYPES", "WRITABLE", "Data", "Limits", "load", "parse", "save", "write"]
+__all__ = ["MEDIA_TYPES", "WRITABLE", "Data", "Limits", "convert", "load", "parse", "save", "write"]
 
 MEDIA_TYPES: Mapping[str, str] = {
     CSV: "csv",
@@ -38,9 +40,7 @@ MEDIA_TYPES: Mapping[str, str] = {
 """The media types that `parse` takes, and what each format is called."""
 
 _PARSERS: Mapping[str, Callable[[Path, Limits], Data]] = {
-    "csv": parse_csv,
-    "parquet": parse_parquet,
-    "arrow": parse_arrow_stream,
+    "arrow": parse_arrow_arrays,
     "ndjson": parse_ndjson,
     "json": parse_json,
     "npz": parse_npz,
@@ -63,7 +63,6 @@ _BROKEN = (
     TypeError,
     ValueError,
 )
-_STORED_ROWS = 65_536
 _RELEASED_BYTES = 64 * 2**20
 """Of the smallest file whose pages are let go of once they are read."""
 
@@ -79,15 +78,64 @@ def parse(
 
     A `dialect` says how a CSV file is written; other formats have none.
     """
+    limits = limits or Limits()
+    name = _name_of(media_type)
+    with _readable(name):
+        source = _source(name, path, limits, dialect)
+        return _PARSERS[name](path, limits) if source is None else read_pieces(source, limits)
+
+
+def convert(
+    path: Path,
+    media_type: str,
+    stored: Path,
+    *,
+    limits: Limits | None = None,
+    dialect: Dialect | None = None,
+) -> Kind:
+    """Read a file like `parse`, and store it for `load` like `save`; return what it holds.
+
+    A table that comes as CSV, Parquet or Arrow is never held as a whole.
+    """
+    limits = limits or Limits()
+    name = _name_of(media_type)
+    with _readable(name):
+        source = _source(name, path, limits, dialect)
+        if source is not None:
+            store_pieces(source, limits, stored)
+            return "table"
+        data = _PARSERS[name](path, limits)
+    save(data, stored)
+    return data.kind
+
+
+def _name_of(media_type: str) -> str:
     name = MEDIA_TYPES.get(media_type)
     if name is None:
         raise DataError(
             f"the media type {media_type!r} is not taken; take one of {', '.join(MEDIA_TYPES)}"
         )
+    return name
+
+
+def _source(name: str, path: Path, limits: Limits, dialect: Dialect | None) -> Source | None:
+    """Return what reads the file piece by piece; None where it is read as a whole."""
+    match name:
+        case "csv":
+            return CsvFile(path, limits, dialect)
+        case "parquet":
+            return ParquetFile(path, limits)
+        case "arrow":
+            stream = ArrowStream(path, limits)
+            return None if stream.holds_arrays else stream
+    return None
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what libraries raise over a file into a DataError."""
     try:
-        if dialect is not None and name == "csv":
-            return parse_csv(path, limits or Limits(), dialect)
-        return _PARSERS[name](path, limits or Limits())
+        yield
     except DataError:
         raise
     except _BROKEN as error:
@@ -114,44 +162,8 @@ def save(data: Data, path: Path) -> None:
         with path.open("wb") as file:
             write_npz(data.arrays or {}, file)
         return
-    table = data.table
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for start in range(0, table.num_rows, _STORED_ROWS):
-            piece = table.slice(start, _STORED_ROWS)
-            columns = [_plain(column) for column in piece.columns]
-            writer.write_batch(pa.record_batch(columns, schema=table.schema))
-
-
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """Return the column in one piece, with zeros (no accidental bits) beneath missing values."""
-    missing = column.is_null().to_numpy()
-    validity = None
-    if missing.any():
-        validity = pa.py_buffer(np.packbits(~missing, bitorder="little"))
-        column = column.fill_null(pa.scalar(_ZEROS.get(column.type, 0), type=column.type))
-    if column.type == TEXT:
-        # Built from the lengths, so that the offsets start at 0 and the bytes hold nothing else.
-        lengths = pc.binary_length(column).to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        content = b"".join(map(_text_bytes, column.chunks))
-        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(content)]
-    elif column.type == BOOLEAN:
-        buffers = [validity, pa.py_buffer(np.packbits(column.to_numpy(), bitorder="little"))]
-    else:
-        values = np.ascontiguousarray(column.to_numpy())
-        buffers = [validity, pa.py_buffer(values)]
-    return pa.Array.from_buffers(column.type, len(column), buffers)
-
-
-_ZEROS: Mapping[pa.DataType, object] = {TEXT: "", BOOLEAN: False}
-
-
-def _text_bytes(chunk: pa.Array) -> bytes:
-    """Return the bytes of a chunk's texts, and of nothing before or after them."""
-    _, offsets, content = chunk.buffers()
-    bounds = np.frombuffer(offsets, dtype=np.int64)
-    start, stop = bounds[chunk.offset], bounds[chunk.offset + len(chunk)]
-    return bytes(memoryview(content)[start:stop])
+    with TableWriter(path) as writer:
+        writer.write(data.table)
 
 
 def load(path: Path, kind: str) -> Data:

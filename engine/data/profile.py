@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,11 @@ def _pieces(column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _categories(column: pa.ChunkedArray) -> tuple[str, ...]:
-    distinct = column.unique().drop_null()
-    short = distinct.filter(pc.less_equal(pc.utf8_length(distinct), _MAX_CATEGORY))
-    return tuple(short.slice(0, _MAX_CATEGORIES).to_pylist())
+    found: dict[str, None] = {}
+    for chunk in column.chunks:
+        distinct = chunk.unique().drop_null()
+        short = distinct.filter(pc.less_equal(pc.utf8_length(distinct), _MAX_CATEGORY))
+        found.update(dict.fromkeys(short.slice(0, _MAX_CATEGORIES + len(found)).to_pylist()))
+        if len(found) >= _MAX_CATEGORIES:
+            break
+    return tuple(islice(found, _MAX_CATEGORIES))

@@ -30,18 +30,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Parse, profile and save one file; tell its schema and hash, or what is wrong with it."""
+    """Parse, store and profile one file; tell its schema and hash, or what is wrong with it."""
     content = Path(question["content"])
     try:
         dialect = question.get("dialect")
-        data = formats.parse(
+        kind = formats.convert(
             Path(question["upload"]),
             question["media_type"],
+            content,
             limits=LIMITS,
             dialect=None if dialect is None else Dialect(**dialect),
         )
-        schema = profile(data)
-        formats.save(data, content)
+        schema = profile(formats.load(content, kind))
         with content.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except DataError as error:
