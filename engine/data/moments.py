@@ -219,7 +219,10 @@ def _moments(source: Iterable[Doubles]) -> _Moments:
     unit = np.where(reach > 0, reach, 1.0)
     squares = np.zeros_like(mean)
     for block in source:
-        squares += np.square((block / 2 - mean / 2) / unit).sum(axis=0)
+        deviations = block / 2
+        deviations -= mean / 2
+        deviations /= unit
+        squares += np.square(deviations, out=deviations).sum(axis=0)
     deviation = np.sqrt(squares / count) * unit * 2
     # Compared, since a rounded mean of equal values would leave a deviation of 1e-17. A deviation
     # below the normal numbers has too few digits to divide by.

@@ -32,6 +32,29 @@ def test_the_middle_is_that_of_the_sorted_values(values: list[float], cut: int, 
     assert found == (ordered[(len(column) - 1) // 2], ordered[len(column) // 2])
 
 
+@pytest.mark.parametrize("count", [2**16, 2**16 + 1, 100_003])
+@pytest.mark.parametrize("kind", ["normal", "few", "same", "sorted", "periodic", "zeros"])
+def test_the_middle_of_many_values_is_that_of_the_sorted_ones(count: int, kind: str) -> None:
+    """Also where a sample of every so many misleads, since they come round."""
+    draw = np.random.default_rng(count)
+    column = draw.standard_normal(count)
+    match kind:
+        case "few":
+            column = np.round(column)
+        case "same":
+            column = np.full(count, 3.0)
+        case "sorted":
+            column.sort()
+        case "periodic":
+            column[:: count // 2**12] += 1e6
+        case "zeros":
+            column = np.where(column > 0, 0.0, -0.0)
+    ordered = np.sort(column)
+    found = middle([column], count, held=count)
+    assert found == (ordered[(count - 1) // 2], ordered[count // 2])
+    assert not np.signbit(found[0]) or found[0] < 0
+
+
 @pytest.mark.parametrize("held", [0, 10])
 def test_the_middle_of_two_far_clusters_is_the_end_of_one_and_the_begin_of_the_other(
     held: int,
