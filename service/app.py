@@ -19,12 +19,11 @@ from service import problems
 from service.auth import KeyMiddleware, is_open
 from service.deadlines import DeadlineMiddleware
 from service.deps import State, now
-from service.evaluator import Evaluator
+from service.examiner import Examiner
 from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
 from service.parsing import Parsers
 from service.predictor import Predictor
-from service.ranker import Ranker
 from service.routes import (
     aliases,
     batches,
@@ -52,6 +51,7 @@ from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
 from service.store.models import Models
+from service.stored_inputs import StoredData
 
 __all__ = ["create_app"]
 
@@ -136,9 +136,10 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         max_waiting=settings.max_queued_jobs,
         quotas=settings.quotas,
     )
+    stored = StoredData(datasets_store, blobs)
     predictor = Predictor(
         models=models_store,
-        datasets=datasets_store,
+        stored=stored,
         blobs=blobs,
         max_bytes=settings.max_loaded_bytes,
         max_running=os.cpu_count() or 1,
@@ -159,8 +160,8 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         idempotency=IdempotencyKeys(database, now),
         in_flight=InFlight(),
         predictor=predictor,
-        evaluator=Evaluator(predictor=predictor, datasets=datasets_store, blobs=blobs),
-        ranker=Ranker(predictor=predictor, datasets=datasets_store, blobs=blobs),
+        examiner=Examiner(predictor=predictor, stored=stored),
+        stored=stored,
         parsers=parsers,
         health=readiness,
         metrics=Metrics(jobs_store, predictor, readiness),

@@ -7,12 +7,11 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Header, Path, Query, Request
 
-from service.evaluator import Evaluator
+from service.examiner import Examiner
 from service.health import Health
 from service.observe.metrics import Metrics
 from service.parsing import Parsers
 from service.predictor import Predictor
-from service.ranker import Ranker
 from service.scopes import caller_of, viewer_of
 from service.settings import Settings
 from service.shutdown import Shutdown
@@ -24,13 +23,14 @@ from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
 from service.store.models import Models
+from service.stored_inputs import StoredData
 
 __all__ = [
     "AfterQuery",
     "AliasesDep",
     "BlobsDep",
     "DatasetsDep",
-    "EvaluatorDep",
+    "ExaminerDep",
     "IdPath",
     "IdempotencyHeader",
     "JobsDep",
@@ -39,11 +39,10 @@ __all__ = [
     "OwnerDep",
     "ParsersDep",
     "PredictorDep",
-    "RankerDep",
     "SettingsDep",
     "State",
     "StateDep",
-    "ViewerDep",
+    "StoredDataDep",
     "now",
 ]
 
@@ -62,8 +61,8 @@ class State(TypedDict):
     idempotency: IdempotencyKeys
     in_flight: InFlight
     predictor: Predictor
-    evaluator: Evaluator
-    ranker: Ranker
+    examiner: Examiner
+    stored: StoredData
     parsers: Parsers
     health: Health
     metrics: Metrics
@@ -114,12 +113,14 @@ async def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
 
-async def _ranker(request: Request) -> Ranker:
-    return request.state.ranker  # type: ignore[no-any-return]
+async def _examiner(request: Request) -> Examiner:
+    examiner: Examiner = request.state.examiner
+    caller = caller_of(request.scope)
+    return examiner.of_caller(viewer_of(request.scope), None if caller is None else caller.id)
 
 
-async def _evaluator(request: Request) -> Evaluator:
-    return request.state.evaluator  # type: ignore[no-any-return]
+async def _stored(request: Request) -> StoredData:
+    return request.state.stored.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
 async def _parsers(request: Request) -> Parsers:
@@ -131,10 +132,6 @@ async def _owner(request: Request) -> str | None:
     return None if caller is None else caller.id
 
 
-async def _viewer(request: Request) -> str | None:
-    return viewer_of(request.scope)
-
-
 SettingsDep = Annotated[Settings, Depends(_settings)]
 BlobsDep = Annotated[Blobs, Depends(_blobs)]
 DatasetsDep = Annotated[Datasets, Depends(_datasets)]
@@ -142,13 +139,11 @@ JobsDep = Annotated[Jobs, Depends(_jobs)]
 ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
 ParsersDep = Annotated[Parsers, Depends(_parsers)]
-RankerDep = Annotated[Ranker, Depends(_ranker)]
-EvaluatorDep = Annotated[Evaluator, Depends(_evaluator)]
+ExaminerDep = Annotated[Examiner, Depends(_examiner)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
+StoredDataDep = Annotated[StoredData, Depends(_stored)]
 OwnerDep = Annotated[str | None, Depends(_owner)]
 """Id of the caller's key; None where no keys are asked for."""
-ViewerDep = Annotated[str | None, Depends(_viewer)]
-"""Whose things the caller sees, for what is no store; None for all."""
 
 IdPath = Annotated[str, Path(min_length=1, max_length=64)]
 LimitQuery = Annotated[int, Query(ge=1, le=1000, description="Most entries to return.")]

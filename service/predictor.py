@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.inputs import Inputs
 from engine.data.lengths import given_steps, steps_of, stored_steps
@@ -30,8 +29,8 @@ from service.loaded_models import LoadedModel, LoadedModels
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.repeats import Repeats
 from service.store.blobs import Blobs
-from service.store.datasets import Datasets
 from service.store.models import Model, Models
+from service.stored_inputs import StoredData, is_stored, row_numbers
 from service.turns import Joinable, Turn, Turns
 
 __all__ = ["Predictor"]
@@ -46,7 +45,7 @@ class Predictor:
         self,
         *,
         models: Models,
-        datasets: Datasets,
+        stored: StoredData,
         blobs: Blobs,
         max_bytes: int,
         max_running: int,
@@ -65,8 +64,7 @@ class Predictor:
         )
         self.repeats = Repeats(models, self.loaded)
         self._models = models
-        self._datasets = datasets
-        self._blobs = blobs
+        self._stored = stored
         # For reading large inputs, which no prediction has to wait for.
         self._readers = ThreadPoolExecutor(max_running, thread_name_prefix="read")
 
@@ -149,8 +147,8 @@ class Predictor:
         Corrupt, EngineError or TooLarge.
         """
         stored, loaded = await self.model(request.model, viewer)
-        data = partial(self._data, request.inputs, viewer)
-        if size <= INLINE_BYTES and not _is_stored(request):
+        data = partial(self._stored.seen_by(viewer).of, request.inputs)
+        if size <= INLINE_BYTES and not is_stored(request.inputs):
             return self._prepare(request, key, stored, loaded, data)
         return await self.read(partial(self._prepare, request, None, stored, loaded, data))
 
@@ -160,7 +158,7 @@ class Predictor:
         """Do what `prepare` does of a small request; None where it would have to wait."""
         stored = self._models.find(request.model, viewer=viewer)
         loaded = self.loaded.peek(stored.id)
-        if loaded is None or _is_stored(request):
+        if loaded is None or is_stored(request.inputs):
             return None
         return self._prepare(request, key, stored, loaded, lambda: None)
 
@@ -235,20 +233,6 @@ class Predictor:
             shows_rows=data is not None and trained.sequence is not None,
         )
 
-    def _data(self, inputs: Any, viewer: str | None) -> Data | None:
-        """Return the stored data set that `inputs` name; None where they hold the rows."""
-        if not isinstance(inputs, Mapping) or not isinstance(inputs.get("dataset"), str):
-            return None
-        unknown = set(inputs) - {"dataset", "rows"}
-        if unknown:
-            raise DataError(
-                f"`inputs` from a data set take `dataset` and `rows`, not {sorted(unknown)[0]!r}",
-                pointer="#/inputs",
-            )
-        datasets = self._datasets.seen_by(viewer)
-        dataset = datasets.get(inputs["dataset"], pointer="#/inputs/dataset")
-        return self._blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
-
     def _rows(
         self, plan: PredictionPlan, inputs: Any, data: Data | None
     ) -> tuple[Inputs, npt.NDArray[np.int64]]:
@@ -270,7 +254,7 @@ class Predictor:
         rows = inputs.get("rows")
         try:
             whole = rows is None
-            row_ids = encoding.stored_rows(data) if whole else _row_numbers(rows, data.rows)
+            row_ids = encoding.stored_rows(data) if whole else row_numbers(rows, data.rows)
             check_size(plan, len(row_ids))
             return encoding.encode_inputs(data, row_ids), row_ids
         except DataError as error:
@@ -287,12 +271,8 @@ def _seed(request: PredictRequest, kept: KeptPlan) -> int:
     return secrets.randbelow(MAX_SEED + 1) if draws else 0
 
 
-def _is_stored(request: PredictRequest) -> bool:
-    return isinstance(request.inputs, dict) and "dataset" in request.inputs
-
-
 async def _follow(
-    turns: Turns, turn: Turn, told: asyncio.Queue[tuple[str, bytes]]
+    turns: Turns, turn: Turn[bytes], told: asyncio.Queue[tuple[str, bytes]]
 ) -> AsyncGenerator[tuple[str, bytes], None]:
     """Yield what a turn tells until it ends, then its answer; closing this ends the turn."""
     answer = asyncio.ensure_future(turns.take(turn))
@@ -309,17 +289,3 @@ async def _follow(
         yield "result", answer.result()
     finally:
         answer.cancel()
-
-
-def _row_numbers(rows: Any, count: int) -> npt.NDArray[np.int64]:
-    if not isinstance(rows, list) or not rows:
-        raise DataError(
-            "`rows` is a non-empty list of row numbers, counted from 0", pointer="#/inputs/rows"
-        )
-    for index, row in enumerate(rows):
-        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < count:
-            raise DataError(
-                f"a row number is an integer from 0 to {count - 1}, got {row!r:.50}",
-                pointer=f"#/inputs/rows/{index}",
-            )
-    return np.array(rows, dtype=np.int64)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from engine.summary import Tree
 from service.errors import QueueFull, TooLarge
 
 __all__ = ["Joinable", "Turn", "Turns"]
+
+T = TypeVar("T")
 
 FLOPS_PER_SECOND = 5e9
 """Of one thread, on the cautious side; tells how long a queue will take."""
@@ -48,13 +50,13 @@ class Joinable:
 
 
 @dataclass(eq=False, kw_only=True)
-class Turn:
+class Turn(Generic[T]):
     """One answer to compute."""
 
     flops: float
     held: int
     """Bytes that it holds while it waits."""
-    alone: Callable[[int], bytes]
+    alone: Callable[[int], T]
     """Computes the answer, with so many threads."""
     joinable: Joinable | None = None
     owner: str | None = None
@@ -62,7 +64,7 @@ class Turn:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when nobody wants the answer any more."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    answer: asyncio.Future[bytes] = field(
+    answer: asyncio.Future[T] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -93,8 +95,8 @@ class Turns:
         self._max_wait_s = max_wait_s
         self._max_run_s = max_run_s
         self._threads = ThreadPoolExecutor(max_running, thread_name_prefix="predict")
-        self._waiting: list[Turn] = []
-        self._running: list[Turn] = []
+        self._waiting: list[Turn[Any]] = []
+        self._running: list[Turn[Any]] = []
         self._busy = 0
         self._served: dict[str | None, int] = {}
         """When each key had its last turn, as a number that rises."""
@@ -110,7 +112,7 @@ class Turns:
         """How many are being computed."""
         return len(self._running)
 
-    async def take(self, turn: Turn) -> bytes:
+    async def take(self, turn: Turn[T]) -> T:
         """Return the answer when it is computed; to be cancelled where nobody wants it any more.
 
         Raises QueueFull where too much waits, or this has waited for too long, and TooLarge where
@@ -148,7 +150,7 @@ class Turns:
         seconds = math.ceil(flops / (FLOPS_PER_SECOND * self._max_running))
         return max(1, min(_MOST_RETRY_S, seconds))
 
-    def _admit(self, turn: Turn) -> None:
+    def _admit(self, turn: Turn[Any]) -> None:
         if self._busy < self._max_running:
             return
         while self._is_full(turn):
@@ -159,13 +161,13 @@ class Turns:
                 retry_after_s=self.retry_after_s(),
             )
 
-    def _is_full(self, turn: Turn) -> bool:
+    def _is_full(self, turn: Turn[Any]) -> bool:
         held = sum(other.held for other in self._waiting) + turn.held
         return len(self._waiting) >= self._max_waiting or (
             bool(self._waiting) and held > self._max_waiting_bytes
         )
 
-    def _give_way(self, turn: Turn) -> bool:
+    def _give_way(self, turn: Turn[Any]) -> bool:
         """Send away the last of the key that has most waiting, if that is more than `turn`'s."""
         counts = Counter(other.owner for other in self._waiting)
         if not counts:
@@ -185,7 +187,7 @@ class Turns:
         )
         return True
 
-    async def _begun(self, turn: Turn) -> None:
+    async def _begun(self, turn: Turn[Any]) -> None:
         if turn.begun.is_set():
             return
         try:
@@ -212,10 +214,10 @@ class Turns:
             future = loop.run_in_executor(self._threads, partial(_compute, group, threads))
             future.add_done_callback(partial(self._end, group))
 
-    def _next(self) -> list[Turn]:
+    def _next(self) -> list[Turn[Any]]:
         """Take the first that waits of the key whose turn it is, and those that may run with it."""
         running = Counter(turn.owner for turn in self._running)
-        firsts: dict[str | None, Turn] = {}
+        firsts: dict[str | None, Turn[Any]] = {}
         for turn in self._waiting:
             firsts.setdefault(turn.owner, turn)
         owner = min(firsts, key=lambda key: (running[key], self._served.get(key, 0)))
@@ -234,7 +236,7 @@ class Turns:
         self._served |= {turn.owner: self._count for turn in group}
         return group
 
-    def _end(self, group: Sequence[Turn], done: asyncio.Future[list[Any]]) -> None:
+    def _end(self, group: Sequence[Turn[Any]], done: asyncio.Future[list[Any]]) -> None:
         self._busy -= 1
         for turn in group:
             self._running.remove(turn)
@@ -251,7 +253,7 @@ class Turns:
         self._begin()
 
 
-def _compute(group: Sequence[Turn], threads: int) -> list[bytes]:
+def _compute(group: Sequence[Turn[Any]], threads: int) -> list[Any]:
     """Compute in a thread what a group of turns asks for."""
     joined = [turn.joinable for turn in group if turn.joinable is not None]
     if len(group) == 1 or len(joined) < len(group):

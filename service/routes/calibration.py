@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
 from engine.artifact import Model
 from engine.calibrating import Calibrating
 from engine.calibration_checks import check_scores
-from engine.data import formats
 from engine.data.dataset import Data
 from engine.data.splits import checked_rows
 from engine.errors import EngineError, SpecError
 from engine.regularizers import perturbations
-from engine.spec import MAX_SEED
 from service.bodies import StrictRoute
 from service.calibration_job import score_spec
-from service.deps import (
-    BlobsDep,
-    DatasetsDep,
-    IdempotencyHeader,
-    IdPath,
-    JobsDep,
-    ModelsDep,
-    OwnerDep,
-    PredictorDep,
-    SettingsDep,
-)
+from service.deps import IdPath, StoredDataDep
 from service.problems import problems
-from service.routes.queueing import PreferHeader, answer_queued, check_memory
+from service.routes.queueing import ModelJobsDep
 from service.schemas import CalibrateRequest, JobView
-from service.store.idempotency import Remember
-from service.store.jobs import Job, NewJob
+from service.store.models import Model as StoredModel
 
 __all__ = ["router"]
 
@@ -52,54 +37,22 @@ router = APIRouter(tags=["models"], route_class=StrictRoute)
     responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
 )
 async def calibrate_model(
-    request: Request,
-    model_id: IdPath,
-    body: CalibrateRequest,
-    datasets: DatasetsDep,
-    models: ModelsDep,
-    predictor: PredictorDep,
-    jobs: JobsDep,
-    blobs: BlobsDep,
-    owner: OwnerDep,
-    settings: SettingsDep,
-    prefer: PreferHeader = None,
-    idempotency_key: IdempotencyHeader = None,
+    model_id: IdPath, body: CalibrateRequest, queue: ModelJobsDep, stored_data: StoredDataDep
 ) -> Response:
     """Queue the calibration of a model on rows of a stored data set that it has never seen.
 
     The job leaves a new model with the same weights, `calibrated_from` the old one, which stays as
     it is. Intervals, sets and the temperature are those of `calibrate` in `POST /train`.
     """
-    check_memory(body.limits, settings)
-    asked = body.model_dump(mode="json")
 
-    def create(remember: Remember[Job] | None) -> Job:
-        stored = models.resolve(model_id)
-        dataset = datasets.get(body.dataset, pointer="#/dataset")
-        seed = body.seed if body.seed is not None else secrets.randbelow(MAX_SEED + 1)
-        data = blobs.load(dataset.blob, partial(formats.load, kind=dataset.kind))
+    def check(stored: StoredModel, model: Model, seed: int) -> dict[str, str]:
+        data = stored_data.load(body.dataset, "#/dataset")
         rows = None if body.rows is None else checked_rows(body.rows, data.rows, "#/rows")
-        _refuse_seen(stored.document, dataset.id, rows)
-        _check(predictor.loaded.get(stored), body, data, rows, seed)
-        new = NewJob(
-            kind="calibrate",
-            spec=asked | {"model": stored.id, "seed": seed},
-            datasets={dataset.id: "#/dataset"},
-            models={stored.id: "#"},
-            name=body.name or stored.name,
-            tags=body.tags,
-            owner=owner,
-        )
-        return jobs.create(new, remember=remember)
+        _refuse_seen(stored.document, body.dataset, rows)
+        _check(model, body, data, rows, seed)
+        return {body.dataset: "#/dataset"}
 
-    return await answer_queued(
-        request,
-        jobs,
-        [model_id, asked],
-        create,
-        idempotency_key=idempotency_key,
-        prefer=prefer,
-    )
+    return await queue.answer("calibrate", body, model_id, check, names_it=True)
 
 
 def _refuse_seen(

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
-from fastapi import Header, Request, Response
+from fastapi import Depends, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from engine.artifact import Model
+from engine.spec import MAX_SEED
+from service.deps import (
+    IdempotencyHeader,
+    JobsDep,
+    ModelsDep,
+    OwnerDep,
+    PredictorDep,
+    SettingsDep,
+)
 from service.errors import Invalid, NotFound
 from service.idempotency import answer_once, created
 from service.job_options import Limits
@@ -18,9 +29,11 @@ from service.schemas import JobView
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.idempotency import Answer, Remember
-from service.store.jobs import Job, Jobs
+from service.store.jobs import Job, Jobs, NewJob
+from service.store.models import Model as StoredModel
 
 __all__ = [
+    "ModelJobsDep",
     "PreferHeader",
     "answer_queued",
     "check_memory",
@@ -38,6 +51,94 @@ PreferHeader = Annotated[
     str | None,
     Header(description="`wait=20` holds the answer until the job ends, at most so long."),
 ]
+
+
+class _Asked(Protocol):
+    """What a job that needs a model is asked with."""
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def tags(self) -> dict[str, Any]: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+    @property
+    def limits(self) -> Limits | None: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+class _ModelJobs:
+    """Queues jobs that need a model, once they have been checked as a whole."""
+
+    def __init__(
+        self,
+        request: Request,
+        jobs: JobsDep,
+        models: ModelsDep,
+        predictor: PredictorDep,
+        owner: OwnerDep,
+        settings: SettingsDep,
+        prefer: PreferHeader = None,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> None:
+        self._request = request
+        self._jobs = jobs
+        self._models = models
+        self._predictor = predictor
+        self._owner = owner
+        self._settings = settings
+        self._prefer = prefer
+        self._key = idempotency_key
+
+    async def answer(
+        self,
+        kind: str,
+        body: _Asked,
+        model: str,
+        check: Callable[[StoredModel, Model, int], dict[str, str]],
+        *,
+        names_it: bool = False,
+    ) -> Response:
+        """Queue a job of this kind for the model of this id or alias, and answer 202.
+
+        `check` raises for what cannot be done, given the seed of the job, and returns the data sets
+        that it needs, with pointers to them. Its spec has the model's id and the seed, also where
+        an alias and none were given. `names_it` has the job named as the model where it has no name
+        of its own.
+        """
+        check_memory(body.limits, self._settings)
+        asked = body.model_dump(mode="json")
+
+        def create(remember: Remember[Job] | None) -> Job:
+            stored = self._models.resolve(model)
+            seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
+            datasets = check(stored, self._predictor.loaded.get(stored), seed)
+            new = NewJob(
+                kind=kind,
+                spec=asked | {"model": stored.id, "seed": seed},
+                datasets=datasets,
+                models={stored.id: "#" if names_it else "#/model"},
+                name=body.name or (stored.name if names_it else None),
+                tags=body.tags,
+                owner=self._owner,
+            )
+            return self._jobs.create(new, remember=remember)
+
+        return await answer_queued(
+            self._request,
+            self._jobs,
+            asked,
+            create,
+            idempotency_key=self._key,
+            prefer=self._prefer,
+        )
+
+
+ModelJobsDep = Annotated[_ModelJobs, Depends()]
 
 
 async def answer_queued(

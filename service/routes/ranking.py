@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from engine.errors import StoppedError
 from service.bodies import StrictRoute
-from service.deps import OwnerDep, RankerDep, ViewerDep
+from service.deps import ExaminerDep
 from service.problems import problems
 from service.rankings import RankRequest
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
@@ -23,9 +23,7 @@ router = APIRouter(tags=["predictions"], route_class=StrictRoute)
     response_model=RankingView,
     responses=problems(400, 404, 413, 415, 422, 503),
 )
-async def rank(
-    request: Request, body: RankRequest, ranker: RankerDep, viewer: ViewerDep, owner: OwnerDep
-) -> Response:
+async def rank(request: Request, body: RankRequest, examiner: ExaminerDep) -> Response:
     """Find the rows that a model is least sure of, to label them next.
 
     Dropout, noise, passes, masks and seed are asked for as in `/predict`, and the passes are its,
@@ -33,7 +31,7 @@ async def rank(
     the work.
     """
     try:
-        content = await while_wanted(request, ranker.rank(body, viewer=viewer, owner=owner))
+        content = await while_wanted(request, examiner.rank(body))
     except (Gone, StoppedError):
         return Response(status_code=CLIENT_CLOSED)  # nobody reads it
     return Response(content, media_type="application/json")

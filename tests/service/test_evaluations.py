@@ -617,7 +617,7 @@ def test_a_caller_that_disconnects_ends_its_evaluation(
     async def leave() -> int:
         request = Request({"type": "http", "state": dict(api.state)}, hang_up)
         with anyio.fail_after(30):
-            status = (await evaluate(request, body, api.state["evaluator"], None, None)).status_code
+            status = (await evaluate(request, body, api.state["examiner"])).status_code
             while turns.running:
                 await anyio.sleep(0)
         return status

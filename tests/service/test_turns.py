@@ -28,7 +28,7 @@ def turns_of(**limits: Any) -> Turns:
     return Turns(**{**chosen, **limits})
 
 
-def turn_of(compute: Callable[[], bytes], held: int = 1, flops: float = FLOPS) -> Turn:
+def turn_of(compute: Callable[[], bytes], held: int = 1, flops: float = FLOPS) -> Turn[bytes]:
     return Turn(flops=flops, held=held, alone=lambda _: compute())
 
 
