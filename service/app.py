@@ -30,6 +30,7 @@ from service.routes import (
     calibration,
     datasets,
     evaluation,
+    feedback,
     health,
     jobs,
     models,
@@ -47,6 +48,7 @@ from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
+from service.store.feedback import Feedback
 from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
@@ -65,7 +67,15 @@ Errors are `application/problem+json` (RFC 9457) with pointers to what is wrong.
 
 
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
-_CREATING = ("/datasets", "/train", "/predictions", "/evaluations", "/models")
+_CREATING = (
+    "/datasets",
+    "/train",
+    "/predictions",
+    "/evaluations",
+    "/models",
+    "/models/{model_id}/calibrate",
+    "/models/{model_id}/feedback",
+)
 """Paths that answer with the `Location` of what they created."""
 
 
@@ -117,7 +127,7 @@ def create_app(
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
     first = (predictions, batches, ranking, evaluation, datasets, training, jobs, resumption)
-    for part in (*first, models, calibration, aliases, sharing, health, web):
+    for part in (*first, models, calibration, feedback, aliases, sharing, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)
@@ -148,6 +158,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         max_run_s=settings.max_answer_s,
     )
     readiness = Health(settings)
+    records = Feedback(database, now)
     return State(
         settings=settings,
         database=database,
@@ -156,6 +167,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         jobs=jobs_store,
         models=models_store,
         aliases=Aliases(database, now),
+        feedback=records,
         keys=ApiKeys(database, now),
         idempotency=IdempotencyKeys(database, now),
         in_flight=InFlight(),
@@ -164,7 +176,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         stored=stored,
         parsers=parsers,
         health=readiness,
-        metrics=Metrics(jobs_store, predictor, readiness),
+        metrics=Metrics(jobs_store, predictor, readiness, records),
         shutdown=shutdown,
     )
 

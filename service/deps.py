@@ -19,6 +19,7 @@ from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
+from service.store.feedback import Feedback
 from service.store.idempotency import IdempotencyKeys, InFlight
 from service.store.jobs import Jobs
 from service.store.keys import ApiKeys
@@ -31,6 +32,7 @@ __all__ = [
     "BlobsDep",
     "DatasetsDep",
     "ExaminerDep",
+    "FeedbackDep",
     "IdPath",
     "IdempotencyHeader",
     "JobsDep",
@@ -57,6 +59,7 @@ class State(TypedDict):
     jobs: Jobs
     models: Models
     aliases: Aliases
+    feedback: Feedback
     keys: ApiKeys
     idempotency: IdempotencyKeys
     in_flight: InFlight
@@ -109,6 +112,10 @@ async def _aliases(request: Request) -> Aliases:
     return request.state.aliases.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
 
 
+async def _feedback(request: Request) -> Feedback:
+    return request.state.feedback.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+
+
 async def _predictor(request: Request) -> Predictor:
     return request.state.predictor  # type: ignore[no-any-return]
 
@@ -140,6 +147,7 @@ ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
 ParsersDep = Annotated[Parsers, Depends(_parsers)]
 ExaminerDep = Annotated[Examiner, Depends(_examiner)]
+FeedbackDep = Annotated[Feedback, Depends(_feedback)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
 StoredDataDep = Annotated[StoredData, Depends(_stored)]
 OwnerDep = Annotated[str | None, Depends(_owner)]

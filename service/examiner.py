@@ -1,4 +1,4 @@
-"""Models examined on rows of stored data sets, in turn with predictions."""
+"""Models examined on many rows, whose truths may be known, in turn with predictions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from engine.artifact import Model
+from engine.feedback import Feedback
 from engine.spec import MAX_SEED
 from service.evaluations import EvaluateRequest, answer_of, assess
-from service.limits import check_evaluation, check_work
+from service.feedback import Compared, FeedbackRequest, refuse_imported
+from service.limits import check_evaluation, check_feedback, check_work
 from service.predictor import Predictor
 from service.rankings import Ranking, RankRequest
 from service.store.models import Model as StoredModel
-from service.stored_inputs import StoredData
+from service.stored_inputs import StoredData, row_numbers
 from service.turns import Turn
 
 __all__ = ["Examiner"]
@@ -31,6 +33,8 @@ class _Examination(Generic[T]):
     """Work that has been checked."""
 
     flops: float
+    held: int = 0
+    """Bytes of rows that came with the request."""
     do: Callable[[Callable[[], bool], int], T]
     """Do it, with so many threads; where its first argument says so, StoppedError ends it."""
 
@@ -106,9 +110,47 @@ class Examiner:
                 }
                 return orjson.dumps(answer)
 
-            return _Examination(flops=check_work(work, ranking.flops), do=rank)
+            advice = (
+                "ask for fewer `rows` or passes at a time, or take POST /predictions, whose data "
+                "set has the statistics of all rows"
+            )
+            return _Examination(flops=check_work(work, ranking.flops, advice), do=rank)
 
         return await self._examined(request.model, prepare)
+
+    async def compare(self, name: str, request: FeedbackRequest) -> Compared:
+        """Return what a model's own predictions of rows come to, whose truths are told."""
+
+        def prepare(stored: StoredModel, model: Model) -> _Examination[Compared]:
+            refuse_imported(stored.document)
+            data = self._stored.of(request.inputs)
+            rows = None
+            if data is not None:
+                asked = request.inputs.get("rows")
+                rows = None if asked is None else row_numbers(asked, data.rows)
+                check_feedback(data.rows if rows is None else len(rows))
+            feedback = Feedback(
+                model,
+                request.spec(),
+                inputs=request.inputs,
+                data=data,
+                rows=rows,
+                seed=_seed(request.seed),
+            )
+            work = f"{feedback.rows} rows x {feedback.plan.passes} passes, and their scores"
+
+            def compare(stop: Callable[[], bool], threads: int) -> Compared:
+                return Compared(
+                    model=stored.id,
+                    feedback=feedback,
+                    scores=feedback.scores(stop, threads),
+                    is_seed_given=request.seed is not None,
+                )
+
+            flops = check_work(work, feedback.flops, "send fewer rows at a time")
+            return _Examination(flops=flops, held=feedback.held, do=compare)
+
+        return await self._examined(name, prepare)
 
     async def _examined(
         self, name: str, prepare: Callable[[StoredModel, Model], _Examination[T]]
@@ -118,7 +160,7 @@ class Examiner:
         work = await self._predictor.read(partial(prepare, stored, loaded.model))
         stop = threading.Event()
         do = partial(work.do, stop.is_set)
-        turn = Turn(flops=work.flops, held=0, alone=do, owner=self._owner, stop=stop)
+        turn = Turn(flops=work.flops, held=work.held, alone=do, owner=self._owner, stop=stop)
         return await self._predictor.turns.take(turn)
 
 

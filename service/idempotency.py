@@ -36,20 +36,20 @@ async def answer_once(
     request: Request,
     key: str | None,
     content: Any,
-    create: Callable[[Remember[T] | None], T],
+    create: Callable[[Remember[T] | None], Awaitable[T]],
     answer: Callable[[T], Answer],
     *,
     later: Callable[[T], Awaitable[Answer]] | None = None,
 ) -> Response:
     """Create something and answer, or repeat the first answer to the same key.
 
-    `content` is the parsed content of the request, its parameters included; `create` runs in a
-    thread. `later` gives the answer instead of `answer` where that takes time after the creation;
-    until then the request counts as going on. Raises IdempotencyMismatch where the key came with
-    other content before, and IdempotencyInFlight while the first request is going on.
+    `content` is the parsed content of the request, its parameters included. `later` gives the
+    answer instead of `answer` where that takes time after the creation; until then the request
+    counts as going on. Raises IdempotencyMismatch where the key came with other content before, and
+    IdempotencyInFlight while the first request is going on.
     """
     if key is None:
-        made = await run_in_threadpool(create, None)
+        made = await create(None)
         return _response(answer(made) if later is None else await later(made))
     keys: IdempotencyKeys = request.state.idempotency
     in_flight: InFlight = request.state.in_flight
@@ -57,7 +57,7 @@ async def answer_once(
     with in_flight.hold(idempotency):
         first = await run_in_threadpool(keys.lookup, idempotency)
         if first is None:
-            made = await run_in_threadpool(create, Remember(idempotency, answer))
+            made = await create(Remember(idempotency, answer))
             first = answer(made)
             if later is not None:
                 # A kill until here leaves the answer that was stored with what was created.

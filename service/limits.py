@@ -13,6 +13,7 @@ __all__ = [
     "MAX_FLOPS",
     "MAX_SAMPLES",
     "check_evaluation",
+    "check_feedback",
     "check_generation",
     "check_size",
     "check_work",
@@ -22,6 +23,8 @@ MAX_FLOPS = 2e12
 """Some minutes on one core; 1e6 rows x passes of a small network are a hundredth of it."""
 MAX_SAMPLES = 100_000_000
 """Samples held at once."""
+MAX_FEEDBACK = 1_000_000
+"""Rows of a stored data set that are compared with their truths in one request."""
 MAX_ANSWER = 50_000_000
 """Numbers in one answer: 1e6 rows with all default statistics of 5 targets, or of 22 classes. They
 are about a gigabyte of JSON, and twice that while it is written."""
@@ -53,13 +56,12 @@ def check_size(plan: PredictionPlan, rows: int) -> float:
     return flops
 
 
-def check_work(work: str, flops: float) -> float:
+def check_work(work: str, flops: float, advice: str) -> float:
     """Return the operations that work on stored rows takes; raises TooLarge, which names it."""
     if flops > MAX_FLOPS:
         raise TooLarge(
             f"{work}, are too much for an online answer, {flops / MAX_FLOPS:.3g} times the limit "
-            f"of {MAX_FLOPS:g} operations; ask for fewer `rows` or passes at a time, or take POST "
-            "/predictions, whose data set has the statistics of all rows"
+            f"of {MAX_FLOPS:g} operations; {advice}"
         )
     return flops
 
@@ -75,6 +77,15 @@ def check_evaluation(assessment: Assessment) -> float:
             "passes"
         )
     return flops
+
+
+def check_feedback(rows: int) -> None:
+    """Raise TooLarge for more rows than are read at once."""
+    if rows > MAX_FEEDBACK:
+        raise TooLarge(
+            f"these are {rows} rows, and feedback is of at most {MAX_FEEDBACK} at a time; name "
+            "some by `rows`, and then the others"
+        )
 
 
 def check_explanation(explanation: Explanation, rows: int, flops: float) -> float:

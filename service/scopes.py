@@ -16,7 +16,8 @@ __all__ = ["Caller", "caller_of", "is_prediction", "needed_scopes", "viewer_of"]
 
 _ANY: tuple[Scope, ...] = ("predict", "train", "admin")
 _READ: tuple[Scope, ...] = ("predict", "train")
-"""Also of jobs and data sets: a prediction of many rows is the one, and leaves the other."""
+"""Also of jobs and data sets: a prediction of many rows is the one, and leaves the other. And what
+became of predictions is told by those who made them."""
 _CHANGED_BY_TRAINING = frozenset({"datasets", "models", "aliases", "jobs", "train"})
 _PREDICTING = frozenset({"predict", "predictions", "rank", "evaluate", "evaluations"})
 _ONLINE = frozenset({"/predict", "/rank", "/evaluate"})
@@ -74,5 +75,6 @@ def needed_scopes(method: str, path: str) -> tuple[Scope, ...]:
     if first in _CHANGED_BY_TRAINING:
         is_read = method in ("GET", "HEAD") and first != "train"
         is_cancel = first == "jobs" and others[1:] == ["cancel"]
-        return _READ if is_read or is_cancel else ("train",)
+        is_told = first == "models" and others[1:] == ["feedback"] and method == "POST"
+        return _READ if is_read or is_cancel or is_told else ("train",)
     return ("admin",)

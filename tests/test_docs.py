@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.binomial_bounds import conformal_p_value
 from engine.calibration import mixture_log_likelihood
 from engine.class_scores import MOST_HELD
 from engine.crps import passes_crps
@@ -93,6 +94,12 @@ def test_scores_of_an_evaluation_worked_by_hand() -> None:
     ranking.add(np.arange(5.0), np.array([0, 0, 1, 0, 1]))
     assert ranking.area() == pytest.approx(0.1967, abs=5e-5)
     assert (EXACT_VALUES, MOST_HELD) == (2_097_152, 33_554_432)
+
+
+def test_the_law_of_a_kept_promise_worked_by_hand() -> None:
+    says(UNCERTAINTY, "0.8182", "0.0182", "0.0364")
+    assert pytest.approx(0.8182, abs=5e-5) == 9 / 10 * 10 / 11
+    assert conformal_p_value(0, 2, rank=9, rows=9) == pytest.approx(0.0364, abs=5e-5)
 
 
 def test_the_log_likelihood_is_the_formula() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from engine.spec.calibration import CalibrateSpec, ScoreSpec
 from engine.spec.data import ColumnSpec, SequenceSpec, ValidationSpec
 from engine.spec.evaluation import EvaluateSpec, OtherRowsSpec
+from engine.spec.feedback import FeedbackSpec
 from engine.spec.losses import LOSSES, LossName, LossSpec
 from engine.spec.network import (
     ACTIVATIONS,
@@ -95,6 +96,7 @@ __all__ = [
     "EsgdSpec",
     "EvaluateSpec",
     "ExponentialSpec",
+    "FeedbackSpec",
     "Form",
     "GaussianNoiseSpec",
     "GenerateSpec",

@@ -11,19 +11,27 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import engine
+from engine.track_record import TrackRecord
 from service.health import Health
 from service.predictor import Predictor
+from service.store.feedback import Feedback
 from service.store.jobs import Jobs
 
-__all__ = ["Metrics", "MetricsMiddleware"]
+__all__ = ["MOST_MODELS", "Metrics", "MetricsMiddleware"]
+
+MOST_MODELS = 100
+"""Whose feedback is shown: those that it came of last. Every one has six time series."""
 
 
 class Metrics:
     """Counts requests as they come, and asks the store when it is scraped."""
 
-    def __init__(self, jobs: Jobs, predictor: Predictor, health: Health) -> None:
+    def __init__(
+        self, jobs: Jobs, predictor: Predictor, health: Health, feedback: Feedback
+    ) -> None:
         self._registry = CollectorRegistry()
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._feedback = feedback
         self._registry.register(_Present(jobs, predictor, health))
         self.requests = Counter(
             "bernoulli_requests",
@@ -51,9 +59,11 @@ class Metrics:
         count.inc()
         times.observe(seconds)
 
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def text(self, viewer: str | None = None) -> bytes:
+        """Return all metrics in Prometheus' text format, of models those that `viewer` sees."""
+        of_models = CollectorRegistry()
+        of_models.register(_Feedback(self._feedback.seen_by(viewer)))
+        return generate_latest(self._registry) + generate_latest(of_models)
 
 
 class _Present(Collector):
@@ -85,6 +95,48 @@ class _Present(Collector):
         info = GaugeMetricFamily("bernoulli_info", "The version that runs.", labels=["version"])
         info.add_metric([engine.__version__], 1)
         yield info
+
+
+class _Feedback(Collector):
+    """What the predictions of models turned out to be worth."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        self._feedback = feedback
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        rows = GaugeMetricFamily(
+            "bernoulli_feedback_rows", "Rows whose truths became known.", labels=["model"]
+        )
+        promised = GaugeMetricFamily(
+            "bernoulli_feedback_coverage_promised",
+            "Share of truths that calibrated intervals or sets are to cover.",
+            labels=["model"],
+        )
+        watched = {
+            "coverage": GaugeMetricFamily(
+                "bernoulli_feedback_coverage",
+                "Share of truths that they covered, of all rows or the latest 1000.",
+                labels=["model", "rows"],
+            ),
+            "log_likelihood": GaugeMetricFamily(
+                "bernoulli_feedback_log_likelihood",
+                "Mean log density or probability of the truths.",
+                labels=["model", "rows"],
+            ),
+        }
+        for own in self._feedback.latest(MOST_MODELS):
+            record = TrackRecord.model_validate(own.document)
+            if record.promise is not None:
+                promised.add_metric([own.model], record.promise.level)
+            for name, stretch in (("all", record.whole), ("recent", record.latest)):
+                if stretch is None:
+                    continue
+                if name == "all":
+                    rows.add_metric([own.model], stretch.rows)
+                for key, value in record.figures(stretch).items():
+                    if key in watched and value is not None:
+                        watched[key].add_metric([own.model, name], value)
+        yield from (rows, promised, *watched.values())
 
 
 class MetricsMiddleware:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 import engine
@@ -22,6 +22,7 @@ from service.bodies import StrictRoute
 from service.deps import SettingsDep, StateDep
 from service.errors import StorageFull, Unavailable
 from service.problems import problems
+from service.scopes import viewer_of
 from service.store.room import is_full
 
 __all__ = ["router"]
@@ -81,9 +82,10 @@ def _require_writable(state: Any) -> None:
         }
     },
 )
-def metrics(state: StateDep) -> Response:
+def metrics(state: StateDep, request: Request) -> Response:
     """Give the server's metrics to Prometheus."""
-    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    content = state.metrics.text(viewer_of(request.scope))
+    return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/capabilities", operation_id="getCapabilities")

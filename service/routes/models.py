@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from json import JSONDecodeError
 from typing import Annotated, Any, BinaryIO
 
@@ -137,7 +138,7 @@ async def import_(
         request,
         idempotency_key,
         content,
-        create,
+        partial(run_in_threadpool, create),
         lambda model: created(ModelView.of(model), f"/models/{model.id}"),
     )
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Header, Request, Response
@@ -152,7 +153,7 @@ async def answer_queued(
 ) -> Response:
     """Queue a job and answer 202: at once or, where `prefer` asks to wait, at its end.
 
-    `content` and `create` are what `answer_once` takes.
+    `content` is what `answer_once` takes; `create` runs in a thread.
     """
 
     def queued(job: Job) -> Answer:
@@ -168,7 +169,8 @@ async def answer_queued(
         return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
 
     later = None if wait_s is None else held
-    return await answer_once(request, idempotency_key, content, create, queued, later=later)
+    in_thread = partial(run_in_threadpool, create)
+    return await answer_once(request, idempotency_key, content, in_thread, queued, later=later)
 
 
 def check_memory(limits: Limits | None, settings: Settings) -> None:

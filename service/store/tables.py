@@ -18,6 +18,7 @@ __all__ = [
     "api_keys",
     "datasets",
     "events",
+    "feedback",
     "idempotency_keys",
     "job_datasets",
     "job_models",
@@ -214,6 +215,15 @@ models = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("models_by_owner", "owner"),
+)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("model_id", Id, sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("document", Json, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Index("feedback_by_age", "updated_at"),
 )
 
 aliases = sa.Table(

@@ -55,6 +55,7 @@ BODIES: dict[str, Any] = {
     "cancel": {},
     "resume": {"epochs": 1},
     "calibrate": {"dataset": MISSING["dataset_id"], "coverage": 0.5},
+    "feedback": {"inputs": [[1, 2]], "targets": [3]},
 }
 
 

@@ -13,6 +13,7 @@ from service.store.keys import ALL_SCOPES, Scope
 from tests.service.conftest import Api, Serve, assert_problem
 
 PREDICTING = {"/predict", "/predictions", "/rank", "/evaluate", "/evaluations"}
+BOTH = {("post", "/jobs/{job_id}/cancel"), ("post", "/models/{model_id}/feedback")}
 TOLD_TO_ALL = {"/metrics", "/capabilities"}
 
 
@@ -35,7 +36,7 @@ def test_every_route_asks_for_a_scope(shared: Api) -> None:
                 assert needed == {"predict"}
             elif path in TOLD_TO_ALL:
                 assert needed == set(ALL_SCOPES)
-            elif method == "get" or path == "/jobs/{job_id}/cancel":
+            elif method == "get" or (method, path) in BOTH:
                 assert needed == {"predict", "train"}
             else:
                 assert needed == {"train"}, (method, path)
