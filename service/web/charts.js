@@ -3,10 +3,10 @@
 import { element, svg } from "./dom.js";
 import { number } from "./format.js";
 
-const MARGIN = { top: 10, right: 12, bottom: 26, left: 52 };
+export const MARGIN = { top: 10, right: 12, bottom: 26, left: 52 };
 
 /** An element that is drawn anew by `draw(width)` whenever its width changes, or on demand. */
-function drawn(draw, attributes = {}) {
+export function drawn(draw, attributes = {}) {
   const node = element("div", { class: "chart", ...attributes });
   let width = 0;
   const redraw = () => width && node.replaceChildren(draw(width));
@@ -20,14 +20,14 @@ function drawn(draw, attributes = {}) {
   return { node, redraw };
 }
 
-function scale(low, high, from, to, isLog = false) {
+export function scale(low, high, from, to, isLog = false) {
   const f = isLog ? Math.log : (value) => value;
   const span = f(high) - f(low) || 1;
   return (value) => from + ((f(value) - f(low)) / span) * (to - from);
 }
 
 /** Round values within [low, high], about `wanted` of them. */
-function ticks(low, high, wanted, whole = false) {
+export function ticks(low, high, wanted, whole = false) {
   const raw = (high - low) / wanted || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
   let step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw * 0.999);
@@ -48,7 +48,7 @@ function logTicks(low, high) {
   return within.length > 7 ? within.filter((value) => Math.log10(value) % 1 === 0) : within;
 }
 
-function path(points) {
+export function path(points) {
   let pen = "M";
   return points
     .map(([x, y]) => {
@@ -63,7 +63,7 @@ function path(points) {
     .join("");
 }
 
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Training and validation loss by epoch, with the kept epoch marked and a readout by pointer. */
 export function lossChart() {
@@ -167,19 +167,19 @@ function drawRates({ curve, learning_rate: rate }, width) {
   );
 }
 
-function padded(low, high) {
+export function padded(low, high) {
   const margin = (high - low || Math.abs(high) || 1) * 0.05;
   return [low - margin, high + margin];
 }
 
-function grid(values, y, width) {
+export function grid(values, y, width) {
   return svg("g", { class: "grid" }, values.map((value) => [
     svg("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }),
     svg("text", { x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value)),
   ]).flat());
 }
 
-function axis(values, x, height, label) {
+export function axis(values, x, height, label) {
   const y = height - 8;
   const texts = values.map((value) => svg("text", { x: x(value), y, "text-anchor": "middle" }, number(value)));
   return svg("g", { class: "grid" }, svg("text", { x: 2, y }, label), texts);

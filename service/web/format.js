@@ -11,6 +11,11 @@ export function number(value) {
   return size !== 0 && (size < 1e-4 || size >= 1e7) ? value.toExponential(2) : plain.format(value);
 }
 
+/** A share, in percent. */
+export function percent(share) {
+  return share === null || share === undefined ? "–" : `${number(100 * share)} %`;
+}
+
 /** A counted number. */
 export function count(value) {
   return whole.format(value);

@@ -1,8 +1,10 @@
 // Jobs: the list, and one job with its curves, metrics, regularizer log and events.
 
 import { get, post, Refused } from "./api.js";
+import { calibrationTable } from "./calibrations.js";
 import { lossChart, rateChart, sparkline } from "./charts.js";
 import { element, keyedChildren, section, setText, swap, table, whenChanged } from "./dom.js";
+import { evaluationView } from "./evaluations.js";
 import { ago, cell, count, duration, number, title } from "./format.js";
 import { History } from "./history.js";
 import { variantTable } from "./variants.js";
@@ -107,15 +109,16 @@ export function jobView(id) {
   const history = new History(id);
   const show = {
     facts: whenChanged((job) => facts.replaceChildren(...factsOf(job))),
-    metrics: whenChanged((all) => metrics.replaceChildren(metricsTable(all))),
+    metrics: whenChanged(([kind, all]) => metrics.replaceChildren(resultOf(kind, all))),
     variants: whenChanged((found) => swap(variants, variantTable(found))),
     regularizers: whenChanged(([, , none]) => swap(log, regularizerTable(history.regularizers, none))),
     events: whenChanged((latest) => events.replaceChildren(...latest.map(eventLine))),
     spec: whenChanged((wanted) => setText(spec, JSON.stringify(wanted, null, 2))),
   };
   const ofLosses = section("Loss", chart.node);
-  const ofTraining = [ofLosses, section("Metrics", metrics), section("Regularizers", log)];
-  for (const part of ofTraining) part.hidden = true; // until it is known what the job is
+  const ofTraining = [ofLosses, section("Regularizers", log)];
+  const ofMetrics = section("Metrics", metrics);
+  for (const part of [...ofTraining, ofMetrics]) part.hidden = true; // until it is known what the job is
   let areAllRead = false; // of a search that has ended nothing changes any more
   return {
     node: element(
@@ -124,7 +127,9 @@ export function jobView(id) {
       section("", heading, element("p", { class: "entry" }, state.node, bar.node, ...buttons), failure, facts),
       ofRate,
       ofSearch,
-      ...ofTraining,
+      ofLosses,
+      ofMetrics,
+      ofTraining[1],
       section("Latest events", events),
       element("section", {}, element("details", {}, element("summary", {}, "What was asked for"), spec)),
     ),
@@ -136,13 +141,15 @@ export function jobView(id) {
       bar.update(job);
       const trains = job.kind === "train";
       for (const part of ofTraining) part.hidden = !trains;
-      setText(buttons[1], trains ? "Cancel, keep the best so far" : "Cancel, keep the rows that are done");
+      ofMetrics.hidden = !hasMetrics(job);
+      setText(buttons[1], KEPT[job.kind] ?? "");
       for (const button of buttons) button.hidden = job.terminal || job.status === "cancelling";
+      buttons[1].hidden ||= !(job.kind in KEPT);
       failure.hidden = job.error === null;
       bar.node.hidden = !failure.hidden; // which says the same, at length
       setText(failure, job.error === null ? "" : `${job.error.detail} (${job.error.kind})`);
       show.facts(job);
-      show.metrics(job.metrics);
+      show.metrics([job.kind, job.metrics]);
       show.spec(withoutNulls(job.spec));
       if (await history.follow()) {
         chart.update(history.epochs(), history.kept());
@@ -185,16 +192,34 @@ function factsOf(job) {
   return facts.flatMap((fact, index) => (index ? [" · ", fact] : [fact]));
 }
 
+/** What a job that is cancelled can leave, by its kind. */
+const KEPT = { train: "Cancel, keep the best so far", predict: "Cancel, keep the rows that are done" };
+
+function hasMetrics({ kind, metrics }) {
+  if (kind === "evaluate") return metrics.test !== undefined;
+  return kind === "calibrate" ? metrics.calibration !== undefined : kind === "train";
+}
+
+/** What a job came to. */
+function resultOf(kind, metrics) {
+  if (kind === "evaluate") return metrics.test ? evaluationView(metrics.test) : element("span");
+  const parts = metrics.calibration ? [calibrationTable(metrics.calibration)] : [];
+  if (kind === "train") parts.unshift(metricsTable(metrics));
+  return element("div", {}, parts);
+}
+
 /** Metrics by name, of the training and of the validation rows. */
 export function metricsTable({ search, calibration: _, ...own }) {
   // What is trained once more on all rows has no validation rows left; it was chosen by these.
   const metrics = Object.keys(own.valid ?? {}).length ? own : { ...own, "valid, when chosen": search?.valid ?? {} };
-  const kinds = Object.keys(metrics).filter((kind) => Object.keys(metrics[kind]).length);
+  const kinds = Object.keys(metrics).filter((kind) => Object.values(metrics[kind]).some((value) => typeof value === "number"));
   const names = [...new Set(kinds.flatMap((kind) => Object.keys(metrics[kind])))];
   if (!names.length) return element("p", { class: "faint" }, "None yet.");
-  const rows = names.map((name) => [name, ...kinds.map((kind) => number(metrics[kind][name]))]);
+  const rows = names.map((name) => [name, ...kinds.map((kind) => measured(metrics[kind][name]))]);
   return table(["", ...kinds], rows, (index) => index > 0);
 }
+
+const measured = (value) => (value !== null && typeof value === "object" ? cell(value) : number(value));
 
 const NOTHING = "None: nothing is dropped or penalised.";
 const NOT_YET_CHOSEN = "Each variant has its own; those of the best are shown once it is chosen.";

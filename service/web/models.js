@@ -1,8 +1,10 @@
 // Models: the list, and one model with its metrics, shapes and predictions.
 
 import { get, Refused } from "./api.js";
-import { element, keyedChildren, section, setText, table } from "./dom.js";
-import { ago, bytes, cell, count, counted, number, title } from "./format.js";
+import { calibrationView } from "./calibrations.js";
+import { element, keyedChildren, section, setText, table, whenChanged } from "./dom.js";
+import { feedbackView } from "./feedback.js";
+import { ago, bytes, count, counted, number, title } from "./format.js";
 import { metricsTable } from "./jobs.js";
 import { predictionForm } from "./predict.js";
 
@@ -34,11 +36,14 @@ function modelEntry(model) {
 
 export function modelView(id) {
   const node = element("div", { class: "stack" });
+  const truths = element("div");
+  const tell = whenChanged((told) => truths.replaceChildren(feedbackView(told)));
   let isRead = false;
   return {
     node,
     async update() {
-      if (isRead) return false; // a model never changes
+      tell(await get(`/models/${encodeURIComponent(id)}/feedback`));
+      if (isRead) return false; // a model never changes, but for what becomes known of it
       const model = await get(`/models/${encodeURIComponent(id)}`);
       const dataset = model.dataset ?? (await datasetOfJob(model.job));
       document.title = `${title(model)} · Bernoulli`;
@@ -46,6 +51,7 @@ export function modelView(id) {
         section("", element("h1", {}, title(model)), facts(model, dataset)),
         section("Predict", predictionForm(model, dataset)),
         ...(model.calibration ? [section("Calibration", calibrationView(model))] : []),
+        section("Feedback", truths),
         element(
           "div",
           { class: "pair" },
@@ -70,34 +76,6 @@ async function datasetOfJob(job) {
     throw error;
   }
 }
-
-/** What intervals or sets promise, by which rows, and for which way of predicting. */
-function calibrationView({ calibration, metrics, calibrated_from: from }) {
-  const { coverage, score, rows, quantiles, temperature, temperature_rows: fitted, way } = calibration;
-  const isOfSets = ["aps", "raps", "lac"].includes(score);
-  const promised = metrics.calibration?.promised;
-  const lines = [
-    [isOfSets ? "sets hold the true class" : "intervals hold the truth", `${percent(coverage)}${promised ? `, by these rows ${percent(promised)}` : ""}`],
-    ["rows", count(rows)],
-    ["score", score],
-    ...Object.entries(quantiles).map(([name, value]) => [
-      isOfSets ? "quantile of the scores" : `${name}: ${score === "normalised" ? "half width, in std" : "half width"}`,
-      typeof value === "number" ? number(value) : cell(value),
-    ]),
-    ...(temperature ? [["temperature", `${number(temperature)}, by ${counted(fitted, "other row")}`]] : []),
-    ["holds for", `num_samples ${count(way.num_samples)}, masks ${way.masks}`],
-    ...way.acting.flatMap((acting, index) => {
-      const name = way.acting.length > 1 ? `with, member ${index}` : "with";
-      const acts = Object.entries(acting).flatMap(([kind, all]) => all.map((one) => `${kind} ${number(one.rate ?? one.std)} on ${one.matched.join(", ")}`));
-      return [[name, acts.join("; ") || "nothing dropped and no noise"]];
-    }),
-  ];
-  const parts = [table(["", ""], lines)];
-  if (from) parts.push(element("p", { class: "faint" }, "Another calibration of ", element("a", { href: `#/models/${from}` }, "this model"), "."));
-  return element("div", {}, parts);
-}
-
-const percent = (share) => `${number(100 * share)} %`;
 
 function facts(model, dataset) {
   const parts = [model.id, model.form, counted(model.parameter_count, "parameter"), bytes(model.weights.bytes)];

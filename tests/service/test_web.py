@@ -105,7 +105,8 @@ def test_the_dashboard_is_made_of_all_its_modules(api: Api) -> None:
     names = {path.rpartition("/")[2] for path in assets_of(api, "/")}
 
     assert {"main.js", "jobs.js", "datasets.js", "models.js", "predict.js", "charts.js"} <= names
-    assert {"history.js", "variants.js"} <= names
+    assert {"history.js", "variants.js", "calibrations.js", "evaluations.js"} <= names
+    assert {"feedback.js", "courses.js"} <= names
     assert "dashboard.css" in names
 
 
