@@ -125,7 +125,7 @@ class Examiner:
             refuse_imported(stored.document)
             data = self._stored.of(request.inputs)
             rows = None
-            if data is not None:
+            if data is not None and isinstance(request.inputs, dict):
                 asked = request.inputs.get("rows")
                 rows = None if asked is None else row_numbers(asked, data.rows)
                 check_feedback(data.rows if rows is None else len(rows))

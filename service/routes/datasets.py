@@ -123,7 +123,7 @@ async def create_dataset(
             request,
             idempotency_key,
             [str(kind), upload.sha256, name, delimiter, decimal],
-            partial(run_in_threadpool, create),
+            lambda remember: run_in_threadpool(create, remember),
             lambda dataset: created(DatasetView.of(dataset), f"/datasets/{dataset.id}"),
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import partial
 from json import JSONDecodeError
 from typing import Annotated, Any, BinaryIO
 
@@ -138,7 +137,7 @@ async def import_(
         request,
         idempotency_key,
         content,
-        partial(run_in_threadpool, create),
+        lambda remember: run_in_threadpool(create, remember),
         lambda model: created(ModelView.of(model), f"/models/{model.id}"),
     )
 

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Header, Request, Response
@@ -169,8 +168,14 @@ async def answer_queued(
         return created(JobView.of(job), f"/jobs/{job.id}", status=202, **applied)
 
     later = None if wait_s is None else held
-    in_thread = partial(run_in_threadpool, create)
-    return await answer_once(request, idempotency_key, content, in_thread, queued, later=later)
+    return await answer_once(
+        request,
+        idempotency_key,
+        content,
+        lambda remember: run_in_threadpool(create, remember),
+        queued,
+        later=later,
+    )
 
 
 def check_memory(limits: Limits | None, settings: Settings) -> None:

@@ -106,7 +106,13 @@ def test_feedback_adds_up_and_survives_the_server(serve: Serve) -> None:
     api = serve()
     dataset = api.upload(CONTENT)
     model = trained(api, dataset, inputs=["a", "b"], targets=["y"], calibrate=CALIBRATE)
-    empty = {"model": model, "totals": None, "recent": None, "history": [], "warnings": []}
+    empty: dict[str, Any] = {
+        "model": model,
+        "totals": None,
+        "recent": None,
+        "history": [],
+        "warnings": [],
+    }
     assert known(api, model) == empty
     one = given(api, model, inputs=ROWS[:20], targets=Y[:20], seed=1)
     two = given(api, model, inputs=ROWS[20:], targets=Y[20:], seed=2)

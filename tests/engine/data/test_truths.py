@@ -17,7 +17,8 @@ from engine.errors import DataError
 from engine.spec import TrainSpec
 
 Y, Z, KIND = [1.5, -2.0, 1234567890.25], [10, 20, 30], ["cat", "dog", "cat"]
-TABLE = Data(table=pa.table({"a": [1.0, 2.0, 3.0], "y": Y, "z": Z, "kind": KIND}))
+LABELS = pa.array(KIND, pa.large_string())
+TABLE = Data(table=pa.table({"a": [1.0, 2.0, 3.0], "y": Y, "z": Z, "kind": LABELS}))
 
 
 def encoding(data: Data, targets: list[str], **spec: Any) -> Encoding:

@@ -55,7 +55,9 @@ def test_a_change_that_fails_leaves_nothing(
     with pytest.raises(ValueError, match="no"):
         feedback.change(model, broken)
     assert feedback.get(model) is None
-    remember = Remember(Idempotency("k", None, "f"), lambda made: Answer(201, {}, b"%d" % made))
+    remember: Remember[int] = Remember(
+        Idempotency("k", None, "f"), lambda made: Answer(201, {}, b"%d" % made)
+    )
     feedback.change(model, one_more, remember=remember)
     stored = IdempotencyKeys(database, clock).lookup(remember.idempotency)
     assert stored == Answer(201, {}, b"1")
