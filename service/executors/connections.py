@@ -61,6 +61,8 @@ class _Guarded(HttpToolsProtocol):
         """The connection is closing; what still comes is nobody's."""
         self._framing = 0
         self._body = 0
+        self._came = 0
+        """Of bodies in the piece that is read; the counts above begin anew with each request."""
 
     # -- from the transport ------------------------------------------------------------------------
 
@@ -83,9 +85,9 @@ class _Guarded(HttpToolsProtocol):
             return
         if not self._is_open and self._timer is None and self._is_idle():
             self._expect_head()
-        before = self._body
+        self._came = 0
         super().data_received(data)
-        self._framing += len(data) - (self._body - before)
+        self._framing += len(data) - self._came
         if self._framing > self.limits.head_bytes + _PER_BODY_BYTE * self._body:
             self._refuse(
                 431,
@@ -120,6 +122,7 @@ class _Guarded(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
+        self._came += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
