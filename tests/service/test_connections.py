@@ -197,6 +197,18 @@ def test_after_a_body_that_ended_the_connection_serves_again() -> None:
             assert answer_of(client).startswith(b"HTTP/1.1 200")
 
 
+def test_a_request_after_a_large_body_is_answered() -> None:
+    with serving(App(), limits()) as connect:
+        client = connect()
+        body = b"a" * 2**17
+        head = b"GET /all HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        client.sendall(head % len(body))
+        client.sendall(body)
+        assert answer_of(client).startswith(b"HTTP/1.1 200")
+        client.sendall(GET)
+        assert answer_of(client).startswith(b"HTTP/1.1 200")
+
+
 def test_requests_in_a_row_are_answered_in_a_row() -> None:
     with serving(App(), limits()) as connect:
         client = connect()
