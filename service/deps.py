@@ -89,35 +89,43 @@ StateDep = Annotated[Any, Depends(_state)]
 
 
 async def _settings(request: Request) -> Settings:
-    return request.state.settings  # type: ignore[no-any-return]
+    settings: Settings = request.state.settings
+    return settings
 
 
 async def _blobs(request: Request) -> Blobs:
-    return request.state.blobs  # type: ignore[no-any-return]
+    blobs: Blobs = request.state.blobs
+    return blobs
 
 
 async def _datasets(request: Request) -> Datasets:
-    return request.state.datasets.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    datasets: Datasets = request.state.datasets
+    return datasets.seen_by(viewer_of(request.scope))
 
 
 async def _jobs(request: Request) -> Jobs:
-    return request.state.jobs.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    jobs: Jobs = request.state.jobs
+    return jobs.seen_by(viewer_of(request.scope))
 
 
 async def _models(request: Request) -> Models:
-    return request.state.models.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    models: Models = request.state.models
+    return models.seen_by(viewer_of(request.scope))
 
 
 async def _aliases(request: Request) -> Aliases:
-    return request.state.aliases.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    aliases: Aliases = request.state.aliases
+    return aliases.seen_by(viewer_of(request.scope))
 
 
 async def _feedback(request: Request) -> Feedback:
-    return request.state.feedback.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    feedback: Feedback = request.state.feedback
+    return feedback.seen_by(viewer_of(request.scope))
 
 
 async def _predictor(request: Request) -> Predictor:
-    return request.state.predictor  # type: ignore[no-any-return]
+    predictor: Predictor = request.state.predictor
+    return predictor
 
 
 async def _examiner(request: Request) -> Examiner:
@@ -127,11 +135,13 @@ async def _examiner(request: Request) -> Examiner:
 
 
 async def _stored(request: Request) -> StoredData:
-    return request.state.stored.seen_by(viewer_of(request.scope))  # type: ignore[no-any-return]
+    stored: StoredData = request.state.stored
+    return stored.seen_by(viewer_of(request.scope))
 
 
 async def _parsers(request: Request) -> Parsers:
-    return request.state.parsers  # type: ignore[no-any-return]
+    parsers: Parsers = request.state.parsers
+    return parsers
 
 
 async def _owner(request: Request) -> str | None:

@@ -66,6 +66,7 @@ class _Guarded(HttpToolsProtocol):
 
     # -- from the transport ------------------------------------------------------------------------
 
+    # Uvicorn's own narrows what asyncio promises: a transport that writes.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:

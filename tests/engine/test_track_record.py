@@ -86,7 +86,8 @@ def test_a_record_is_bounded_and_loses_no_row() -> None:
     for seed in range(5):
         own = own.added(scores(30_000, seed=seed), START)
         sizes = [stretch.rows for stretch in own.stretches]
-        assert sum(sizes) == own.whole.rows == 30_000 * (seed + 1)  # type: ignore[union-attr]
+        assert own.whole is not None
+        assert sum(sizes) == own.whole.rows == 30_000 * (seed + 1)
         assert len(sizes) <= 400
         assert sizes[-WINDOW:] == [STRETCH_ROWS] * WINDOW
     wide = record(1000).added(scores(4000, 1000), START)
