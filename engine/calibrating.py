@@ -51,7 +51,7 @@ PENALTY, FREE_RANKS = 0.01, 5
 
 _LEAST_FITTED = 100
 _MOST_FITTED = 8_000_000
-"""Numbers by which a temperature is fitted, at most; of more rows so many are drawn."""
+"""Numbers by which a temperature or noise is fitted, at most; of more rows so many are drawn."""
 
 
 class Calibrating:
@@ -94,6 +94,9 @@ class Calibrating:
         self._for_scores = rows[np.sort(order[count:])]
         self._threads = threads
         self._fits_noise = fits_noise
+        each = asked.num_samples * max(1, len(model.members)) * math.prod(model.graph.last.shape)
+        most = max(_LEAST_FITTED, _MOST_FITTED // each)
+        self._for_noise = rows[order[count:][:most]]
         self._drawn: list[tuple[Doubles, Doubles]] = []
         """Passes and truths that the noise is fitted by."""
         self._temperature: float | None = None
@@ -178,16 +181,10 @@ class Calibrating:
             mean, std = outputs["mean"], outputs.get("std")
             self._scores.append(scores_of(truth, mean, std, score=self._score, scale=scale))
             if self._fits_noise:
-                self._hold(outputs["samples"], np.asarray(truth[:], dtype=np.float64))
+                chosen = np.isin(ids, self._for_noise)
+                true = np.asarray(truth[:], dtype=np.float64)
+                self._drawn.append((outputs["samples"][:, chosen], true[chosen]))
         self.done += len(ids)
-
-    def _hold(self, samples: Doubles, truth: Doubles) -> None:
-        """Keep passes as long as they are not too many; those of a hundred rows never are."""
-        held = sum(len(own) for _, own in self._drawn)
-        each = samples[:, :1].size
-        room = max(_LEAST_FITTED, _MOST_FITTED // each) - held
-        if room > 0:
-            self._drawn.append((samples[:, :room].copy(), truth[:room]))
 
     def noise_precision(self) -> list[dict[str, float]]:
         """Return the precision of each member's noise by target, in target units^-2.

@@ -285,6 +285,25 @@ def test_of_many_rows_no_more_fit_the_temperature_than_can_be_held(
     assert (kept["rows"], kept["temperature_rows"]) == (200, 40)
 
 
+def test_noise_is_fitted_by_rows_of_all_the_data_where_not_all_can_be_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load_model(*trained(table(), targets=["y"]))
+    x = np.zeros(1000)
+    y = np.random.default_rng(5).standard_normal(1000) * np.repeat([1e-3, 100.0], 500)
+    data = Data(table=pa.table({"a": x, "b": x, "y": y, "z": x}))
+    monkeypatch.setattr(calibrating, "_LEAST_FITTED", 400)
+    monkeypatch.setattr(calibrating, "_MOST_FITTED", 1)
+    spec = ScoreSpec.model_validate({"coverage": 0.8, "num_samples": 1, "hidden_dropout": 0})
+    run = Calibrating(model, spec, data, None, seed=7, fits_noise=True)
+    for piece in run.pieces():
+        piece(never)
+    ((precision,),) = (own.values() for own in run.noise_precision())
+    # Half of the rows vary by 100, so the mean square is 5000; of 400 that are drawn its relative
+    # error has a deviation of sqrt(5 / 400): E[v^2] = 3e8 / 2, less 5000^2, over 5000^2 is 5.
+    assert 1 / precision == pytest.approx(5000, rel=5 * (5 / 400) ** 0.5)
+
+
 def test_a_single_pass_is_softened_too() -> None:
     document, weights = calibrated(trained(kinds(), targets=["kind"]), kinds(81, seed=4))
     temperature = document["calibration"]["temperature"]
