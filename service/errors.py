@@ -137,6 +137,9 @@ class StorageFull(ServiceError):
 class Corrupt(ServiceError):
     """Stored content that cannot be read back; a fault of the service, not of the caller."""
 
+    retry_after_s = 300
+    """It takes somebody who restores the content."""
+
 
 class LeaseLost(ServiceError):
     """The job is no longer this worker's: stopped, retried elsewhere, ended or deleted."""

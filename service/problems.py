@@ -114,7 +114,7 @@ def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ServiceError | EngineError)
     status, slug, title = next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)
     headers: dict[str, str] = {}
-    if isinstance(error, errors.QueueFull | errors.Unavailable):
+    if isinstance(error, errors.QueueFull | errors.Unavailable | errors.Corrupt):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.TooSlow):
         headers["Connection"] = "close"  # there is no telling where the next request would begin

@@ -26,7 +26,9 @@ def rot(api: Api, folder: str, suffix: str = "") -> None:
 
 def refused(api: Api, method: str, path: str, **options: Any) -> str:
     """Check that a request is refused for damage; return what it is told."""
-    problem = assert_problem(api.request(method, path, **options), 503)
+    answer = api.request(method, path, **options)
+    problem = assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
     assert problem["type"] == "urn:bernoulli:problem:corrupt"
     return str(problem["detail"])
 
