@@ -22,7 +22,7 @@ from service.deps import (
     PredictorDep,
     SettingsDep,
 )
-from service.errors import Invalid, NotFound
+from service.errors import Corrupt, Invalid, NotFound
 from service.idempotency import answer_once, created
 from service.job_options import Limits
 from service.schemas import JobView
@@ -116,7 +116,12 @@ class _ModelJobs:
         def create(remember: Remember[Job] | None) -> Job:
             stored = self._models.resolve(model)
             seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
-            datasets = check(stored, self._predictor.loaded.get(stored), seed)
+            try:
+                loaded = self._predictor.loaded.get(stored)
+            except Corrupt:
+                self._models.resolve(model)  # NotFound where it was deleted since
+                raise
+            datasets = check(stored, loaded, seed)
             new = NewJob(
                 kind=kind,
                 spec=asked | {"model": stored.id, "seed": seed},

@@ -85,6 +85,23 @@ def test_what_was_looked_at_is_looked_at_again_where_it_has_changed(
     assert api.get(path).status_code == 200
 
 
+def test_a_model_that_is_deleted_while_it_is_read_is_gone_and_not_damaged(
+    world: tuple[Api, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, dataset, model = world
+    loaded = api.state["predictor"].loaded
+    get = loaded.get
+
+    def deleted_meanwhile(stored: Any) -> Any:
+        assert api.state["models"].delete(model)
+        rot(api, "models")
+        return get(stored)
+
+    monkeypatch.setattr(loaded, "get", deleted_meanwhile)
+    body = {"model": model, "inputs": {"dataset": dataset}}
+    assert_problem(api.post("/predictions", json=body), 404)
+
+
 @pytest.mark.parametrize("damage", [rot, lambda api, folder: remove(api, folder)])
 @pytest.mark.parametrize(("kind", "folder"), [("train", "datasets"), ("predict", "models")])
 def test_a_job_whose_data_or_model_is_damaged_fails_and_says_so(
