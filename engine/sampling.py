@@ -124,11 +124,15 @@ class Sampler:
     ) -> npt.NDArray[np.uint64]:
         """Return the key of each row's stream at each site, (sites, rows)."""
         keys = np.empty((len(sites), rows), dtype=np.uint64)
-        known = {self.seed} if seeds is None else set(seeds)
-        own = {seed: told(seed, self._purpose) for seed in known}
+        if seeds is None:
+            begin = told(self.seed, self._purpose)
+            for of_site, site in zip(keys, sites, strict=True):
+                of_site[:] = key_of(begin + site.told)
+            return keys
+        own = {seed: told(seed, self._purpose) for seed in set(seeds)}
         for of_site, site in zip(keys, sites, strict=True):
             of_seed = {seed: key_of(begin + site.told) for seed, begin in own.items()}
-            of_site[:] = of_seed[self.seed] if seeds is None else [of_seed[seed] for seed in seeds]
+            of_site[:] = [of_seed[seed] for seed in seeds]
         return keys
 
     def go_on(self) -> None:

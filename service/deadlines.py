@@ -11,7 +11,10 @@ from service.errors import TooSlow
 from service.problems import problem_of
 from service.settings import Settings
 
-__all__ = ["DeadlineMiddleware"]
+__all__ = ["BODY_CAME", "DeadlineMiddleware"]
+
+BODY_CAME = "bernoulli.body_came"
+"""In the scope of a request whose last byte was there before anybody asked for it."""
 
 
 class DeadlineMiddleware:
@@ -26,7 +29,7 @@ class DeadlineMiddleware:
         self._rate = settings.min_body_rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or BODY_CAME in scope:
             await self._app(scope, receive, send)
             return
         loop = asyncio.get_running_loop()

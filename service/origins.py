@@ -20,6 +20,7 @@ __all__ = ["Origins"]
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": "80", "https": "443"}
+_MOST_KNOWN = 64
 
 
 class Origins:
@@ -29,27 +30,41 @@ class Origins:
         self._allowed = settings.allowed_host_names
         # Beyond loopback the server cannot know its names, unless it is told them.
         self._asks = settings.is_loopback or bool(self._allowed)
+        self._known: dict[bytes, bool] = {}
+        """Hosts that were asked for: most requests name the same."""
 
     def check(self, scope: Scope) -> None:
         """Raise Forbidden for a request by a name, or from a page, that is none of this server."""
         if not self._asks:
             return
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 or not self._is_own(_name(hosts[0])):
+        hosts, origins = [], []
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"origin":
+                origins.append(value)
+        if len(hosts) != 1 or not self._is_own(hosts[0]):
             raise Forbidden(
                 "without keys this server answers to 127.0.0.1, [::1], localhost and the names in "
                 "BERNOULLI_ALLOWED_HOSTS; the Host header has none of these"
             )
         if scope["method"] in _READING:
             return
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
         if not all(self._is_same(origin, hosts[0]) for origin in origins):
             raise Forbidden(
                 "without keys this server changes nothing for pages of other sites: the Origin "
                 "header is neither its own nor one of BERNOULLI_ALLOWED_HOSTS"
             )
 
-    def _is_own(self, name: str) -> bool:
+    def _is_own(self, host: bytes) -> bool:
+        is_own = self._known.get(host)
+        if is_own is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            is_own = self._known[host] = self._is_name_of_ours(_name(host))
+        return is_own
+
+    def _is_name_of_ours(self, name: str) -> bool:
         if name == "localhost" or name in self._allowed:
             return True
         try:

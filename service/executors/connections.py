@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.deadlines import BODY_CAME
 from service.problems import MEDIA_TYPE
 
 __all__ = ["ConnectionLimits", "guarded"]
@@ -128,6 +129,7 @@ class _Guarded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._is_open = False
+        cast(dict[str, Any], self.scope)[BODY_CAME] = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

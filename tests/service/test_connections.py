@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.deadlines import BODY_CAME
 from service.executors.connections import ConnectionLimits, guarded
 
 WAIT_S = 20.0
@@ -29,8 +30,11 @@ class App:
     def __init__(self) -> None:
         self.let_go = threading.Event()
         self.ended = threading.Event()
+        self.came: list[bool] = []
+        """Of each request whether its body was there when it began."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.came.append(BODY_CAME in scope)
         if scope["path"] == "/slow":
             await asyncio.to_thread(self.let_go.wait, WAIT_S)
         headers = [(b"content-type", b"text/plain")]
@@ -207,6 +211,22 @@ def test_a_request_after_a_large_body_is_answered() -> None:
         assert answer_of(client).startswith(b"HTTP/1.1 200")
         client.sendall(GET)
         assert answer_of(client).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_came_with_its_head_is_marked_and_no_other() -> None:
+    app = App()
+    whole = b"POST /all HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    with serving(app, limits()) as connect:
+        client = connect()
+        for content in (GET, whole):
+            client.sendall(content)
+            answer_of(client)
+        client.sendall(whole[:-3])
+        while len(app.came) < 3:
+            threading.Event().wait(0.001)
+        client.sendall(whole[-3:])
+        answer_of(client)
+    assert app.came == [True, True, False]
 
 
 def test_requests_in_a_row_are_answered_in_a_row() -> None:
