@@ -176,7 +176,9 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         stored=stored,
         parsers=parsers,
         health=readiness,
-        metrics=Metrics(jobs_store, predictor, readiness, records),
+        metrics=Metrics(
+            jobs_store, predictor, readiness, feedback=records, database=database, room=blobs.room
+        ),
         shutdown=shutdown,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -14,8 +15,11 @@ import engine
 from engine.track_record import TrackRecord
 from service.health import Health
 from service.predictor import Predictor
+from service.store.database import Database
 from service.store.feedback import Feedback
+from service.store.figures import job_figures
 from service.store.jobs import Jobs
+from service.store.room import Room
 
 __all__ = ["MOST_MODELS", "Metrics", "MetricsMiddleware"]
 
@@ -27,12 +31,19 @@ class Metrics:
     """Counts requests as they come, and asks the store when it is scraped."""
 
     def __init__(
-        self, jobs: Jobs, predictor: Predictor, health: Health, feedback: Feedback
+        self,
+        jobs: Jobs,
+        predictor: Predictor,
+        health: Health,
+        *,
+        feedback: Feedback,
+        database: Database,
+        room: Room,
     ) -> None:
         self._registry = CollectorRegistry()
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._feedback = feedback
-        self._registry.register(_Present(jobs, predictor, health))
+        self._registry.register(_Present(jobs, predictor, health, database, room))
         self.requests = Counter(
             "bernoulli_requests",
             "HTTP requests answered.",
@@ -69,16 +80,21 @@ class Metrics:
 class _Present(Collector):
     """What is the case now."""
 
-    def __init__(self, jobs: Jobs, predictor: Predictor, health: Health) -> None:
+    def __init__(
+        self, jobs: Jobs, predictor: Predictor, health: Health, database: Database, room: Room
+    ) -> None:
         self._jobs = jobs
         self._predictor = predictor
         self._health = health
+        self._database = database
+        self._room = room
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         jobs = GaugeMetricFamily("bernoulli_jobs", "Jobs by status.", labels=["status"])
         for status, count in self._jobs.counts().items():
             jobs.add_metric([status.value], count)
         yield jobs
+        yield from self._job_figures()
         count, size = self._predictor.loaded.loaded()
         yield GaugeMetricFamily("bernoulli_models_loaded", "Models in memory.", value=count)
         yield GaugeMetricFamily("bernoulli_models_loaded_bytes", "Bytes of them.", value=size)
@@ -95,6 +111,30 @@ class _Present(Collector):
         info = GaugeMetricFamily("bernoulli_info", "The version that runs.", labels=["version"])
         info.add_metric([engine.__version__], 1)
         yield info
+
+    def _job_figures(self) -> Iterator[GaugeMetricFamily]:
+        figures = job_figures(self._database, datetime.now(UTC))
+        yield GaugeMetricFamily(
+            "bernoulli_queue_age_seconds",
+            "Time that the oldest job in the queue has waited since it was created.",
+            value=figures.queue_age_s,
+        )
+        failed = GaugeMetricFamily(
+            "bernoulli_jobs_failed", "Failed jobs by the kind of their errors.", labels=["kind"]
+        )
+        for kind, count in figures.failed.items():
+            failed.add_metric([kind], count)
+        yield failed
+        yield GaugeMetricFamily(
+            "bernoulli_training_rows_per_second",
+            "Rows that the running jobs train on in a second.",
+            value=figures.rows_per_second,
+        )
+        yield GaugeMetricFamily(
+            "bernoulli_disk_free_bytes",
+            "Bytes free on the fullest of the server's disks.",
+            value=self._room.free(),
+        )
 
 
 class _Feedback(Collector):

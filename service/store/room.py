@@ -53,6 +53,10 @@ class Room:
         self._folders = folders
         self._free = free
 
+    def free(self) -> int:
+        """Return the bytes that are free on the fullest of the disks."""
+        return min(self._free(folder) for folder in self._folders)
+
     def require(self, more: int = 0) -> None:
         """Raise StorageFull unless `more` bytes fit on every disk beside what is kept free."""
         for folder in self._folders:

@@ -138,6 +138,23 @@ def test_ready_ends_with_the_shutdown(api: Api) -> None:
     assert api.get("/health/live").status_code == 200
 
 
+def test_metrics_tell_of_the_queue_of_failures_and_of_the_disk(api: Api) -> None:
+    dataset = api.upload()
+    api.train(dataset, epochs=9, optimizer={"form": "sgd", "learning_rate": 1e30})
+    api.work()
+    api.train(dataset)
+    lines = dict(
+        line.rsplit(" ", 1)
+        for line in api.get("/metrics").text.splitlines()
+        if not line.startswith("#")
+    )
+    assert float(lines["bernoulli_queue_age_seconds"]) > 0
+    assert float(lines['bernoulli_jobs_failed{kind="user"}']) == 1
+    assert float(lines['bernoulli_jobs_failed{kind="infrastructure"}']) == 0
+    assert float(lines["bernoulli_training_rows_per_second"]) == 0
+    assert float(lines["bernoulli_disk_free_bytes"]) > 0
+
+
 def test_metrics_count_requests_by_template_and_jobs_by_status(api: Api) -> None:
     api.train(api.upload())
     api.get("/jobs/job_a")
