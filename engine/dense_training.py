@@ -1,8 +1,9 @@
 """Dense networks in training: what of a job the compiled kernels do, and why they do not.
 
-They know chains of feedforward layers with dropout and noise on their `out`, squared, absolute and
-cross-entropy losses, weights of rows, penalties on weights and outputs, clipped gradients, and all
-optimizers but `rprop` and `esgd`. Whatever else a job asks for, the general path does.
+They know feedforward layers that each read one `out`, with dropout and noise on it, squared and
+absolute errors, cross-entropy, and the likelihood of learnt means and variances, weights of rows,
+penalties on weights and outputs, clipped gradients, and all optimizers but `rprop` and `esgd`.
+Whatever else a job asks for, the general path does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from engine.kernels.descent import (
     PenaltyKind,
     PenaltyTerm,
     SiteKind,
+    Variances,
 )
 from engine.kernels.program import FUNCTIONS
 from engine.layers import Layer
@@ -55,6 +57,7 @@ _LOSSES = {
     "mse": LossKind.SQUARED_ERROR,
     "mae": LossKind.ABSOLUTE_ERROR,
     "xe": LossKind.CROSS_ENTROPY,
+    "gll": LossKind.GAUSSIAN,
 }
 _STEP_FLOPS = 1e5  # what the overhead of one step is worth
 _ACTIVATIONS = frozenset(FUNCTIONS) - frozenset(
@@ -67,7 +70,7 @@ class UnknownToKernels(Exception):
 
 
 class DenseSteps:
-    """The steps of a training whose network is a chain of dense layers."""
+    """The steps of a training whose network has dense layers alone, each behind one other."""
 
     def __init__(
         self,
@@ -96,12 +99,13 @@ class DenseSteps:
         move, self._memory, self._slots = _move(spec.optimizer)
         self._descent = Descent(
             layers=[
-                _layer(layer, parameters, tuple(drawn.get(layer.out, {}).values()))
+                _layer(layer, parameters, tuple(drawn.get(layer.out, {}).values()), positions)
                 for layer in graph.layers
             ],
             terms=[term for _, term in terms],
             loss=_loss(graph, masks),
             loss_weight=graph.main_loss.weight,
+            variances=_variances(graph, positions),
             move=move,
             clip=spec.gradient_clip,
             batch_size=self._batch_size,
@@ -215,33 +219,42 @@ def _require_known(graph: Graph, spec: TrainSpec, train: TrainingRows) -> None:
         raise UnknownToKernels(f"it is trained in {spec.precision}")
     if spec.monitors or spec.monitor_gradients:
         raise UnknownToKernels("it is monitored")
-    _require_chain(graph)
+    _require_dense(graph)
     if train.has_windows:
         raise UnknownToKernels("its rows are windows")
 
 
-def _require_chain(graph: Graph) -> None:
+def _require_dense(graph: Graph) -> None:
     first, *others = graph.layers
     if first.form != "input" or len(first.shape) != 1:
         raise UnknownToKernels("its rows are no plain lists of numbers")
-    before = first
+    outs = {first.out}
     for layer in others:
         if type(layer) is not Feedforward or len(layer.shape) != 1:
             raise UnknownToKernels(f"layer {layer.name!r} is of form {layer.form!r}")
-        if layer.inputs != (before.out,):
-            raise UnknownToKernels(f"layer {layer.name!r} does not read the one before it alone")
-        before = layer
+        if len(layer.inputs) != 1 or not outs.issuperset(layer.inputs):
+            raise UnknownToKernels(f"layer {layer.name!r} does not read the `out` of one layer")
+        outs.add(layer.out)
     if not others:
         raise UnknownToKernels("it has no layers")
+    unread = outs - graph.read
+    if unread:
+        raise UnknownToKernels(f"nothing reads {sorted(unread)[0]!r}")
 
 
-def _layer(layer: Layer, parameters: Parameters, sites: tuple[DrawingSite, ...]) -> DenseLayer:
+def _layer(
+    layer: Layer,
+    parameters: Parameters,
+    sites: tuple[DrawingSite, ...],
+    positions: Mapping[str, int],
+) -> DenseLayer:
     if layer.form == "input":
         return DenseLayer(width=layer.size, activation=FUNCTIONS["linear"], sites=sites)
     return DenseLayer(
         width=layer.size,
         activation=FUNCTIONS[_function(layer)],
         sites=sites,
+        source=positions[layer.inputs[0]],
         weight=parameters.offset(layer.full_name("w")),
         bias=parameters.offset(layer.full_name("b")),
     )
@@ -289,6 +302,15 @@ def _loss(graph: Graph, masks: TrainingMasks) -> LossKind:
     if is_entropy and graph.last.out in masks.sites:
         raise UnknownToKernels("masks or noise act on its probabilities")
     return _LOSSES[loss.form]
+
+
+def _variances(graph: Graph, positions: Mapping[str, int]) -> Variances | None:
+    loss = graph.main_loss
+    if loss.covar is None:
+        return None
+    if loss.covar not in positions or loss.covar == loss.output:
+        raise UnknownToKernels(f"its variances are {loss.covar!r}")
+    return Variances(layer=positions[loss.covar], added=loss.covar_eps)
 
 
 def _terms(

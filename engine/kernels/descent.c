@@ -1,6 +1,6 @@
 /* Descent of dense networks: the steps of a block of rows, from the draws to the new parameters.
  *
- * A network is a chain of layers. Each thread takes some rows of a batch through all layers and
+ * Each layer of a network reads one before it. Each thread takes some rows of a batch through all layers and
  * back, then some rows of every weight matrix through its gradient and the optimizer; the threads
  * meet between the two. Small products are our own, large ones those of the BLAS that PyTorch has.
  * The arithmetic of a number does not depend on what else is in the block. Included by kernels.c.
@@ -18,13 +18,15 @@ typedef void Sgemm(const char *, const char *, const int32_t *, const int32_t *,
 typedef int SetThreads(int);
 
 enum { DROPOUT_SITE, NOISE_SITE };
-enum { SQUARED_ERROR, ABSOLUTE_ERROR, CROSS_ENTROPY };
+enum { SQUARED_ERROR, ABSOLUTE_ERROR, CROSS_ENTROPY, GAUSSIAN };
 enum { L1, L2, OUTPUT_L1 };
 enum { SGD, NESTEROV, ADAM, ADAMW, RMSPROP, ADAGRAD, ADADELTA };
 
 typedef struct {
     int32_t width, activation; /* of its out */
     int32_t first_site, sites; /* which of them act on its out, in order */
+    int32_t source;            /* the layer whose out it reads */
+    int32_t adds;              /* whether on the way back another has begun the source's gradient */
     int64_t weight, bias;      /* where they are among the parameters; none of the first layer */
 } DenseLayer;
 
@@ -59,10 +61,11 @@ typedef struct {
     int64_t rows, batch, epoch, position; /* position: of the block's first row in the epoch */
     int64_t steps_before;                 /* that the optimizer has taken */
     double options[4];                    /* of the optimizer */
-    double clip, loss_weight;
+    double clip, loss_weight, added_variance;
     double loss;     /* of the steps, each times the rows of its batch; adds up */
     double bad_loss; /* out: of a step whose loss was not finite; such a step changes nothing */
     int32_t layer_count, site_count, penalty_count, loss_kind, optimizer, threads;
+    int32_t variances, unused; /* the layer whose out they are, of GAUSSIAN */
 } Descent;
 
 /* A weight matrix as the kernels hold it: in its place if its rows have no gaps, else in a copy,
@@ -294,9 +297,34 @@ static void forward_product(const Descent *given, const Matrix *matrix, const Ac
 
 /* -- the loss ----------------------------------------------------------------------------------- */
 
+/* -log p of a row's targets under normal distributions, whose variances are the sizes of an out
+ * and what is added to them. */
+static double lose_gaussian(const Descent *given, const Activity *activities, size_t row,
+                            int64_t from, double share) {
+    const Activity *means = activities + given->layer_count - 1;
+    const Activity *variances = activities + given->variances;
+    size_t width = means->width, at = row * means->stride;
+    const float *mean = means->out + at, *size = variances->out + at;
+    const float *target = (const float *)given->y + (size_t)from * width;
+    float *mean_delta = means->delta + at, *size_delta = variances->delta + at;
+    double loss = 0;
+    for (size_t k = width; k < means->stride; k++) mean_delta[k] = size_delta[k] = 0;
+    for (size_t k = 0; k < width; k++) {
+        float variance = fabsf(size[k]) + (float)given->added_variance, error = mean[k] - target[k];
+        double by = 1 / (double)variance, square = (double)error * error * by;
+        int sign = (size[k] > 0) - (size[k] < 0);
+        loss += 0.5 * (square + log(variance) + 1.8378770664093453); /* log 2 pi */
+        mean_delta[k] = (float)(share * error * by);
+        size_delta[k] = (float)(share * 0.5 * (1 - square) * by * sign);
+    }
+    return share * loss;
+}
+
 /* Add a row's share of the loss, and begin its gradient. */
-static double lose(const Descent *given, const Activity *last, size_t row, int64_t from,
+static double lose(const Descent *given, const Activity *activities, size_t row, int64_t from,
                    double share) {
+    if (given->loss_kind == GAUSSIAN) return lose_gaussian(given, activities, row, from, share);
+    const Activity *last = activities + given->layer_count - 1;
     size_t width = last->width, at = row * last->stride;
     float *delta = last->delta + at;
     double loss = 0;
@@ -355,13 +383,13 @@ static void punish_outputs(const Descent *given, int32_t layer, const Activity *
 
 static void backward_product(const Crew *crew, int thread, const Matrix *matrix,
                              const Activity *above, const Activity *below, size_t first,
-                             size_t rows) {
+                             size_t rows, int adds) {
     const Descent *given = crew->given;
     const float *a = above->delta + first * above->stride;
     float *c = below->delta + first * below->stride;
     if (!matrix->is_transposed && takes_blas(given, rows, above->width, below->width)) {
         blas(given, a, above->stride, 0, matrix->value, matrix->stride, 1, c, below->stride, rows,
-             above->width, below->width, 0);
+             above->width, below->width, (float)adds);
         for (size_t i = 0; i < rows; i++)
             for (size_t k = below->width; k < below->stride; k++) c[i * below->stride + k] = 0;
         return;
@@ -379,7 +407,8 @@ static void backward_product(const Crew *crew, int thread, const Matrix *matrix,
         turned = to;
     }
     Small part = {.a = a, .b = turned, .c = c, .a_row = above->stride, .a_inner = 1,
-                  .b_stride = stride, .c_stride = below->stride, .inner = above->width};
+                  .b_stride = stride, .c_stride = below->stride, .inner = above->width,
+                  .adds = adds};
     small_product(&part, rows, below->stride);
 }
 
@@ -396,7 +425,9 @@ static void forward_rows(const Crew *crew, int thread, int64_t start, size_t fir
     for (int32_t l = 0; l < given->layer_count; l++) {
         const Activity *activity = crew->activities + l;
         const DenseLayer *layer = given->layers + l;
-        if (l) forward_product(given, crew->matrices + l, activity - 1, activity, first, rows);
+        if (l)
+            forward_product(given, crew->matrices + l, crew->activities + layer->source, activity,
+                            first, rows);
         for (size_t row = first; row < first + rows; row++) {
             int64_t at = start + (int64_t)row;
             size_t from = row * activity->stride;
@@ -428,10 +459,11 @@ static void pass_rows(const Crew *crew, int thread, int64_t start, size_t batch,
     for (size_t row = first; row < first + rows; row++) {
         int64_t from = given->order[start + (int64_t)row];
         double share = given->weights ? given->weights[from] / mass : 1.0 / (double)batch;
-        partial[0] += lose(given, activities + last, row, from, share * given->loss_weight);
+        partial[0] += lose(given, activities, row, from, share * given->loss_weight);
     }
     for (int32_t l = last; l > 0; l--) {
         const Activity *activity = activities + l;
+        const DenseLayer *layer = given->layers + l;
         punish_outputs(given, l, activity, first, rows, batch, totals);
         for (size_t row = first; row < first + rows; row++) {
             size_t from = row * activity->stride;
@@ -439,13 +471,14 @@ static void pass_rows(const Crew *crew, int thread, int64_t start, size_t batch,
             if (activity->factor)
                 for (size_t k = 0; k < activity->width; k++) delta[k] *= activity->factor[from + k];
             descend_row(delta, activity->pre + from, activity->activated + from, activity->width,
-                        given->layers[l].activation);
+                        layer->activation);
             for (size_t k = activity->width; k < activity->stride; k++) delta[k] = 0;
         }
-        if (l > 1)
-            backward_product(crew, thread, crew->matrices + l, activity, activity - 1, first, rows);
-        else punish_outputs(given, 0, activity - 1, first, rows, batch, totals);
+        if (layer->source > 0)
+            backward_product(crew, thread, crew->matrices + l, activity, activities + layer->source,
+                             first, rows, layer->adds);
     }
+    punish_outputs(given, 0, activities, first, rows, batch, totals);
 }
 
 /* -- one thread's rows of the matrices ---------------------------------------------------------- */
@@ -644,13 +677,14 @@ static void take_matrices(const Crew *crew, int thread, int threads, size_t batc
     for (int32_t l = given->layer_count - 1; l > 0; l--) {
         const Matrix *matrix = crew->matrices + l;
         const Activity *above = crew->activities + l;
+        const Activity *below = crew->activities + given->layers[l].source;
         size_t first, last, width = above->stride;
         share_of(matrix->rows, thread, threads, &first, &last);
         size_t from = first * matrix->stride, to = last * matrix->stride;
         int has_bias = thread == threads - 1;
         if (computes) {
             if (first < last) {
-                differentiate(crew, matrix, above - 1, above, batch, first, last);
+                differentiate(crew, matrix, below, above, batch, first, last);
                 add_penalties(given, l, matrix, from, to, partial + 2);
             }
             if (has_bias) sum_columns(above, batch, matrix->bias_gradient);
@@ -737,7 +771,7 @@ static float *floats(void **at, size_t count) { return claimed(at, count * sizeo
 
 static void lay_matrix(const Descent *given, int32_t l, Matrix *matrix, void **at) {
     const DenseLayer *layer = given->layers + l;
-    size_t inputs = (size_t)layer[-1].width, outputs = (size_t)layer->width;
+    size_t inputs = (size_t)given->layers[layer->source].width, outputs = (size_t)layer->width;
     matrix->is_transposed = outputs < 16 && inputs > outputs;
     matrix->rows = matrix->is_transposed ? outputs : inputs;
     matrix->columns = matrix->is_transposed ? inputs : outputs;
@@ -789,7 +823,8 @@ static size_t lay_crew(const Descent *given, Crew *crew, void *room, Matrix *mat
         widest = activity->stride > widest ? activity->stride : widest;
         if (l == 0) continue;
         lay_matrix(given, l, matrix, &at);
-        size_t turned = padded((size_t)given->layers[l - 1].width) * (size_t)given->layers[l].width;
+        const DenseLayer *layer = given->layers + l;
+        size_t turned = padded((size_t)given->layers[layer->source].width) * (size_t)layer->width;
         most = turned > most ? turned : most;
     }
     crew->quantities = 2 + (size_t)given->penalty_count + (size_t)given->site_count;
@@ -910,7 +945,7 @@ PUBLIC void bernoulli_measure(Descent *given, float *outputs) {
         for (size_t row = 0; row < rows; row++) {
             int64_t at = start + (int64_t)row;
             double share = (given->weights ? given->weights[at] : 1.0) / mass;
-            loss += lose(given, last, row, at, share * given->loss_weight);
+            loss += lose(given, crew.activities, row, at, share * given->loss_weight);
             memcpy(outputs + (size_t)at * last->width, last->out + row * last->stride,
                    last->width * sizeof *outputs);
         }

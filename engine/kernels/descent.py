@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ __all__ = [
     "PenaltyKind",
     "PenaltyTerm",
     "SiteKind",
+    "Variances",
     "descend",
 ]
 
@@ -56,6 +56,8 @@ class LossKind(IntEnum):
     SQUARED_ERROR = 0
     ABSOLUTE_ERROR = 1
     CROSS_ENTROPY = 2
+    GAUSSIAN = 3
+    """Likelihood under normal distributions whose variances are another layer's."""
 
 
 class PenaltyKind(IntEnum):
@@ -93,12 +95,14 @@ class DrawingSite:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLayer:
-    """A layer of a chain, the first of which holds the inputs."""
+    """A layer that reads one before it; the first holds the inputs."""
 
     width: int
     activation: int
     """Its number in `blocks.c`."""
     sites: tuple[DrawingSite, ...]
+    source: int = 0
+    """The number of the layer whose `out` it reads."""
     weight: int = 0
     bias: int = 0
     """Where its parameters begin in the flat buffer."""
@@ -139,6 +143,14 @@ class Move:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variances:
+    """Of GAUSSIAN: the sizes of a layer's `out`, and what is added to each."""
+
+    layer: int
+    added: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DescentBlock:
     """What a block of steps came to."""
 
@@ -165,10 +177,15 @@ class Descent:
         move: Move,
         clip: float | None,
         batch_size: int,
+        variances: Variances | None = None,
         threads: int = 1,
         build: Kernels | None = None,
     ) -> None:
-        """`threads` are the most; `build` is for another than the fastest kernels."""
+        """The loss compares the last layer's `out`, and begins the gradient of the `variances`.
+
+        Every other layer is read by one behind it. `threads` are the most; `build` is for another
+        than the fastest kernels.
+        """
         found = build or kernels()
         assert found is not None
         self.build = found.build
@@ -182,13 +199,14 @@ class Descent:
         )
         self._layers = (DenseLayerStructure * len(layers))()
         first = 0
-        for told, layer in zip(self._layers, layers, strict=True):
+        for told, layer, adds in zip(self._layers, layers, _adding(layers, variances), strict=True):
             told.width, told.activation = layer.width, layer.activation
             told.first_site, told.sites = first, len(layer.sites)
+            told.source, told.adds = layer.source, adds
             told.weight, told.bias = layer.weight, layer.bias
             first += len(layer.sites)
         self._counts = len(sites), len(terms)
-        cost = batch_size * sum(one.width * two.width for one, two in pairwise(layers))
+        cost = batch_size * sum(layers[own.source].width * own.width for own in layers[1:])
         self.threads = max(1, min(threads, _MOST_THREADS, int(3 * cost / _THREAD_COST)))
         """How many take part."""
         sgemm, set_threads = _blas()
@@ -202,12 +220,14 @@ class Descent:
             options=(ctypes.c_double * 4)(*move.options),
             clip=clip or 0.0,
             loss_weight=loss_weight,
+            added_variance=variances.added if variances else 0.0,
             layer_count=len(layers),
             site_count=len(sites),
             penalty_count=len(terms),
             loss_kind=loss,
             optimizer=move.kind,
             threads=self.threads,
+            variances=variances.layer if variances else 0,
         )
         self.at = ctypes.addressof(self._given)
         self._room: npt.NDArray[np.uint8] | None = None
@@ -316,6 +336,17 @@ class Descents:
         if self._library is not None:
             self._library.bernoulli_end_descents(self._all)
             self._library = None
+
+
+def _adding(layers: Sequence[DenseLayer], variances: Variances | None) -> list[bool]:
+    """Say of each layer whether its source's gradient has begun when the way back reaches it."""
+    begun = set() if variances is None else {variances.layer}
+    adds = [False] * len(layers)
+    for number in range(len(layers) - 1, 0, -1):
+        source = layers[number].source
+        adds[number] = source in begun
+        begun.add(source)
+    return adds
 
 
 def _site(site: DrawingSite) -> DrawingSiteStructure:

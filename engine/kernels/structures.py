@@ -60,6 +60,7 @@ class DenseLayerStructure(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("width", "activation", "first_site", "sites")),
+        *((name, ctypes.c_int32) for name in ("source", "adds")),
         ("weight", ctypes.c_int64),
         ("bias", ctypes.c_int64),
     )
@@ -100,9 +101,11 @@ class DescentStructure(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "batch", "epoch", "position")),
         ("steps_before", ctypes.c_int64),
         ("options", ctypes.c_double * 4),
-        *((name, ctypes.c_double) for name in ("clip", "loss_weight", "loss", "bad_loss")),
+        *((name, ctypes.c_double) for name in ("clip", "loss_weight", "added_variance")),
+        *((name, ctypes.c_double) for name in ("loss", "bad_loss")),
         *((name, ctypes.c_int32) for name in ("layer_count", "site_count", "penalty_count")),
         *((name, ctypes.c_int32) for name in ("loss_kind", "optimizer", "threads")),
+        *((name, ctypes.c_int32) for name in ("variances", "unused")),
     )
 
 

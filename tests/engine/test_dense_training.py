@@ -63,6 +63,12 @@ def rows(count: int, inputs: int, outputs: int, *, classes: bool, weighted: bool
     )
 
 
+def size_of(layer: Any) -> int:
+    if isinstance(layer, dict):
+        return int(layer["size"])
+    return int(layer[0] if isinstance(layer, list) else layer)
+
+
 def trained(
     data: TrainingData,
     layers: list[Any],
@@ -73,10 +79,10 @@ def trained(
     **given_spec: Any,
 ) -> tuple[Training, list[EpochEnd]]:
     form: Form = "classifier" if data.y.dtype == torch.int64 else "regressor"
-    loss = given_spec.pop("loss", None)
+    terms = {name: given_spec.pop(name, None) for name in ("loss", "losses")}
     spec = TrainSpec.model_validate(
         {
-            "network": {"form": form, "layers": layers, "loss": loss},
+            "network": {"form": form, "layers": layers, **terms},
             "epochs": 2,
             "batch_size": 16,
             **given_spec,
@@ -86,7 +92,7 @@ def trained(
         spec.network,
         form=form,
         input_shapes={"in": (layers[0],)},
-        output_shape=(layers[-1][0] if isinstance(layers[-1], list) else layers[-1],),
+        output_shape=(size_of(layers[-1]),),
     )
     training = Training(
         graph, spec, resolve(spec, graph), data, valid, threads=threads, compiled=compiled
@@ -130,6 +136,73 @@ def test_every_loss_and_weights_of_rows(loss: str, weighted: bool) -> None:
     data = rows(70, 5, 4, classes=loss == "xe", weighted=weighted)
     sgd = {"form": "sgd", "learning_rate": 0.05}
     assert_alike(data, [5, [20, "tanh"], 4], loss=loss, optimizer=sgd)
+
+
+def with_variances(layers: list[Any], activation: str = "softplus", source: str = "hid1") -> Any:
+    """Let a layer before the last tell the variances of what the last one tells."""
+    *before, last = layers
+    covar = {"name": "covar", "size": last, "activation": activation, "inputs": source}
+    return [*before, covar, {"name": "out", "size": last, "inputs": source}]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("activation", ["softplus", "linear", "sigmoid"])
+def test_the_likelihood_of_learnt_variances(activation: str, weighted: bool) -> None:
+    data = rows(70, 5, 3, classes=False, weighted=weighted)
+    layers = with_variances([5, [20, "tanh"], 3], activation)
+    term = {"form": "gll", "weight": 0.5, "covar_eps": 0.2}
+    sgd = {"form": "sgd", "learning_rate": 0.02}
+    assert_alike(data, layers, losses=[term], optimizer=sgd)
+
+
+def test_layers_that_several_others_read_add_up_their_gradients() -> None:
+    data = rows(70, 5, 2, classes=False, weighted=True)
+    layers: list[Any] = [
+        5,
+        {"size": 20, "activation": "tanh"},
+        {"name": "near", "size": 17, "activation": "tanh", "inputs": "hid1"},
+        {"name": "far", "size": 9, "activation": "tanh", "inputs": "in"},
+        {"name": "covar", "size": 2, "activation": "softplus", "inputs": "hid1"},
+        {"name": "out", "size": 2, "inputs": "near"},
+    ]
+    told: dict[str, Any] = {
+        "dropout": {"*:out": 0.2},
+        "noise": {"hid1:out": 0.1, "covar:out": 0.1},
+        "gradient_clip": 0.5,
+        "regularizers": [
+            {"form": "weight_l2", "weight": 0.1},
+            {"form": "hidden_l1", "pattern": "*:out", "weight": 0.1},
+        ],
+    }
+    everyone_read = [*layers[:3], *layers[4:]]
+    assert_alike(data, everyone_read, loss="gll", **told)
+    with pytest.raises(AssertionError, match="nothing reads 'far:out'"):
+        trained(data, layers, loss="gll", **told)
+    read_by_two = [*layers[:4], layers[4] | {"inputs": "far"}, layers[5]]
+    assert_alike(data, read_by_two, loss="gll", **told)
+    with_read_variances = [*layers[:3], layers[4], layers[5] | {"inputs": "covar"}]
+    with pytest.raises(AssertionError, match="nothing reads 'near:out'"):
+        trained(data, with_read_variances, loss="gll", **told)
+    assert_alike(data, [*layers[:2], *with_read_variances[3:]], loss="gll", **told)
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        (
+            [5, [20, "tanh"], {"name": "covar", "size": 2}, {"inputs": ["covar", "hid1"]}],
+            "does not read the `out` of one layer",
+        ),
+        ([5, [20, "tanh"], {"name": "covar", "size": 2}, {"inputs": "hid1:pre"}], "one layer"),
+    ],
+)
+def test_layers_that_read_otherwise_are_left_to_the_general_path(
+    layers: list[Any], why: str
+) -> None:
+    data = rows(40, 5, 2, classes=False, weighted=False)
+    *before, last = layers
+    with pytest.raises(AssertionError, match=why):
+        trained(data, [*before, {"name": "out", "size": 2, **last}], loss="gll")
 
 
 def test_a_batch_larger_than_the_rows_takes_the_memory_of_the_rows() -> None:
@@ -180,7 +253,13 @@ def test_any_dense_job(data: st.DataObject) -> None:
     weighted = data.draw(st.booleans(), label="weighted")
     table = rows(count, sizes[0], sizes[-1], classes=classes, weighted=weighted)
     hidden = [[size, "tanh"] for size in sizes[1:-1]]
-    assert_alike(table, [sizes[0], *hidden, sizes[-1]], **spec)
+    layers = [sizes[0], *hidden, sizes[-1]]
+    if not classes and data.draw(st.booleans(), label="learns variances"):
+        last_read = f"hid{len(hidden)}" if hidden else "in"
+        layers = with_variances(layers, source=last_read)
+        # Steps on small variances are as large as they like, and as far apart after some of them.
+        spec |= {"losses": [{"form": "gll", "covar_eps": 0.5}], "gradient_clip": 0.5}
+    assert_alike(table, layers, **spec)
 
 
 @pytest.mark.parametrize("build", runnable_builds())
@@ -219,12 +298,18 @@ def _with_build(data: TrainingData, layers: list[Any], build: Any, spec: Any) ->
     return training.kept_parameters()
 
 
-def test_large_products_and_several_threads() -> None:
-    data = rows(300, 200, 10, classes=True, weighted=False)
-    layers = [200, 320, [300, "tanh"], 10]
+@pytest.mark.parametrize("classes", [True, False])
+def test_large_products_and_several_threads(classes: bool) -> None:
+    data = rows(300, 200, 10, classes=classes, weighted=False)
+    layers: list[Any] = [200, 320, [300, "tanh"], 10]
+    if not classes:
+        between = {"name": "variances", "size": 100, "activation": "tanh", "inputs": "hid1"}
+        covar = {"name": "covar", "size": 10, "activation": "softplus"}
+        layers = [200, 320, between, covar, {"name": "hid2", "size": 300, "inputs": "hid1"}, 10]
     spec: dict[str, Any] = {
         "batch_size": 128,
         "epochs": 1,
+        "loss": "xe" if classes else "gll",
         "dropout": {"hid*:out": 0.5},
         "regularizers": [
             {"form": "weight_l2", "weight": 0.1},
