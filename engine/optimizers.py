@@ -30,6 +30,23 @@ __all__ = ["Optimizer", "check_optimizer", "passes_per_step"]
 _PIECEWISE_LINEAR = ("mae", "hinge")
 
 
+def _keep_compiler_out() -> None:
+    """Have optimizers not load PyTorch's compiler, which nothing here uses.
+
+    Some of their methods import it when they are first called, only to be exempt from it; they ask
+    for their exempt form under this name (`torch._compile._disable_dynamo`), and are that form as
+    they are. To import it takes about as long as PyTorch itself, in every worker that starts. In
+    another version of PyTorch, which asks in another way, workers start later, and that is all.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            plain.__dict__.setdefault("__dynamo_disable", plain)
+
+
+_keep_compiler_out()
+
+
 def check_optimizer(spec: OptimizerSpec, graph: Graph) -> None:
     """Refuse an optimizer that the network's loss cannot be minimised by."""
     flat = [loss.form for loss in graph.losses if loss.form in _PIECEWISE_LINEAR]
