@@ -11,12 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import Executor, wait
 from typing import Any, BinaryIO
 
+import structlog
+
 from service.errors import NotFound
 from service.steps import Step
 from service.store.blobs import Blobs, checkpoint_key
 from service.store.jobs import Checkpoint, Job
 
 __all__ = ["DueTimes", "Writing", "read_checkpoint", "write_checkpoint"]
+
+logger = structlog.get_logger(__name__)
 
 FIRST_CHECKPOINT_S = 2.0
 CHECKPOINT_S = 30.0
@@ -66,6 +70,14 @@ class Writing:
         """Return the checkpoint when the disk holds it; raises what has prevented that."""
         self._future.result()
         return self.checkpoint
+
+    def wait_in_any_case(self) -> Checkpoint | None:
+        """Return the checkpoint likewise, or None where something has prevented it."""
+        try:
+            return self.wait()
+        except Exception:  # the job ends anyway, for a reason of its own
+            logger.exception("a checkpoint could not be written", key=self.checkpoint.key)
+            return None
 
     def wait_at_most(self, seconds: float) -> None:
         """Return once `wait` would return, or raise, at once, or the time is up."""

@@ -19,15 +19,9 @@ from engine.data.dataset import Data
 from engine.data.schema import Schema
 from engine.data.scratch import Scratch
 from engine.errors import ArtifactError, EngineError
-from service.attempts import Attempt, Cancelled, Stopped, TimedOut
-from service.errors import (
-    Corrupt,
-    LeaseLost,
-    NotFound,
-    ServiceError,
-    StorageFull,
-    Unavailable,
-)
+from service.attempts import Attempt
+from service.errors import Corrupt, LeaseLost, NotFound, ServiceError, StorageFull, Unavailable
+from service.interruptions import Cancelled, Stopped, TimedOut
 from service.memory import at_most, is_out_of_memory
 from service.steps import LOOK_S, Step, Task, TaskResult
 from service.store.blobs import Blobs, part_key
@@ -113,15 +107,15 @@ class Worker:
         threads: int = 1,
         max_scratch_bytes: int | None = None,
         checkpointing: Executor | None = None,
+        recording: Executor | None = None,
         max_job_bytes: int | None = None,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
         `pause` lets some of them pass, and may return sooner where the worker is to stop.
-        `threads` are those that one job may use; `max_scratch_bytes` is what its files without a
-        name may take, half of what is free on the disk by default; `checkpointing` writes
-        checkpoints while it goes on, by default one thread more. No job allocates more than
-        `max_job_bytes`.
+        One job may use `threads`; its files without a name may take `max_scratch_bytes`, by default
+        half of what is free on the disk; it allocates at most `max_job_bytes`. While it goes on,
+        `checkpointing` writes checkpoints and `recording` what it says: by default a thread each.
         """
         self.name = name
         self._jobs = jobs
@@ -139,6 +133,7 @@ class Worker:
         self._max_job_bytes = max_job_bytes
         self._max_scratch_bytes = max_scratch_bytes
         self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
+        self._recording = recording or ThreadPoolExecutor(1, "record")
 
     def work_once(self) -> bool:
         """Claim and run one job; return False when none is runnable, or there is no room."""
@@ -168,7 +163,8 @@ class Worker:
             datasets=self._datasets,
             blobs=self._blobs,
             clock=self._clock,
-            thread=self._checkpointing,
+            checkpointing=self._checkpointing,
+            recording=self._recording,
             wait=self._await_room,
         )
         try:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.dense_training import DenseSteps
+from tests.service.at_once import AtOnce
 from tests.service.conftest import Api, assert_problem
 
 ROWS = np.random.default_rng(4).standard_normal((40, 3))
@@ -149,7 +150,8 @@ def cancelled_after(api: Api, steps: int, spec: dict[str, Any], *, keep: bool) -
             assert answer.status_code == 202
 
     # The clock goes by a second a step: what is asked of the job is seen at each.
-    api.worker(tick=cancel, clock=itertools.count().__next__).work_once()
+    worker = api.worker(tick=cancel, clock=itertools.count().__next__, recording=AtOnce())
+    worker.work_once()
     return dict(api.get(f"/jobs/{job['id']}").json())
 
 
