@@ -7,6 +7,7 @@ file does to them, it does to a process that holds nothing: its crash is the fil
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,11 @@ logger = structlog.get_logger(__name__)
 
 MAX_PROCESSES = 2
 MAX_SECONDS = 600.0
+_REFUSED = "the file cannot be read: it is damaged, or takes too much to unpack"
+
+
+class _Killed(Exception):
+    """A parser was killed, and perhaps not because of its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +64,46 @@ class Parsers:
 
         Raises DataError where the file cannot be read, StorageFull where there is no room.
         """
+        question = {
+            "upload": str(upload),
+            "content": str(content),
+            "media_type": media_type,
+            "dialect": None if dialect is None else asdict(dialect),
+        }
         with self._turn:
-            process = self._take()
             try:
-                answer = _ask(process, upload, content, media_type, dialect)
-            except BaseException:
-                _end(process)
-                raise
-            # What a bad file may have left behind in the process shall not meet the next one.
-            if "schema" in answer:
-                self._put_back(process)
-            else:
-                _end(process)
+                answer = self._answered(question)
+            except _Killed:
+                # From outside, or for want of memory: the next one tells which of them it was.
+                answer = self._answered(question, is_last=True)
         if "schema" in answer:
             return Parsed(schema=answer["schema"], sha256=answer["sha256"])
         if answer["kind"] == "storage":
             raise StorageFull("there is no room left to store the data set")
         raise DataError(answer["detail"], pointer=answer["pointer"])
+
+    def _answered(self, question: Mapping[str, Any], *, is_last: bool = False) -> Mapping[str, Any]:
+        """Have one file parsed; a process that dies of it, or takes too long, has refused it.
+
+        One that somebody kills has not, unless it `is_last`: then that raises _Killed.
+        """
+        process = self._take()
+        try:
+            answer = _ask(process, question)
+        except _Killed as killed:
+            _end(process)
+            if not is_last:
+                raise
+            raise DataError(_REFUSED) from killed
+        except BaseException:
+            _end(process)
+            raise
+        # What a bad file may have left behind in the process shall not meet the next one.
+        if "schema" in answer:
+            self._put_back(process)
+        else:
+            _end(process)
+        return answer
 
     def close(self) -> None:
         """End the processes; those at work end with their file."""
@@ -108,23 +137,17 @@ class Parsers:
         _end(process)
 
 
-def _ask(
-    process: subprocess.Popen[bytes],
-    upload: Path,
-    content: Path,
-    media_type: str,
-    dialect: Dialect | None,
-) -> Mapping[str, Any]:
-    """Have one file parsed; a process that dies of it, or takes too long, has refused it."""
+def _ask(process: subprocess.Popen[bytes], question: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Ask a process; raises DataError where it dies of the file, _Killed where of a SIGKILL."""
     assert process.stdin is not None
     assert process.stdout is not None
-    question = {
-        "upload": str(upload),
-        "content": str(content),
-        "media_type": media_type,
-        "dialect": None if dialect is None else asdict(dialect),
-    }
-    watch = threading.Timer(MAX_SECONDS, process.kill)
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        process.kill()
+
+    watch = threading.Timer(MAX_SECONDS, end)
     watch.daemon = True
     watch.start()
     try:
@@ -136,8 +159,11 @@ def _ask(
     finally:
         watch.cancel()
     if not line.endswith(b"\n"):
-        logger.warning("parser died of a file", media_type=media_type, code=process.wait())
-        raise DataError("the file cannot be read: it is damaged, or takes too much to unpack")
+        code = process.wait()
+        logger.warning("parser died", media_type=question["media_type"], code=code)
+        if code == -signal.SIGKILL and not is_late.is_set():
+            raise _Killed
+        raise DataError(_REFUSED)
     answer: Mapping[str, Any] = orjson.loads(line)
     return answer
 

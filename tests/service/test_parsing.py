@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -65,9 +66,11 @@ def test_what_is_wrong_with_a_file_is_told(parsers: Parsers, tmp_path: Path) -> 
         parsers.parse(upload, tmp_path / "content", "text/csv")
 
 
-def test_a_parser_that_dies_refuses_its_file_and_is_replaced(
-    parsers: Parsers, running: Running, tmp_path: Path
+@pytest.mark.parametrize("kills", [(signal.SIGSEGV,), (signal.SIGKILL, signal.SIGKILL)])
+def test_a_file_of_which_parsers_die_is_refused_and_the_next_is_parsed(
+    parsers: Parsers, running: Running, tmp_path: Path, kills: tuple[signal.Signals, ...]
 ) -> None:
+    """At the first crash of its own; what the system kills for want of memory is tried twice."""
     endless = tmp_path / "pipe"
     os.mkfifo(endless)
     told: list[str] = []
@@ -80,11 +83,42 @@ def test_a_parser_that_dies_refuses_its_file_and_is_replaced(
 
     thread = threading.Thread(target=parse)
     thread.start()
-    wait_for(lambda: len(running()) == 1)
-    os.kill(running()[0], signal.SIGKILL)
+    killed: list[int] = []
+    for number in kills:
+        wait_for(lambda: len(running()) == 1 and running() != killed[-1:])
+        killed.extend(running())
+        os.kill(killed[-1], number)
     thread.join(20)
     assert told == ["the file cannot be read: it is damaged, or takes too much to unpack"]
     test_a_file_is_parsed_profiled_and_saved(parsers, tmp_path)
+
+
+def test_a_parser_that_somebody_kills_does_not_cost_the_upload(
+    parsers: Parsers, running: Running, tmp_path: Path
+) -> None:
+    upload, whole = tmp_path / "upload", tmp_path / "whole"
+    os.mkfifo(upload)
+    whole.write_text("a,b\n1,2\n3,4\n")
+    rows: list[int] = []
+
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):  # nobody has opened the other end yet
+            writers.append(os.open(upload, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    def parse() -> None:
+        rows.append(parsers.parse(upload, tmp_path / "content", "text/csv").schema["rows"])
+
+    thread = threading.Thread(target=parse)
+    thread.start()
+    wait_for(is_read)
+    whole.replace(upload)
+    os.kill(running()[0], signal.SIGKILL)
+    os.close(writers[0])
+    thread.join(20)
+    assert rows == [2]
 
 
 def test_no_more_than_two_parse_at_once(parsers: Parsers, running: Running, tmp_path: Path) -> None:
