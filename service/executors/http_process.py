@@ -1,11 +1,10 @@
 """The process that answers HTTP, on a socket that its supervisor has bound.
 
-Started by the supervisor as ``python -m service.executors.http_process``.
+A copy of the fork server.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import resource
@@ -19,7 +18,6 @@ import uvicorn
 
 from service.app import create_app
 from service.executors.connections import ConnectionLimits, guarded
-from service.executors.parent import die_with
 from service.observe.logs import configure_logs
 from service.settings import Settings
 from service.shutdown import Shutdown
@@ -78,13 +76,8 @@ def _connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _OTHER_FILES))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--pipe", type=int, required=True)
-    parser.add_argument("--socket", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with(arguments.parent)
+def serve(pipe: int, listener: int) -> None:
+    """Answer at this socket until told to stop, with one sign in `pipe` once it does."""
     settings = Settings()
     configure_logs(settings.log_level, process="http")
     shutdown = Shutdown()
@@ -106,10 +99,6 @@ def main() -> None:
         timeout_graceful_shutdown=max(1, int(settings.shutdown_s) - 2),
         timeout_keep_alive=30,
     )
-    server = _Server(config, pipe=arguments.pipe, shutdown=shutdown)
-    listening = socket.socket(fileno=arguments.socket)
+    server = _Server(config, pipe=pipe, shutdown=shutdown)
+    listening = socket.socket(fileno=listener)
     server.run(sockets=[listening, *(listening.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,9 @@
 """The supervisor of one server: its HTTP process and its workers, and nothing after it.
 
-Signals are recorded by their handler and dealt with in the loop. A child that dies is replaced; its
-job goes back to the queue at once. Leases are renewed here, and only for workers that are alive and
-have lately given a sign of it.
+Its children are copies of a process that has loaded everything (`fork_server`). Signals are
+recorded by their handler and dealt with in the loop. A child that dies is replaced; its job goes
+back to the queue at once. Leases are renewed here, and only for workers that are alive and have
+lately given a sign of it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import secrets
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import structlog
 
 from service import health
 from service.errors import ServiceError
+from service.executors.fork_server import Adopted, ForkServer, adopt_orphans, bury_orphans
 from service.settings import Settings
 from service.store.jobs import Jobs
 
@@ -36,7 +36,13 @@ _BACKOFF_S = (0.05, 5.0)
 _STABLE_S = 10.0
 _CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 _COMPLAIN_S = 10.0
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # A library that asks for devices while it is loaded shall not open one: copies could not.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
 class StartFailed(Exception):
@@ -49,7 +55,7 @@ class _Child:
 
     role: Literal["http", "worker"]
     name: str
-    process: subprocess.Popen[bytes]
+    process: Adopted
     pipe: int
     started: float
     heard: float
@@ -86,6 +92,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._places = [_Place("http"), *(_Place("worker") for _ in range(settings.workers))]
         self._selector = selectors.DefaultSelector()
+        self._fork_server: ForkServer | None = None
+        self._fork_server_not_before = 0.0
         self._was_ready = False
         self._should_stop = False
         self._published: int | None = None
@@ -101,8 +109,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._record_stop)
         self._selector.register(reader, selectors.EVENT_READ)
+        adopt_orphans()
         try:
             while not self._should_stop:
+                self._keep_fork_server()
                 self._start_missing()
                 self._listen(timeout=0.1)
                 self._bury_dead()
@@ -111,6 +121,8 @@ class Supervisor:
                 self._tell_readiness()
         finally:
             self._stop_children()
+            if self._fork_server is not None:
+                self._fork_server.end()
             signal.set_wakeup_fd(-1)
             self._selector.close()
             os.close(reader)
@@ -124,36 +136,51 @@ class Supervisor:
     def _children(self) -> list[_Child]:
         return [place.child for place in self._places if place.child is not None]
 
+    def _keep_fork_server(self) -> None:
+        """Start the fork server if there is none; hear whether it is ready or has ended."""
+        now = time.monotonic()
+        if self._fork_server is None:
+            if now < self._fork_server_not_before:
+                return
+            self._fork_server_not_before = now + _BACKOFF_S[1]
+            with self._enduring():
+                environment = {**os.environ, **self._settings.environment(), **_VARIABLES}
+                self._fork_server = ForkServer(environment)
+                logger.info("fork server started", pid=self._fork_server.pid)
+        elif self._fork_server.has_news() and not self._fork_server.hear():
+            code = self._end_fork_server()
+            if not self._was_ready:
+                raise StartFailed(f"the fork server ended with code {code} before it was ready")
+
+    def _end_fork_server(self) -> int:
+        """Let go of a fork server that is of no more use; its copies go on without it."""
+        assert self._fork_server is not None
+        code = self._fork_server.end()
+        self._fork_server = None
+        logger.warning("fork server ended", code=code)
+        return code
+
     def _start_missing(self) -> None:
         now = time.monotonic()
         for place in self._places:
+            if self._fork_server is None or not self._fork_server.is_ready:
+                return
             if place.child is None and now >= place.not_before:
                 place.not_before = now + _BACKOFF_S[1]  # should the machine have no room for it now
                 with self._enduring():
-                    place.child = self._start(place.role)
+                    place.child = self._start(place.role, self._fork_server)
 
-    def _start(self, role: Literal["http", "worker"]) -> _Child:
+    def _start(self, role: Literal["http", "worker"], fork_server: ForkServer) -> _Child:
         reader, writer = os.pipe()
         name = "http" if role == "http" else f"worker_{secrets.token_hex(8)}"
-        command = [sys.executable, "-m", f"service.executors.{role}_process"]
-        command += ["--parent", str(os.getpid()), "--pipe", str(writer)]
-        passed = [writer]
-        if role == "http":
-            command += ["--socket", str(self._listener.fileno())]
-            passed.append(self._listener.fileno())
-        else:
-            command += ["--name", name]
-        environment = {**os.environ, **self._settings.environment(), **_ONE_THREAD}
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=passed,
-            )
+            if role == "http":
+                process = fork_server.fork(role, {}, [writer, self._listener.fileno()])
+            else:
+                process = fork_server.fork(role, {"name": name}, [writer])
         except OSError:
-            os.close(reader)
+            os.close(reader)  # should there be a process after all, it ends when it says it is warm
+            self._end_fork_server()
             raise
         finally:
             os.close(writer)
@@ -181,13 +208,15 @@ class Supervisor:
             child.is_warm = child.is_warm or b"w" in signs
 
     def _bury_dead(self) -> None:
+        known = [child.process.pid for child in self._children()]
+        bury_orphans(known if self._fork_server is None else [*known, self._fork_server.pid])
         for place in self._places:
             child = place.child
-            if child is None or child.process.poll() is None:
+            code = None if child is None else child.process.poll()
+            if child is None or code is None:
                 continue
             self._forget(child)
             place.child = None
-            code = child.process.returncode
             logger.warning("process ended", role=child.role, name=child.name, code=code)
             if not self._was_ready and child.role == "http":
                 raise StartFailed(f"the HTTP process ended with code {code} before it was ready")
@@ -248,7 +277,7 @@ class Supervisor:
             if child.role == "worker" and now - child.heard > self._settings.hang_s:
                 logger.error("worker gives no sign of life", name=child.name)
                 child.hung = True
-                child.process.kill()
+                child.process.send_signal(signal.SIGKILL)
                 child.process.wait()
 
     def _renew_leases(self) -> None:
@@ -284,14 +313,14 @@ class Supervisor:
         self._listener.close()
         children = self._children()
         for child in children:
-            child.process.terminate()
+            child.process.send_signal(signal.SIGTERM)
         end = time.monotonic() + self._settings.shutdown_s
         for child in children:
             try:
                 child.process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            except TimeoutError:
                 logger.error("process does not stop and is killed", name=child.name)
-                child.process.kill()
+                child.process.send_signal(signal.SIGKILL)
                 child.process.wait()
             self._forget(child)
         with self._enduring():

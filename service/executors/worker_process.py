@@ -1,11 +1,10 @@
 """The process of one worker: warm before its first claim, and telling its supervisor that it lives.
 
-Started by the supervisor as ``python -m service.executors.worker_process``.
+A copy of the fork server.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -14,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.executors.parent import die_with
+from service import tasks
 from service.observe.logs import configure_logs
 from service.settings import Settings
 from service.store.blobs import Blobs
@@ -37,12 +36,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def run(name: str, settings: Settings, pipe: int) -> None:
+def serve(pipe: int, *, name: str) -> None:
     """Work until told to stop, with signs of life in `pipe`: ``w`` once it is warm."""
+    settings = Settings()
+    configure_logs(settings.log_level, process=name)
+    os.set_blocking(pipe, False)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    from service import tasks  # loads PyTorch: not before the supervisor can see this process
-
     tasks.warm()
     _go_first()
     os.nice(_NICENESS)  # not before: a busy machine would keep it from ever getting ready
@@ -107,20 +107,3 @@ def _go_first() -> None:
     """Have the kernel, where memory runs out, end this process and not the one that answers."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--pipe", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with(arguments.parent)
-    settings = Settings()
-    configure_logs(settings.log_level, process=arguments.name)
-    os.set_blocking(arguments.pipe, False)
-    run(arguments.name, settings, arguments.pipe)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Real servers: `bernoulli serve` in a process of its own, and what a client does with it.
 
-A server's processes take seconds to import PyTorch, so tests share one, or kill one and the same.
+A server takes seconds to import PyTorch, so tests share one, or kill one and the same.
 """
 
 from __future__ import annotations
