@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,7 +36,8 @@ def _keep_compiler_out() -> None:
 
     Some of their methods import it when they are first called, only to be exempt from it; they ask
     for their exempt form under this name (`torch._compile._disable_dynamo`), and are that form as
-    they are. To import it takes about as long as PyTorch itself, in every worker that starts. In
+    they are (`Optimizer` takes the bare step for the same reason). To import it takes about as long
+    as PyTorch itself, in every worker that starts. In
     another version of PyTorch, which asks in another way, workers start later, and that is all.
     """
     for method in vars(torch.optim.Optimizer).values():
@@ -71,6 +73,9 @@ class Optimizer:
         self._flat = torch.nn.Parameter(parameters.flat)
         self._flat.grad = parameters.gradient
         self._torch = _build(spec, self._flat, parameters, seed)
+        # The bare step: what it is wrapped in is for compilers, profilers and hooks, which loads
+        # PyTorch's compiler, and costs each step as much as a small network's update.
+        self._step = inspect.unwrap(type(self._torch).step)
 
     @property
     def learning_rate(self) -> float:
@@ -105,7 +110,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the parameters in place from their gradient."""
-        self._torch.step()
+        with torch.no_grad():
+            self._step(self._torch)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the optimizer's memory on the host; empty before the first step."""
