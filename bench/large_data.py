@@ -103,10 +103,12 @@ def peak_bytes(folder: Path, module: str) -> int:
     raise SystemExit(f"no process runs {module}")
 
 
-def train(client: Client, dataset: str, epochs: int, resident_bytes: int | None) -> dict[str, Any]:
-    """Train, and say how fast."""
-    limits = {} if resident_bytes is None else {"limits": {"resident_bytes": resident_bytes}}
-    body = {"dataset": dataset, **SPEC, **limits, "epochs": epochs}
+def train(
+    client: Client, dataset: str, epochs: int, limits: dict[str, int | None]
+) -> dict[str, Any]:
+    """Train within these limits, and say how fast."""
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    body = {"dataset": dataset, **SPEC, "limits": given or None, "epochs": epochs}
     begin = time.perf_counter()
     job = client.post("/train", body)
     found: dict[str, Any] = {"accepted_s": time.perf_counter() - begin, "log": []}
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=7_500_000, help="of the large table")
     parser.add_argument("--small-rows", type=int, default=750_000, help="of the small one")
     parser.add_argument("--resident", type=int, default=256 * 2**20, help="bytes held, at most")
+    parser.add_argument("--memory", type=int, help="bytes that a job may allocate, at most")
     parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     console = Console(highlight=False, width=110)
@@ -148,7 +151,8 @@ def main() -> None:
                 ("small, by blocks", small, given.small_rows, 16 * 2**20),
                 ("large, by blocks", large, given.rows, None),
             ):
-                found = train(client, dataset, given.epochs, resident)
+                limits = {"resident_bytes": resident, "memory_bytes": given.memory}
+                found = train(client, dataset, given.epochs, limits)
                 worker = peak_bytes(folder, "worker_process")
                 http = peak_bytes(folder, "http_process")
                 speed = rows * (1 - SPEC["validation"]) / found["epoch_s"]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
 
 from service.errors import Invalid, UnsupportedMedia
+from service.store.room import Room
 
 __all__ = ["ContentType", "Upload"]
 
+_PIECE = 2**20
+"""Bytes of an upload that are written at a time."""
 _TEXT = ("text/csv", "text/plain", "application/json", "application/x-ndjson")
 # Read as something else by encodings in which ASCII bytes do not always stand for themselves.
 _ASCII = (
@@ -124,6 +130,22 @@ class Upload:
         """Hash of what has come, as it came."""
         return self._digest.hexdigest()
 
+    async def receive(self, chunks: AsyncIterator[bytes], room: Room) -> None:
+        """Write all of a body, each piece in a thread while the next one comes.
+
+        Raises StorageFull where `room` has none left.
+        """
+        writing: asyncio.Future[None] | None = None
+        try:
+            async for piece in _gathered(chunks):
+                room.require(len(piece))
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(run_in_threadpool(self.write, piece))
+        finally:
+            if writing is not None:  # the file is closed then
+                await writing
+
     def write(self, piece: bytes) -> None:
         """Add what has come next."""
         self.bytes += len(piece)
@@ -141,3 +163,17 @@ class Upload:
             raise Invalid(f"the file is not {self._charset} text at line {line}") from error
         self._lines += text.count("\n")
         self._file.write(text.encode())
+
+
+async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a body in larger pieces: a thread is asked to write each of them."""
+    waiting: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= _PIECE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)

@@ -163,6 +163,8 @@ def _check_size(size: int, limits: Limits) -> None:
 def _number(name: str, column: pa.ChunkedArray, limits: Limits, at: int) -> pa.ChunkedArray:
     del limits
     column = column.cast(NUMBER, safe=False)
+    if pc.all(pc.is_finite(column)).as_py() is not False:  # None where all are missing
+        return column
     infinite = pc.is_inf(column)
     if pc.any(infinite).as_py():
         row = at + pc.index(infinite, True).as_py()

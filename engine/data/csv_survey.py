@@ -6,10 +6,10 @@ import codecs
 import csv
 import io
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from engine.data.dataset import Limits
@@ -19,12 +19,28 @@ __all__ = ["MARK", "Survey", "read_header"]
 
 MARK = b"\xef\xbb\xbf"
 _DELIMITERS = ",;\t|"
+_HEAD = 2**16
+"""Bytes in which a header nearly always ends."""
+_CACHED = 2**17
+"""Bytes that a core keeps while they are counted several times."""
 
 
 def read_header(path: Path, limits: Limits, given: str | None) -> tuple[str, list[str]]:
     """Return the delimiter and the names in the first row that is not empty."""
     with path.open("rb") as file:
-        head = file.read(limits.max_row_bytes + 4)
+        head = file.read(min(_HEAD, limits.max_row_bytes + 4))
+        # Nearly always enough: a row ends in it, and another one begins.
+        with suppress(DataError):
+            return _header(head, given)
+        head += file.read(limits.max_row_bytes + 4 - len(head))
+    return _header(head, given, most=limits.max_row_bytes)
+
+
+def _header(head: bytes, given: str | None, most: int | None = None) -> tuple[str, list[str]]:
+    """Return the delimiter and the names in the first row of a file that begins so.
+
+    `most` is the longest row, where the file is no longer than what is given or that row may be.
+    """
     start = head.removeprefix(MARK).lstrip(b"\r\n")
     if not start:
         raise DataError("the file is empty; a CSV file starts with a row of column names")
@@ -39,9 +55,10 @@ def read_header(path: Path, limits: Limits, given: str | None) -> tuple[str, lis
         raise DataError(
             "the header cannot be read: a quotation is not closed, or a name is too long"
         ) from error
-    if len(start) > limits.max_row_bytes and "\n" not in text and "\r" not in text:
-        raise DataError(f"the header is longer than {limits.max_row_bytes} bytes")
-    if len(start) <= limits.max_row_bytes and not stream.read().strip("\r\n"):
+    is_cut = most is not None and len(start) > most
+    if is_cut and "\n" not in text and "\r" not in text:
+        raise DataError(f"the header is longer than {most} bytes")
+    if not is_cut and not stream.read().strip("\r\n"):
         raise DataError(
             "there are no rows: the first row names the columns, and no other follows; "
             "at least one row of values is needed"
@@ -61,8 +78,25 @@ def _sniff(line: str) -> str:
     return max(_DELIMITERS, key=lambda delimiter: counts[delimiter])
 
 
-def _count(units: npt.NDArray[np.uint8], character: str) -> int:
-    return int(np.count_nonzero(units == ord(character)))
+class _Tally:
+    """Counts characters in bytes, a piece that stays in a core's cache at a time."""
+
+    def __init__(self) -> None:
+        self._equal = np.empty(_CACHED, dtype=np.bool_)
+
+    def count(self, piece: bytes, characters: str) -> list[int]:
+        """Return how often each of the characters, which are ASCII, occurs."""
+        codes = [ord(character) for character in characters]
+        counts = [0] * len(codes)
+        present = [index for index, code in enumerate(codes) if code in piece]
+        units = np.frombuffer(piece, dtype=np.uint8)
+        for start in range(0, len(units), _CACHED):
+            part = units[start : start + _CACHED]
+            equal = self._equal[: len(part)]
+            for index in present:
+                np.equal(part, codes[index], out=equal)
+                counts[index] += int(np.count_nonzero(equal))
+        return counts
 
 
 class Survey:
@@ -73,27 +107,36 @@ class Survey:
         self._delimiter = delimiter
         self._columns = columns
         self._most = limits.max_cells
+        self._tally = _Tally()
         self._lines = self._delimiters = 1
         self._quotes = 0
 
     def see(self, piece: bytes) -> None:
+        if not piece.isascii() or self._is_within_character:
+            self._check_text(piece)
+        if b"\0" in piece:
+            raise DataError("this is not a CSV file: it has null bytes; send UTF-8 text")
+        counts = self._tally.count(piece, f'\n\r{self._delimiter}"')
+        self._lines += max(counts[:2])
+        self._delimiters += counts[2]
+        self._quotes += counts[3]
+        # What bounds the number of values, before any is read.
+        if min(self._lines * self._columns, self._delimiters + self._lines) > self._most:
+            raise DataError(f"there are more values than the {self._most} that are taken")
+
+    @property
+    def _is_within_character(self) -> bool:
+        return bool(self._decoder.getstate()[0])
+
+    def _check_text(self, piece: bytes) -> None:
         try:
             self._decoder.decode(piece)
         except UnicodeDecodeError as error:
             line = self._lines + max(piece.count(end, 0, error.start) for end in (b"\n", b"\r"))
             raise DataError(f"the file is not UTF-8 text at line {line}") from error
-        units = np.frombuffer(piece, dtype=np.uint8)
-        if (units == 0).any():
-            raise DataError("this is not a CSV file: it has null bytes; send UTF-8 text")
-        self._lines += max(_count(units, end) for end in "\n\r")
-        self._delimiters += _count(units, self._delimiter)
-        self._quotes += _count(units, '"')
-        # What bounds the number of values, before any is read.
-        if min(self._lines * self._columns, self._delimiters + self._lines) > self._most:
-            raise DataError(f"there are more values than the {self._most} that are taken")
 
     def end(self) -> None:
-        if self._decoder.getstate()[0]:
+        if self._is_within_character:
             raise DataError("the file breaks off within a character")
 
     def check_quotes(self, table: pa.Table) -> None:

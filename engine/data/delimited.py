@@ -27,6 +27,7 @@ __all__ = ["CsvFile", "Dialect"]
 
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null"]
 _BLOCK = 4 * 2**20
+_Block = bytes | memoryview
 _CLOCK = pa.time32("s")
 _TEXTS = pa.string()
 # In the order in which Arrow tries them.
@@ -112,10 +113,10 @@ class CsvFile:
     def _survey(self) -> Survey:
         return Survey(self._delimiter, len(self.names), self._limits)
 
-    def _tables(self, survey: Survey) -> Iterator[tuple[bytes, pa.Table]]:
+    def _tables(self, survey: Survey) -> Iterator[tuple[_Block, pa.Table]]:
         """Yield the blocks, and what Arrow makes of them; it reads one block in advance."""
         with ThreadPoolExecutor(1) as parser:
-            ahead: tuple[bytes, Future[pa.Table]] | None = None
+            ahead: tuple[_Block, Future[pa.Table]] | None = None
             for block in self._blocks(survey):
                 following = block, parser.submit(self._parse, block, self._types)
                 if ahead is not None:
@@ -124,7 +125,7 @@ class CsvFile:
             if ahead is not None:
                 yield ahead[0], self._result(*ahead)
 
-    def _result(self, block: bytes, parsed: Future[pa.Table]) -> pa.Table:
+    def _result(self, block: _Block, parsed: Future[pa.Table]) -> pa.Table:
         try:
             return parsed.result()
         except pa.ArrowException:  # it holds something else than the blocks before
@@ -134,7 +135,7 @@ class CsvFile:
         except pa.ArrowException as error:
             self._refuse(error)
 
-    def _blocks(self, survey: Survey) -> Iterator[bytes]:
+    def _blocks(self, survey: Survey) -> Iterator[_Block]:
         """Yield the rows after the header, whole ones, a block at a time."""
         rest = b""
         is_header = True
@@ -154,22 +155,22 @@ class CsvFile:
                 if len(rest) > self._limits.max_row_bytes:
                     raise self._broken()
                 if end:
-                    yield block[:end]
+                    yield memoryview(block)[:end]
         survey.end()
         if rest and not is_header:
             yield rest
 
     def _parse(
         self,
-        block: bytes,
+        block: _Block,
         types: Sequence[pa.DataType] | None,
         *,
         column: int | None = None,
     ) -> pa.Table:
         """Return a block's columns, of these types or those that Arrow finds; `column` is one."""
         names = [str(number) for number in range(len(self.names))]
-        if block.startswith(MARK):  # it is no mark here, and an empty line is no row
-            block = b"\n" + block
+        if block[: len(MARK)] == MARK:  # it is no mark here, and an empty line is no row
+            block = b"\n" + bytes(block)
         return pyarrow.csv.read_csv(
             pa.BufferReader(block),
             read_options=pyarrow.csv.ReadOptions(
@@ -187,7 +188,7 @@ class CsvFile:
             ),
         )
 
-    def _agreed(self, block: bytes, table: pa.Table) -> pa.Table:
+    def _agreed(self, block: _Block, table: pa.Table) -> pa.Table:
         """Return a block's table of the types that it and all blocks before it are of."""
         found = table.schema.types
         known = self._types or found
@@ -198,7 +199,7 @@ class CsvFile:
         return table if found == self._types else self._parse(block, self._types)
 
     def _common(
-        self, block: bytes, number: int, before: pa.DataType, own: pa.DataType
+        self, block: _Block, number: int, before: pa.DataType, own: pa.DataType
     ) -> pa.DataType:
         """Return the first kind that a column's values are of, those before and the block's own."""
         for kind in _KINDS[max(_KINDS.index(before), _KINDS.index(own)) :]:
@@ -208,7 +209,7 @@ class CsvFile:
                 return kind
         return _TEXTS
 
-    def _holds(self, block: bytes, number: int, own: pa.DataType, kind: pa.DataType) -> bool:
+    def _holds(self, block: _Block, number: int, own: pa.DataType, kind: pa.DataType) -> bool:
         """Say whether a column's values in a block, which are of their own kind, are of another."""
         if kind in (own, _TEXTS) or own == pa.null():
             return True

@@ -70,9 +70,9 @@ class TableWriter:
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
     """Return the column in one piece, with zeros (no accidental bits) beneath missing values."""
-    missing = column.is_null().to_numpy()
     validity = None
-    if missing.any():
+    if column.null_count:
+        missing = column.is_null().to_numpy()
         validity = pa.py_buffer(np.packbits(~missing, bitorder="little"))
         column = column.fill_null(pa.scalar(_ZEROS.get(column.type, 0), type=column.type))
     if column.type == TEXT:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             limits=LIMITS,
             dialect=None if dialect is None else Dialect(**dialect),
         )
-        schema = profile(formats.load(content, kind))
-        with content.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with ThreadPoolExecutor(1) as thread:
+            hashing = thread.submit(_sha256, content)
+            schema = profile(formats.load(content, kind))
+            sha256 = hashing.result()
     except DataError as error:
         return {"kind": "data", "detail": error.detail, "pointer": error.pointer}
     except MemoryError:
@@ -54,6 +56,11 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             return {"kind": "storage"}
         raise
     return {"schema": schema.model_dump(mode="json"), "sha256": sha256}
+
+
+def _sha256(content: Path) -> str:
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _end_with(parent: int) -> None:

@@ -148,9 +148,7 @@ async def _receive(request: Request, file: Path) -> tuple[ContentType, Upload]:
     room = request.state.blobs.room
     room.require(declared_length(request))
     with Upload(file, kind.charset) as upload:
-        async for chunk in limited_stream(request, limit):
-            room.require(len(chunk))
-            await run_in_threadpool(upload.write, chunk)
+        await upload.receive(limited_stream(request, limit), room)
     return kind, upload
 
 

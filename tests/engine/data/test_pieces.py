@@ -270,3 +270,32 @@ def test_lists_are_converted_to_arrays(tmp_path: Path) -> None:
     media_type = "application/vnd.apache.arrow.stream"
     assert formats.convert(tmp_path / "upload", media_type, tmp_path / "stored") == "arrays"
     assert formats.load(tmp_path / "stored", "arrays").column("x").tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("block", range(4, 16))
+def test_a_character_that_blocks_cut_is_one_and_a_broken_one_is_told(
+    tmp_path: Path, block: int
+) -> None:
+    path = tmp_path / "file.csv"
+    path.write_bytes("t,x\né€😀,1\nb,2\n".encode())
+    table = read_pieces(CsvFile(path, LIMITS, block_bytes=block), LIMITS).table
+    assert table is not None
+    assert table.column("t").to_pylist() == ["é€😀", "b"]
+    path.write_bytes("t,x\naaaa,1\né".encode()[:-1] + b",2\nbbbb,3\n")
+    with pytest.raises(DataError, match="not UTF-8 text at line 3"):
+        read_pieces(CsvFile(path, LIMITS, block_bytes=block), LIMITS)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_header_is_read_however_long_it_is_within_the_limit(tmp_path: Path, quoted: bool) -> None:
+    names = [f"column {number:07}" for number in range(8000)]  # more than is read at first
+    given = [f'"{name}"' if quoted else name for name in names]
+    path = tmp_path / "file.csv"
+    path.write_text(";".join(given) + "\n" + ";".join("1" * len(names)) + "\n")
+    source = CsvFile(path, LIMITS)
+    assert list(source.names) == names
+    (columns,) = source.pieces()
+    assert [column.to_pylist() for column in columns] == [[1]] * len(names)
+    path.write_text(";".join(given) + "\n")
+    with pytest.raises(DataError, match="there are no rows"):
+        CsvFile(path, LIMITS)
