@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,7 @@ from engine.prediction import PredictionPlan
 from engine.spec import MAX_SEED
 from service.errors import Corrupt
 from service.kept_plans import KeptPlan
+from service.latencies import Latencies, Took
 from service.limits import check_explanation, check_generation, check_size
 from service.loaded_models import LoadedModel, LoadedModels
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
@@ -62,7 +64,8 @@ class Predictor:
             max_wait_s=max_wait_s,
             max_run_s=max_run_s,
         )
-        self.repeats = Repeats(models, self.loaded)
+        self.latencies = Latencies()
+        self.repeats = Repeats(models, self.loaded, self.latencies)
         self._models = models
         self._stored = stored
         # For reading large inputs, which no prediction has to wait for.
@@ -76,7 +79,11 @@ class Predictor:
 
     def at_once(self, ready: Prepared) -> bytes:
         """Answer a small request in this thread."""
-        return ready.content_of(ready.plan.run(ready.x, ready.row_ids))
+        began = time.perf_counter()
+        outputs = ready.plan.run(ready.x, ready.row_ids)
+        answer = ready.content_of(outputs, time.perf_counter() - began)
+        self._count(ready)
+        return answer
 
     async def in_turn(self, ready: Prepared, arrived: float, *, owner: str | None = None) -> bytes:
         """Answer a request in a thread; to be cancelled where nobody wants it any more.
@@ -94,16 +101,17 @@ class Predictor:
                 row_ids=ready.row_ids,
                 finish=ready.content_of,
             )
-        return await self.turns.take(
-            Turn(
-                flops=ready.flops,
-                held=ready.held,
-                alone=partial(ready.compute, stop.is_set, ready.deadline(arrived)),
-                joinable=joinable,
-                owner=owner,
-                stop=stop,
-            )
+        turn = Turn(
+            flops=ready.flops,
+            held=ready.held,
+            alone=partial(ready.compute, stop.is_set, ready.deadline(arrived)),
+            joinable=joinable,
+            owner=owner,
+            stop=stop,
         )
+        answer = await self.turns.take(turn)
+        self._count(ready, turn)
+        return answer
 
     async def estimates(
         self,
@@ -128,7 +136,13 @@ class Predictor:
 
         compute = partial(ready.sharpen, stop.is_set, ready.deadline(arrived), tell)
         turn = Turn(flops=ready.flops, held=ready.held, alone=compute, owner=owner, stop=stop)
-        return _follow(self.turns, turn, told)
+        return _follow(self.turns, turn, told, partial(self._count, ready, turn))
+
+    def _count(self, ready: Prepared, turn: Turn[bytes] | None = None) -> None:
+        """Count what a prediction that is answered took."""
+        took = ready.took
+        waited_s = 0.0 if turn is None else turn.waited_s
+        self.latencies.add(waited_s, took.compute_s, took.encode_s, took.passes)
 
     # -- from a request to plan and rows -----------------------------------------------------------
 
@@ -193,6 +207,7 @@ class Predictor:
         read: Callable[[], Data | None],
     ) -> Prepared:
         """Make the plan, or find it by its key, and encode the rows, of the data set if `read`."""
+        began = time.perf_counter()
         data = read()
         trained = loaded.model.encoding
         model = loaded.model
@@ -231,6 +246,7 @@ class Predictor:
             flops=flops,
             shows_seed=random or request.seed is not None,
             shows_rows=data is not None and trained.sequence is not None,
+            took=Took(encode_s=time.perf_counter() - began),
         )
 
     def _rows(
@@ -272,7 +288,10 @@ def _seed(request: PredictRequest, kept: KeptPlan) -> int:
 
 
 async def _follow(
-    turns: Turns, turn: Turn[bytes], told: asyncio.Queue[tuple[str, bytes]]
+    turns: Turns,
+    turn: Turn[bytes],
+    told: asyncio.Queue[tuple[str, bytes]],
+    count: Callable[[], None],
 ) -> AsyncGenerator[tuple[str, bytes], None]:
     """Yield what a turn tells until it ends, then its answer; closing this ends the turn."""
     answer = asyncio.ensure_future(turns.take(turn))
@@ -286,6 +305,8 @@ async def _follow(
                 news.cancel()
         while not told.empty():
             yield told.get_nowait()
-        yield "result", answer.result()
+        content = answer.result()
+        count()
+        yield "result", content
     finally:
         answer.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from engine.summary import Tree
 from service.answer_tables import STREAM, arrow_of
 from service.answers import answer_of, json_of, outside_of
 from service.kept_plans import KeptPlan
+from service.latencies import Took
 
 __all__ = ["INLINE_BYTES", "PredictRequest", "Prepared"]
 
@@ -64,6 +65,8 @@ class Prepared:
     shows_rows: bool
     media_type: str = "application/json"
     """Of the answer: JSON or an Arrow stream."""
+    took: Took = field(default_factory=Took)
+    """What it has taken so far."""
 
     @property
     def is_small(self) -> bool:
@@ -81,6 +84,7 @@ class Prepared:
 
     def content(self, estimate: Estimate, explained: dict[str, Any] | None = None) -> bytes:
         """Write the answer, with what explains its variance where that was asked for."""
+        began = time.perf_counter()
         answer = answer_of(self.model_id, self.plan, estimate)
         answer["seed"] = self.plan.seed if self.shows_seed else None
         if self._outside is not None:
@@ -89,22 +93,29 @@ class Prepared:
             answer["explain"] = explained
         if self.shows_rows:
             answer["rows"] = self.row_ids.tolist()
-        return arrow_of(answer, self.plan.model) if self.media_type == STREAM else json_of(answer)
+        is_arrow = self.media_type == STREAM
+        content = arrow_of(answer, self.plan.model) if is_arrow else json_of(answer)
+        self.took.encode_s += time.perf_counter() - began
+        self.took.passes = estimate.num_samples if self.kept.is_stochastic else 0
+        return content
 
-    def content_of(self, outputs: Tree) -> bytes:
-        """Write the answer of all passes."""
+    def content_of(self, outputs: Tree, compute_s: float) -> bytes:
+        """Write the answer of all passes, which were computed in so many seconds."""
+        self.took.compute_s = compute_s
         passes = self.plan.passes
         return self.content(Estimate(num_samples=passes, stopped_by="num_samples", outputs=outputs))
 
     # -- in a thread -------------------------------------------------------------------------------
 
     def compute(self, stop: Callable[[], bool], late: Callable[[], bool], threads: int) -> bytes:
+        began = time.perf_counter()
         if self.generation is not None:
-            return self.content_of(
-                self.generation.run(self.x, self.row_ids, stop=stop, threads=threads)
-            )
+            outputs = self.generation.run(self.x, self.row_ids, stop=stop, threads=threads)
+            return self.content_of(outputs, time.perf_counter() - began)
         estimate = self.plan.answer(self.x, self.row_ids, stop=stop, late=late, threads=threads)
-        return self.content(estimate, self._explained(estimate, stop, threads))
+        explained = self._explained(estimate, stop, threads)
+        self.took.compute_s = time.perf_counter() - began
+        return self.content(estimate, explained)
 
     def _explained(
         self, estimate: Estimate, stop: Callable[[], bool], threads: int
@@ -130,7 +141,7 @@ class Prepared:
         """Compute the answer, telling what is known on the way."""
         if self.generation is not None or self.plan.num_samples is None:
             return self.compute(stop, late, threads)
-        content = b""
+        content, began, before = b"", time.perf_counter(), self.took.encode_s
         for estimate in self.plan.estimates(
             self.x, self.row_ids, stop=stop, late=late, threads=threads
         ):
@@ -138,6 +149,8 @@ class Prepared:
                 tell(self.content(estimate))
             else:
                 content = self.content(estimate, self._explained(estimate, stop, threads))
+        encoded_s = self.took.encode_s - before
+        self.took.compute_s = time.perf_counter() - began - encoded_s
         return content
 
     def deadline(self, arrived: float) -> Callable[[], bool]:

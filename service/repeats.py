@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Hashable, Mapping
+from time import perf_counter
 from typing import Any
 
 from engine.spec import MAX_SEED
+from service.latencies import Latencies
 from service.loaded_models import LoadedModels
 from service.store.models import Model, Models
 
@@ -17,8 +19,9 @@ __all__ = ["Repeats"]
 class Repeats:
     """Answers to requests whose plan was made before; for the event loop alone."""
 
-    def __init__(self, models: Models, loaded: LoadedModels) -> None:
+    def __init__(self, models: Models, loaded: LoadedModels, latencies: Latencies) -> None:
         self._models = models
+        self._latencies = latencies
         self._loaded = loaded
         self._found: dict[tuple[str | None, str], Model] | None = None
 
@@ -32,6 +35,7 @@ class Repeats:
         anything else is to be looked at, in the way that others go. Raises EngineError, NotFound or
         TooLarge.
         """
+        began = perf_counter()
         name, inputs = request.get("model"), request.get("inputs")
         seed, row_offset = request.get("seed"), request.get("row_offset", 0)
         if type(name) is not str or type(inputs) is not list or not _is_index(row_offset):
@@ -50,8 +54,14 @@ class Repeats:
             seed = secrets.randbelow(MAX_SEED + 1)
         plan = kept.plan.again(seed=seed or 0, row_offset=row_offset)
         row_ids = kept.row_ids(len(x))
+        read = perf_counter()
         outputs = plan.outputs(x, row_ids + row_offset if row_offset else row_ids)
-        return kept.written(stored.id, outputs, seed=seed, row_offset=row_offset)
+        computed = perf_counter()
+        content = kept.written(stored.id, outputs, seed=seed, row_offset=row_offset)
+        encode_s = read - began + perf_counter() - computed
+        passes = plan.passes if kept.is_stochastic else 0
+        self._latencies.add(0.0, computed - read, encode_s, passes)
+        return content
 
     def _find(self, name: str, viewer: str | None) -> Model:
         """Return the model; looked up once in a round of the loop.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,8 @@ class Joinable:
     plan: PredictionPlan
     x: Inputs
     row_ids: npt.NDArray[np.int64]
-    finish: Callable[[Tree], bytes]
+    finish: Callable[[Tree, float], bytes]
+    """Writes the answer of what was computed in so many seconds."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -63,6 +65,9 @@ class Turn(Generic[T]):
     """The key that asks."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when nobody wants the answer any more."""
+    asked_at: float = field(default_factory=time.perf_counter)
+    waited_s: float = 0.0
+    """How long it waited for its turn, once that has come."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Future[T] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -205,7 +210,9 @@ class Turns:
             group = self._next()
             self._busy += 1
             self._running += group
+            now = time.perf_counter()
             for turn in group:
+                turn.waited_s = now - turn.asked_at
                 turn.begun.set()
             is_alone = self._busy == 1 and not self._waiting
             is_wide = is_alone and sum(turn.flops for turn in group) >= _WIDE_FLOPS
@@ -258,6 +265,7 @@ def _compute(group: Sequence[Turn[Any]], threads: int) -> list[Any]:
     joined = [turn.joinable for turn in group if turn.joinable is not None]
     if len(group) == 1 or len(joined) < len(group):
         return [turn.alone(threads) for turn in group]
+    began = time.perf_counter()
     trees = run_together(
         [each.plan for each in joined],
         [each.x for each in joined],
@@ -265,4 +273,5 @@ def _compute(group: Sequence[Turn[Any]], threads: int) -> list[Any]:
         stop=lambda: all(turn.stop.is_set() for turn in group),
         threads=threads,
     )
-    return [each.finish(tree) for each, tree in zip(joined, trees, strict=True)]
+    seconds = time.perf_counter() - began
+    return [each.finish(tree, seconds) for each, tree in zip(joined, trees, strict=True)]

@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import engine
 from engine.track_record import TrackRecord
 from service.health import Health
+from service.latencies import BOUNDS_S, Latencies
 from service.predictor import Predictor
 from service.store.database import Database
 from service.store.feedback import Feedback
@@ -44,6 +50,7 @@ class Metrics:
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._feedback = feedback
         self._registry.register(_Present(jobs, predictor, health, database, room))
+        self._registry.register(_Predictions(predictor.latencies))
         self.requests = Counter(
             "bernoulli_requests",
             "HTTP requests answered.",
@@ -134,6 +141,30 @@ class _Present(Collector):
             "bernoulli_disk_free_bytes",
             "Bytes free on the fullest of the server's disks.",
             value=self._room.free(),
+        )
+
+
+class _Predictions(Collector):
+    """What online predictions took."""
+
+    def __init__(self, latencies: Latencies) -> None:
+        self._latencies = latencies
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(
+            "bernoulli_prediction_seconds",
+            "Time of predictions online: in the queue, computing passes and statistics, and "
+            "encoding rows and answers.",
+            labels=["phase"],
+        )
+        bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
+        for phase, spread in self._latencies.spreads().items():
+            family.add_metric([phase], list(zip(bounds, spread.up_to, strict=True)), spread.seconds)
+        yield family
+        yield CounterMetricFamily(
+            "bernoulli_passes",
+            "Monte-Carlo passes drawn for predictions online, each for all rows of its request.",
+            value=self._latencies.passes,
         )
 
 

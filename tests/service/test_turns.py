@@ -146,10 +146,11 @@ def test_those_that_wait_for_one_model_run_together_and_others_do_not(api: Api) 
         x = Inputs({"in:out": np.array([[1.0, seed]], dtype=np.float32)})
         ids = np.arange(1)
 
-        def finish(tree: Any) -> bytes:
+        def finish(tree: Any, seconds: float) -> bytes:
+            assert seconds > 0
             return bytes(tree["mean"].tobytes())
 
-        expected = finish(run_together([plan], [x], [ids])[0])
+        expected = finish(run_together([plan], [x], [ids])[0], 1.0)
         return Joinable(key=plan.batch_key, plan=plan, x=x, row_ids=ids, finish=finish), expected
 
     async def run() -> None:
@@ -162,7 +163,7 @@ def test_those_that_wait_for_one_model_run_together_and_others_do_not(api: Api) 
 
             def by_itself(_: int, index: int = index, each: Joinable = each) -> bytes:
                 alone.append(index)
-                return each.finish(each.plan.run(each.x, each.row_ids))
+                return each.finish(each.plan.run(each.x, each.row_ids), 1.0)
 
             turn = Turn(flops=FLOPS, held=1, alone=by_itself, joinable=each)
             asked.append(asyncio.create_task(turns.take(turn)))
