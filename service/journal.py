@@ -12,7 +12,7 @@ from service.store.jobs import Checkpoint, Job, Jobs, Recorded
 
 __all__ = ["Journal", "Said"]
 
-FLUSH_S = 0.2
+FLUSH_S = 0.25
 
 
 @dataclass

@@ -44,6 +44,10 @@ __all__ = [
 
 JOBS = tables.jobs
 EVENTS = tables.events
+# Built once: a job that is followed closely executes them a few times a second.
+_HELD = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("held")).with_for_update()
+_CHANGE = sa.update(JOBS).where(JOBS.c.id == sa.bindparam("changed")).returning(JOBS)
+_ADD = sa.insert(EVENTS)
 
 ErrorKind = Literal["user", "memory", "timeout", "infrastructure"]
 
@@ -164,8 +168,7 @@ def locked_job(connection: sa.Connection, job_id: str, *, viewer: str | None = N
 
 def held_job(connection: sa.Connection, claimed: Job) -> Job:
     """As `locked_job`, once it is certain that the claim which gave `claimed` still holds."""
-    query = sa.select(JOBS).where(JOBS.c.id == claimed.id).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_HELD, {"held": claimed.id}).one_or_none()
     job = None if row is None else job_of(row)
     if (
         job is None
@@ -189,10 +192,9 @@ def write(
         for number, (kind, data) in enumerate(events, job.last_event + 1)
     ]
     values["last_event"] = job.last_event + len(rows)
-    change = sa.update(JOBS).where(JOBS.c.id == job.id).values(values).returning(JOBS)
-    changed = job_of(connection.execute(change).one())
+    changed = job_of(connection.execute(_CHANGE, {"changed": job.id, **values}).one())
     if rows:
-        connection.execute(sa.insert(EVENTS), rows)
+        connection.execute(_ADD, rows)
     return changed
 
 

@@ -174,7 +174,7 @@ def test_events_are_stored_in_groups_and_all_of_them(world: World) -> None:
     def count(_: int) -> None:
         seen.append(world.types(job_id).count("epoch"))
 
-    world.work(counting(world, 10, seconds=0.11, on_step=count))
+    world.work(counting(world, 10, seconds=0.13, on_step=count))
     assert seen == [0, 1, 2, 2, 4, 4, 6, 6, 8, 8]
     assert world.types(job_id).count("epoch") == 10
 
