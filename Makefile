@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills paper heads coverage serve audit clean
+.PHONY: help setup demo test check format openapi docs soak kills paper heads coverage pictures serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -82,6 +82,9 @@ heads: $(READY) ## The same sets with learnt noise, one network and five; DATA=f
 
 coverage: $(READY) ## What calibrated intervals and sets cover on real sets; DATA=folder adds regressions, ARGS="--splits 50"
 	$(BIN)/python -m bench.coverage $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
+
+pictures: $(READY) ## Draw the pictures of docs/uncertainty.md from answers of the service
+	$(BIN)/python -m bench.pictures $(ARGS)
 
 serve: $(READY) ## Start the service; ARGS="--port 9000" passes flags
 	$(BIN)/bernoulli serve $(ARGS)

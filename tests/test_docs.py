@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from engine.binomial_bounds import conformal_p_value
 from engine.calibration import mixture_log_likelihood
 from engine.class_scores import MOST_HELD
+from engine.conformal import Calibration as KeptCalibration
+from engine.conformal import Way
 from engine.crps import passes_crps
 from engine.errors import PatternError
 from engine.names import match
@@ -20,6 +23,7 @@ from engine.ranking import EXACT_VALUES, Ranking
 from engine.regularizers import resolve, sites_of
 from engine.sampling import Sampler
 from engine.spec import RegularizationSpec
+from engine.spec.prediction import Statistic
 from engine.statistics import entropy, mean_and_variance, pass_mean
 from service.app import create_app
 from service.settings import Settings
@@ -33,6 +37,12 @@ UNCERTAINTY = (DOCS / "uncertainty.md").read_text()
 NETWORK = [4, 10, 10, 10, 1]
 
 
+@cache
+def openapi() -> dict[str, Any]:
+    """Return what the service says of its interface."""
+    return create_app(Settings()).openapi()
+
+
 def says(page: str, *numbers: str) -> None:
     """Fail unless the page has the numbers, so that it and this file change together."""
     for number in numbers:
@@ -43,7 +53,7 @@ def says(page: str, *numbers: str) -> None:
 
 
 def test_the_guide_lists_every_route() -> None:
-    paths: dict[str, dict[str, Any]] = create_app(Settings()).openapi()["paths"]
+    paths: dict[str, dict[str, Any]] = openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     listed = re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", API, re.MULTILINE)
     assert len(listed) == len(set(listed))
@@ -100,6 +110,44 @@ def test_the_law_of_a_kept_promise_worked_by_hand() -> None:
     says(UNCERTAINTY, "0.8182", "0.0182", "0.0364")
     assert pytest.approx(0.8182, abs=5e-5) == 9 / 10 * 10 / 11
     assert conformal_p_value(0, 2, rank=9, rows=9) == pytest.approx(0.0364, abs=5e-5)
+
+
+def test_every_picture_is_there_and_small_and_every_one_there_is_shown() -> None:
+    pages = [path.read_text() for path in DOCS.glob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"!\[[^]]+\]\((pictures/.+?)\)", page)}
+    there = {f"pictures/{path.name}": path for path in (DOCS / "pictures").iterdir()}
+    assert shown == set(there)
+    assert not [name for name, path in there.items() if path.stat().st_size > 150_000]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "PredictionView",
+        "ExplanationView",
+        "ExplanationSite",
+        "OutsideView",
+        "RankingView",
+        "RankedRow",
+        "EvaluationView",
+        "IntervalScore",
+        "CalibratedScore",
+        "Calibration",
+        "ReliabilityBin",
+        "UncertaintyScore",
+        "RiskCoverage",
+        "OtherRowsScore",
+    ],
+)
+def test_every_field_of_an_answer_is_explained(answer: str) -> None:
+    schemas = openapi()["components"]["schemas"]
+    missing = [name for name in schemas[answer]["properties"] if f"`{name}`" not in UNCERTAINTY]
+    assert not missing
+
+
+def test_every_statistic_and_part_of_a_calibration_is_explained() -> None:
+    names = {*get_args(Statistic), *KeptCalibration.model_fields, *Way.model_fields}
+    assert not [name for name in names if f"`{name}`" not in UNCERTAINTY]
 
 
 def test_the_log_likelihood_is_the_formula() -> None:
