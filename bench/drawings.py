@@ -19,6 +19,7 @@ Doubles = npt.NDArray[np.float64]
 Outputs = Mapping[str, Any]
 """Statistics by name, as arrays."""
 
+_SIZES: Any = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8}
 _FEW = 8
 """Rows of a bin whose share of right ones says something."""
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.45"
@@ -26,12 +27,12 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.45"
 
 
 @contextmanager
-def drawn(path: Path, *, panels: int, title: str, height: float = 3.4) -> Iterator[list[Axes]]:
+def drawn(
+    path: Path, *, panels: int, title: str, width: float = 4.4, height: float = 3.4
+) -> Iterator[list[Axes]]:
     """Yield the panels of a figure, side by side, and write it when the body has ended."""
-    style: dict[str, Any] = {"svg.hashsalt": path.stem, "path.simplify": False}
-    style |= {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(4.4 * panels, height), layout="constrained")
+    with mpl.rc_context({"svg.hashsalt": path.stem, "path.simplify": False, **_SIZES}):
+        figure = Figure(figsize=(width * panels, height), layout="constrained")
         figure.suptitle(title, fontsize=10)
         yield list(figure.subplots(1, panels, squeeze=False)[0])
         text = io.StringIO()
@@ -61,7 +62,7 @@ def passes(path: Path, x: Sequence[float], told: Outputs) -> None:
     title = "The passes of two rows, and the numbers that sum them up"
     with drawn(path, panels=2, title=title) as panels:
         every = told["samples"]
-        bins = np.linspace(every.min(), every.max(), 50)
+        bins = np.linspace(every.min(), every.max(), 50).tolist()
         for row, axes in enumerate(panels):
             axes.hist(every[:, row, 0], bins, color=BLUE, alpha=0.35, label="passes")
             mean, std = told["mean"][row, 0], told["std"][row, 0]
@@ -225,7 +226,7 @@ def histograms(path: Path, known: Outputs, other: Outputs, auroc: Mapping[str, f
     title = "Digits 0 to 7, which it was trained on, and 8 and 9, which it has never seen"
     with drawn(path, panels=2, title=title) as panels:
         for axes, name in zip(panels, ("entropy", "mutual_information"), strict=True):
-            bins = np.linspace(0, max(known[name].max(), other[name].max()), 31)
+            bins = np.linspace(0, max(known[name].max(), other[name].max()), 31).tolist()
             for told, colour, label in ((known, BLUE, "0 to 7"), (other, ORANGE, "8 and 9")):
                 weights = np.full(len(told[name]), 1 / len(told[name]))
                 axes.hist(told[name], bins, weights=weights, color=colour, alpha=0.5, label=label)
@@ -240,8 +241,7 @@ def sets(path: Path, images: Doubles, truth: Sequence[int], told: Outputs) -> No
     title = (
         "Prediction sets: orange classes are in the set, which holds the true one in 90 % of rows"
     )
-    with drawn(path, panels=len(images), title=title, height=3) as panels:
-        panels[0].figure.set_size_inches(11, 3.2)
+    with drawn(path, panels=len(images), title=title, width=2.2, height=3.2) as panels:
         for row, axes in enumerate(panels):
             inside = told["set"]["labels"][row]
             colours = [ORANGE if label in inside else GREY for label in range(10)]

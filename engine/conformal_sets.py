@@ -28,6 +28,8 @@ Samples = npt.NDArray[np.float32]
 _FLOOR = 1e-7
 _HOTTEST = 20.0
 """Temperatures are looked for between this and its inverse."""
+_SPREAD = 0.5
+"""Standard deviation of log T before any row is seen."""
 
 
 def chances(seed: int | Sequence[int], rows: npt.NDArray[np.int64], width: int) -> Doubles:
@@ -86,12 +88,13 @@ def softened(shares: Samples, temperature: float) -> Samples:
 
 
 def fit_temperature(samples: Samples, truth: npt.NDArray[np.int64]) -> float:
-    """Return the temperature that makes the true classes most likely (Guo et al. 2017).
+    """Return the temperature under which the true classes are likely (Guo et al. 2017).
 
     `samples` are the probabilities of each pass, (passes, …, classes), `truth` (…) class numbers.
     Each pass is softened, and the likelihood is that of the mean over the passes: what is answered.
-    One-dimensional maximum likelihood over log temperature: a coarse scan, then Brent's method
-    around its best point.
+    Times a prior, log T ~ Normal(0, 0.5²): few rows whose true classes have nearly all the votes
+    would be likeliest near 0, where a class without a vote is impossible. One-dimensional, over
+    log temperature: a coarse scan, then Brent's method around its best point.
     """
     where = np.broadcast_to(truth[None, ..., None], (*samples.shape[:-1], 1))
     with np.errstate(divide="ignore"):
@@ -102,7 +105,8 @@ def fit_temperature(samples: Samples, truth: npt.NDArray[np.int64]) -> float:
         scaled = logs / np.exp(log_temperature)
         own = np.take_along_axis(scaled, where, axis=-1)[..., 0]
         likely = (np.exp(own) / np.exp(scaled).sum(axis=-1)).mean(axis=0)
-        return -float(np.log(np.maximum(likely, _FLOOR)).mean())
+        prior = 0.5 * (log_temperature / _SPREAD) ** 2 / truth.size
+        return prior - float(np.log(np.maximum(likely, _FLOOR)).mean())
 
     reach = float(np.log(_HOTTEST))
     grid = np.linspace(-reach, reach, 25)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from mapie.classification import SplitConformalClassifier
-from scipy import optimize, special
+from scipy import optimize, special, stats
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from engine.conformal import conformal_quantile, promised_coverage
@@ -116,7 +116,9 @@ def test_softening_divides_the_logits(temperature: float) -> None:
 
 @pytest.mark.parametrize("passes", [1, 6])
 @pytest.mark.parametrize("sharper", [0.5, 1.0, 3.0])
-def test_no_other_temperature_makes_the_classes_more_likely(passes: int, sharper: float) -> None:
+def test_no_other_temperature_is_likelier_by_the_classes_and_the_prior(
+    passes: int, sharper: float
+) -> None:
     rng = np.random.default_rng(7)
     logits = 2 * rng.standard_normal((1, 500, 4))
     truth = labels(special.softmax(logits[0], axis=-1), rng)
@@ -125,7 +127,20 @@ def test_no_other_temperature_makes_the_classes_more_likely(passes: int, sharper
 
     def loss(log_temperature: float) -> float:
         p = special.softmax(drawn / math.exp(log_temperature), axis=-1).mean(axis=0)
-        return -float(np.log(np.take_along_axis(p, truth[:, None], axis=-1)).mean())
+        classes = np.log(np.take_along_axis(p, truth[:, None], axis=-1)).sum()
+        return -float(classes + stats.norm(scale=0.5).logpdf(log_temperature))
 
     best = optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     assert fit_temperature(samples, truth) == pytest.approx(math.exp(best.x), rel=1e-3)
+
+
+def test_votes_of_few_rows_make_no_class_impossible() -> None:
+    """Alone they would be likeliest as T goes to 0, where a class without votes has nothing."""
+    passes = np.full((10, 20, 2), 0.25, dtype=np.float32)
+    passes[..., 0] = 0.75
+    truth = np.zeros(20, dtype=np.int64)
+    found = fit_temperature(passes, truth)
+    assert 0.2 < found < 1
+    unlike = softened(passes, found).mean(axis=0)[:, 1]
+    assert (unlike > 1e-3).all()
+    assert fit_temperature(np.repeat(passes, 50, axis=1), np.repeat(truth, 50)) < found
