@@ -15,10 +15,9 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from rich.console import Console
 from bench.demo.client import Client
 from bench.demo.server import serving
 from bench.montecarlo import CORES
+from bench.processes import used_by
 from engine.data.dataset import Data
 from engine.plan import plan_training
 from engine.run import TrainingRun, artifact_of, encode_rows
@@ -110,20 +110,7 @@ def engine_alone(rows: int, inputs: int, epochs: int) -> tuple[float, float]:
 
 def used_by_server() -> dict[str, float]:
     """Return the processor seconds that each kind of the server's processes has used so far."""
-    told: dict[int, tuple[int, str, float]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = (folder / "cmdline").read_text()
-            seconds = (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-            told[int(folder.name)] = int(after_name[1]), command, seconds
-    used = dict.fromkeys(SERVER, 0.0)
-    for parent, command, seconds in told.values():
-        for kind, part in SERVER.items():
-            grandparent = told[parent][0] if parent in told else None
-            if part in command and os.getpid() in (parent, grandparent):
-                used[kind] += seconds
-    return used
+    return {kind: used_by(part) for kind, part in SERVER.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

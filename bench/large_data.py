@@ -25,6 +25,7 @@ from rich.console import Console
 
 from bench.demo.client import Client
 from bench.demo.server import serving
+from bench.processes import peak_bytes
 from engine.data import formats
 from engine.data.profile import profile
 from service.settings import Settings
@@ -89,20 +90,6 @@ def put_table(folder: Path, rows: int, seed: int) -> tuple[str, int]:
     return dataset.id, size
 
 
-def peak_bytes(folder: Path, module: str) -> int:
-    """Return the most memory that the server's process of this module ever had."""
-    wanted = f"BERNOULLI_DATA={folder}".encode()
-    for process in Path("/proc").iterdir():
-        try:
-            is_it = module in (process / "cmdline").read_text()
-            if is_it and wanted in (process / "environ").read_bytes():
-                status = (process / "status").read_text()
-                return int(status.split("VmHWM:")[1].split()[0]) * 1024
-        except (OSError, IndexError):
-            continue
-    raise SystemExit(f"no process runs {module}")
-
-
 def train(
     client: Client, dataset: str, epochs: int, limits: dict[str, int | None]
 ) -> dict[str, Any]:
@@ -153,8 +140,8 @@ def main() -> None:
             ):
                 limits = {"resident_bytes": resident, "memory_bytes": given.memory}
                 found = train(client, dataset, given.epochs, limits)
-                worker = peak_bytes(folder, "worker_process")
-                http = peak_bytes(folder, "http_process")
+                worker = peak_bytes("worker_process")
+                http = peak_bytes("http_process")
                 speed = rows * (1 - SPEC["validation"]) / found["epoch_s"]
                 console.print(
                     f"{told}: 202 after {found['accepted_s']:.2f} s, first epoch ended after "

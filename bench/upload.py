@@ -17,7 +17,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from rich.console import Console
 
 from bench.demo.client import Client
 from bench.demo.server import serving
+from bench.processes import peak_bytes, used_by
 
 KINDS = ("amber", "blue", "copper", "dun", "ecru", "fawn", "grey", "hazel")
 MB = 1e6
@@ -52,40 +52,9 @@ def read(content: bytes) -> tuple[float, float]:
     return time.perf_counter() - begun, time.process_time() - used
 
 
-def processes() -> dict[int, str]:
-    """Return the processes of the server that have to do with uploads, and their commands."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            commands[int(folder.name)] = (folder / "cmdline").read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        parents[int(folder.name)] = int(after_name[1])
-    found = {os.getpid()}
-    while more := {own for own, parent in parents.items() if parent in found} - found:
-        found |= more
-    parts = ("http_process", "parser_process")
-    return {own: commands[own] for own in found if any(part in commands[own] for part in parts)}
-
-
 def used_by_server() -> float:
-    """Return the processor seconds of the server's processes so far."""
-    seconds = 0.0
-    for process in processes():
-        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        seconds += (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-    return seconds
-
-
-def peak_bytes(module: str) -> int:
-    """Return the most memory that the server's process of this module ever had."""
-    peaks = [0]
-    for process, command in processes().items():
-        if module in command:
-            status = Path(f"/proc/{process}/status").read_text()
-            peaks.append(int(status.split("VmHWM:")[1].split()[0]) * 1024)
-    return max(peaks)
+    """Return the processor seconds so far of the server's processes that receive and parse."""
+    return used_by("http_process") + used_by("parser_process")
 
 
 def main() -> None:
