@@ -69,8 +69,8 @@ docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.
 soak: $(READY) ## 200 clients for a minute, each answer compared with its lone twin
 	$(BIN)/python -m bench.soak $(ARGS)
 
-kills: $(READY) ## Kill one job 20 times, and compare its model with that of one left alone
-	$(BIN)/python -m pytest tests/e2e/test_durability.py -k again_and_again --kills=20 $(ARGS)
+kills: $(READY) ## Kill one job 20 times, and a search in each phase; compare them with those left alone
+	$(BIN)/python -m pytest tests/e2e -k again_and_again --kills=20 $(ARGS)
 
 DATA ?= data/uci
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,36 @@ CURLS = [text for language, text in BLOCKS if language == "sh" and "curl" in tex
 ANSWERS = [json.loads(text) for language, text in BLOCKS if language == "json"]
 
 
+def serve_command(data: Path) -> list[str]:
+    """Return the README's command that serves, on another port and folder."""
+    (line,) = (
+        text.strip() for language, text in BLOCKS if language == "sh" and "bernoulli serve" in text
+    )
+    words = shlex.split(line.replace("8000", "0").replace("--data data", f"--data {data}"))
+    beside = Path(sys.executable).with_name("bernoulli")
+    return [str(ROOT / words[0] if (ROOT / words[0]).exists() else beside), *words[1:]]
+
+
 @pytest.fixture(scope="module")
 def transcript(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each of the README's blocks of curl commands prints, run in order in one shell."""
+    """What each of the README's blocks of curl commands prints, run in order in one shell.
+
+    The server is that of the README's command.
+    """
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     folder = tmp_path_factory.mktemp("readme")
     (folder / "docs").symlink_to(ROOT / "docs")
-    with serving(folder / "data") as server:
+    with serving(folder / "data", command=serve_command(folder / "data")) as server:
         script = "printf '\\x1e'\n".join(CURLS).replace(ADDRESS, server.url)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
         )
+        assert server.stop() == 0
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     printed = done.stdout.split("\x1e")
     assert len(printed) == len(CURLS)
@@ -83,24 +98,6 @@ def test_the_answers_shown_are_those_given(transcript: list[str]) -> None:
     real = json.loads(transcript[3][end:])
     assert resembles(prediction, real), real
     assert resembles(problem, json.loads(transcript[4])), transcript[4]
-
-
-@pytest.mark.processes
-def test_the_serve_command_serves(tmp_path: Path) -> None:
-    (line,) = (
-        text.strip() for language, text in BLOCKS if language == "sh" and "bernoulli serve" in text
-    )
-    words = shlex.split(line.replace("8000", "0").replace("--data data", f"--data {tmp_path}/data"))
-    command = [str(ROOT / words[0]) if (ROOT / words[0]).exists() else "bernoulli", *words[1:]]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        assert server.stdout is not None
-        try:
-            assert "http://127.0.0.1:" in server.stdout.readline()
-        finally:
-            server.terminate()
-        assert server.wait(40) == 0
 
 
 def test_every_block_of_commands_is_accounted_for() -> None:

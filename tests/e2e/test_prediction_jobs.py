@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.e2e.servers import Server, csv_of, npz_of, serving, wait_for
+from tests.e2e.servers import Mortal, Server, csv_of, npz_of, wait_for
 from tests.e2e.test_durability import reached
 
 pytestmark = pytest.mark.processes
@@ -46,102 +44,106 @@ def posted(server: Server, dataset: str, model: str, **changes: Any) -> str:
 def result(server: Server, job_id: str) -> dict[str, Any]:
     job = server.finished(job_id)
     assert job["status"] == "succeeded", job
-    made = [d for d in server.client.get("/datasets").json()["data"] if d["job"] is not None]
+    listed = server.client.get("/datasets", params={"limit": 1000}).json()["data"]
+    made = [dataset for dataset in listed if dataset["job"] == job_id]
     assert [dataset["id"] for dataset in made] == [job["result"]["dataset"]]
-    assert made[0]["job"] == job_id
     assert made[0]["rows"] == ROWS
     return dict(made[0])
 
 
-def test_worker_and_server_compute_the_same_numbers(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        dataset, model = prepared(server)
-        job_id = posted(server, dataset, model, num_samples=50)
-        made = result(server, job_id)["id"]
-        asked = {"model": model, "inputs": {"dataset": dataset}, "num_samples": 50, "seed": 5}
-        outputs = server.predict(**asked)["outputs"]
-        answer = server.client.get(
-            f"/datasets/{made}/content", headers={"Accept": "application/json"}
-        )
-        for name in ("mean", "std", "standard_error"):
-            assert [row[name] for row in answer.json()] == [row[0] for row in outputs[name]]
-        for quantile, values in outputs["quantiles"].items():
-            column = [row[f"quantile_{quantile}"] for row in answer.json()]
-            assert column == [row[0] for row in values]
+@pytest.fixture(scope="module")
+def made(server: Server) -> tuple[str, str]:
+    """A data set and a model of it, on the server that is left alone."""
+    return prepared(server)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+def undisturbed(server: Server, made: tuple[str, str]) -> str:
     """The hash of the result of a run that nobody disturbs."""
-    with serving(tmp_path_factory.mktemp("calm") / "data") as server:
-        return str(result(server, posted(server, *prepared(server)))["sha256"])
+    return str(result(server, posted(server, *made))["sha256"])
 
 
-@pytest.mark.parametrize("victim", ["worker", "server"])
+def test_worker_and_server_compute_the_same_numbers(server: Server, made: tuple[str, str]) -> None:
+    dataset, model = made
+    job_id = posted(server, dataset, model, num_samples=50)
+    stored = result(server, job_id)["id"]
+    asked = {"model": model, "inputs": {"dataset": dataset}, "num_samples": 50, "seed": 5}
+    outputs = server.predict(**asked)["outputs"]
+    headers = {"Accept": "application/json"}
+    answer = server.client.get(f"/datasets/{stored}/content", headers=headers)
+    for name in ("mean", "std", "standard_error"):
+        assert [row[name] for row in answer.json()] == [row[0] for row in outputs[name]]
+    for quantile, values in outputs["quantiles"].items():
+        column = [row[f"quantile_{quantile}"] for row in answer.json()]
+        assert column == [row[0] for row in values]
+
+
+def retries(server: Server, job_id: str) -> list[dict[str, Any]]:
+    events = server.client.get(f"/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
+    return [event["data"] for event in events if event["type"] == "retried"]
+
+
 def test_a_killed_prediction_ends_with_one_data_set_of_the_same_bytes(
-    victim: str, tmp_path: Path, undisturbed: str
+    mortal: Mortal, undisturbed: str
 ) -> None:
-    data = tmp_path / "data"
-    with serving(data) as server:
-        job_id = posted(server, *prepared(server))
-        reached(server, job_id, "checkpoint", row=1)
-        if victim == "worker":
-            (pid,) = server.children("worker")
-            os.kill(pid, signal.SIGKILL)
-            assert result(server, job_id)["sha256"] == undisturbed
-        else:
-            server.kill()
-    if victim == "server":
-        with serving(data) as server:
-            assert result(server, job_id)["sha256"] == undisturbed
-            events = server.client.get(f"/jobs/{job_id}/events").json()["data"]
-            (retried,) = [event for event in events if event["type"] == "retried"]
-            assert 0 < retried["data"]["from_row"] <= ROWS
-    assert not list((data / "artifacts" / "parts").glob("*/*"))
+    """The worker is killed, and then the server."""
+    job_id = posted(mortal.server, *prepared(mortal.server))
+    reached(mortal.server, job_id, "checkpoint", row=1)
+    mortal.kill("worker")
+    wait_for(lambda: len(retries(mortal.server, job_id)) == 1)
+    (first,) = retries(mortal.server, job_id)
+    reached(mortal.server, job_id, "checkpoint", row=first["from_row"] + 1)
+    mortal.kill("server")
+    assert result(mortal.server, job_id)["sha256"] == undisturbed
+    _, second = retries(mortal.server, job_id)
+    assert 0 < first["from_row"] < second["from_row"] <= ROWS
+    assert parts(mortal.server) == []
 
 
-def test_sigterm_keeps_the_rows_that_are_done(tmp_path: Path, undisturbed: str) -> None:
-    data = tmp_path / "data"
-    with serving(data) as server:
-        dataset, model = prepared(server)
-        job_id = posted(server, dataset, model, checkpoint_every={"seconds": 600})
+def test_sigterm_keeps_the_rows_that_are_done(mortal: Mortal, undisturbed: str) -> None:
+    dataset, model = prepared(mortal.server)
+    job_id = posted(mortal.server, dataset, model, checkpoint_every={"seconds": 600})
 
-        def begun() -> bool:
-            progress = server.client.get(f"/jobs/{job_id}").json()["progress"]
-            return progress is not None and progress["completed"] > 0
+    def begun() -> bool:
+        progress = mortal.server.client.get(f"/jobs/{job_id}").json()["progress"]
+        return progress is not None and progress["completed"] > 0
 
-        wait_for(begun)
-        assert server.stop() == 0
-    with serving(data) as server:
-        assert result(server, job_id)["sha256"] == undisturbed
-        events = server.client.get(f"/jobs/{job_id}/events").json()["data"]
-        (retried,) = [event for event in events if event["type"] == "retried"]
-        assert retried["data"]["from_row"] > 0
+    wait_for(begun)
+    assert mortal.server.stop() == 0
+    assert result(mortal.server, job_id)["sha256"] == undisturbed
+    (retried,) = retries(mortal.server, job_id)
+    assert retried["from_row"] > 0
 
 
-def test_a_cancelled_prediction_ends_soon_and_leaves_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        job_id = posted(server, *prepared(server), num_samples=1_000_000)
-        reached(server, job_id, "started")
-        assert server.client.post(f"/jobs/{job_id}/cancel").status_code == 202
-        assert server.finished(job_id, timeout=20)["status"] == "cancelled"
-        assert len(server.client.get("/datasets").json()["data"]) == 1
-        assert not list((tmp_path / "data" / "artifacts" / "temporary").iterdir())
+def parts(server: Server) -> list[Path]:
+    """Return the files of unfinished results that are kept."""
+    artifacts = server.data / "artifacts"
+    return [*artifacts.glob("parts/*/*"), *artifacts.glob("temporary/*")]
 
 
-def test_a_limit_ends_a_prediction_within_a_row(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        job_id = posted(server, *prepared(server), num_samples=10_000_000, limits={"seconds": 1})
-        job = server.finished(job_id, timeout=20)
-        assert (job["status"], job["error"]["kind"]) == ("failed", "timeout")
+def test_a_cancelled_prediction_ends_soon_and_leaves_nothing(
+    server: Server, made: tuple[str, str]
+) -> None:
+    job_id = posted(server, *made, num_samples=1_000_000)
+    reached(server, job_id, "started")
+    assert server.client.post(f"/jobs/{job_id}/cancel").status_code == 202
+    assert server.finished(job_id)["status"] == "cancelled"
+    listed = server.client.get("/datasets", params={"limit": 1000}).json()["data"]
+    assert [dataset for dataset in listed if dataset["job"] == job_id] == []
+    assert parts(server) == []
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """Answers for another 3 million rows are 120 MB; the worker may not hold them at any time."""
-    with serving(tmp_path / "data") as server:
-        model = _imported(server)
-        few, many = (_peak_of(server, model, rows) for rows in (1_000_000, 4_000_000))
-        assert many - few < 40 * 2**20
+def test_a_limit_ends_a_prediction_within_a_row(server: Server, made: tuple[str, str]) -> None:
+    job_id = posted(server, *made, num_samples=10_000_000, limits={"seconds": 1})
+    job = server.finished(job_id)
+    assert (job["status"], job["error"]["kind"]) == ("failed", "timeout")
+
+
+def test_memory_does_not_grow_with_the_rows(server: Server) -> None:
+    """Answers for another 2 million rows are 80 MB; the worker may not hold them at any time."""
+    model = _imported(server)
+    few, many = (_peak_of(server, model, rows) for rows in (1_000_000, 3_000_000))
+    assert many - few < 40 * 2**20
 
 
 def _peak_of(server: Server, model: str, rows: int) -> int:
