@@ -120,7 +120,7 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
 ) -> None:
     def fresh() -> Training:
         training = training_of(
-            [None, [6, "tanh"], None], optimizer=optimizer, epochs=3, batch_size=8, **NOISY
+            [None, [6, "tanh"], None], optimizer=optimizer, epochs=2, batch_size=8, **NOISY
         )
         training._steps.block_rows = lambda: 16  # type: ignore[method-assign]
         return training
@@ -153,7 +153,7 @@ ACTIVATIONS = ("relu", "gelu", "silu", "elu", "softplus", "prelu", "lgrelu", "ma
 def test_it_makes_progress_through_every_layer(
     layers: list[Any], x: npt.NDArray[np.float32]
 ) -> None:
-    training = training_of(layers, x=x, optimizer="esgd", epochs=30, batch_size=16)
+    training = training_of(layers, x=x, optimizer="esgd", epochs=15, batch_size=16)
     ends = [event for event in training if isinstance(event, EpochEnd)]
     assert ends[-1].train["loss"] < (1 if x is STEPS else 0.8) * ends[0].train["loss"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -143,7 +144,7 @@ def test_a_run_stopped_at_a_random_step_goes_on_in_another_process_to_the_same_b
 @pytest.mark.parametrize("case", ["adam", "plateau", "layerwise", "learnt rates"])
 def test_a_snapshot_is_what_the_run_was_when_it_was_taken(case: str) -> None:
     run = run_of(case)
-    taken = [(run.state(), run.snapshot()) for _ in events_of(run)]
+    taken = [(run.state(), run.snapshot()) for _ in itertools.islice(events_of(run), 0, None, 3)]
     assert len({state for state, _ in taken}) > 4
     for state, snapshot in taken:  # long after the run has gone on
         assert snapshot.to_bytes() == state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from engine.search_plan import plan_search, refit_spec
 from engine.spec import SearchSpec, TrainSpec
 from engine.variant_run import VariantRun
 from engine.variants import spec_of
+from tests.thoroughness import examples
 
 CPU = torch.device("cpu")
 
@@ -128,15 +130,23 @@ def test_refitting_takes_in_validation_rows_that_are_not_among_the_rows() -> Non
     assert asked.validation is None
 
 
-@settings(max_examples=12, deadline=None)
+def asked_for(halves: bool) -> dict[str, Any]:
+    halving = {"halving": {"factor": 2, "min_epochs": 2}} if halves else {}
+    return {"grid": GRID, "refit": not halves, **halving}
+
+
+@cache
+def undisturbed(halves: bool) -> Search:
+    return finished(search(asked_for(halves)))
+
+
+@settings(max_examples=examples(12, 100), deadline=None)
 @given(stops=st.lists(st.integers(1, 12), max_size=4), halves=st.booleans())
 def test_a_search_stopped_anywhere_ends_as_one_that_nobody_disturbs(
     stops: list[int], halves: bool
 ) -> None:
-    asked: dict[str, Any] = {"grid": GRID, "refit": not halves}
-    if halves:
-        asked["halving"] = {"factor": 2, "min_epochs": 2}
-    calm = finished(search(asked))
+    asked = asked_for(halves)
+    calm = undisturbed(halves)
     run = search(asked)
     told: dict[int, list[str]] = {}
     for stop in stops:

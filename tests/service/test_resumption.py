@@ -142,10 +142,13 @@ def cancelled_after(api: Api, steps: int, spec: dict[str, Any], *, keep: bool) -
     """Queue a job, cancel it after so many of its steps, and return it."""
     given = {"network": NETWORK, "dropout": {"*:out": 0.2}} | spec
     job = api.train(api.upload(TABLE), **given)
-    taken = itertools.count(1)
+    taken = itertools.count(2)
 
     def cancel() -> None:
-        if next(taken) == steps:
+        # A busy machine may take some steps before the first that the log tells of.
+        events = api.get(f"/jobs/{job['id']}/events").json()["data"]
+        has_begun = any(event["type"] == "log" for event in events)
+        if has_begun and next(taken) == steps:
             answer = api.post(f"/jobs/{job['id']}/cancel", json={"keep": keep})
             assert answer.status_code == 202
 
@@ -236,7 +239,7 @@ def test_a_job_whose_loss_became_nan_goes_on_at_a_smaller_rate(
     validation: float | None, rate: float, checkpoint_every: dict[str, int] | None, api: Api
 ) -> None:
     """With a checkpoint at the brink of infinity, or before any."""
-    given = {"network": {"layers": [None, None]}, "epochs": 1000, "batch_size": 40}
+    given = {"network": {"layers": [None, None]}, "epochs": 300, "batch_size": 40}
     job = diverged(
         api,
         api.upload(TABLE),
@@ -247,7 +250,7 @@ def test_a_job_whose_loss_became_nan_goes_on_at_a_smaller_rate(
     )
     rest = resumed(api, job, learning_rate=0.1)
     assert rest["status"] == "succeeded", rest["error"]
-    assert rest["spec"]["epochs"] == 1000
+    assert rest["spec"]["epochs"] == 300
     assert rest["spec"]["optimizer"]["learning_rate"] == 0.1
     assert rest["metrics"]["train"]["loss"] < 2
     events = api.get(f"/jobs/{rest['id']}/events").json()["data"]
