@@ -6,7 +6,6 @@ file does to them, it does to a process that holds nothing: its crash is the fil
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -98,11 +97,7 @@ class Parsers:
         except BaseException:
             _end(process)
             raise
-        # What a bad file may have left behind in the process shall not meet the next one.
-        if "schema" in answer:
-            self._put_back(process)
-        else:
-            _end(process)
+        self._put_back(process)
         return answer
 
     def close(self) -> None:
@@ -123,11 +118,7 @@ class Parsers:
                     return process
                 _end(process)
         command = [sys.executable, "-m", "service.executors.parser_process"]
-        return subprocess.Popen(
-            [*command, "--parent", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _put_back(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:

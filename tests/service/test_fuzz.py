@@ -19,7 +19,7 @@ SETTINGS = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-# Every bad file has a fresh process to be parsed in, which takes a third of a second.
+# Every file has a process of its own.
 FILES = settings(SETTINGS, max_examples=examples(20, 200))
 JSON = {"Content-Type": "application/json"}
 FIELDS = st.sampled_from(

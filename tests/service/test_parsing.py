@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,11 @@ from service.errors import Unavailable
 from service.parsing import Parsers
 from tests.e2e.servers import children_of, wait_for
 
+ASKS = """
+import sys, pathlib
+from service.parsing import Parsers
+Parsers().parse(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1] + "-content"), "text/csv")
+"""
 Running = Callable[[], list[int]]
 
 
@@ -24,6 +31,14 @@ def running() -> Running:
     """Tells the parsers started since the test began; other tests' apps may keep some, too."""
     others = set(_parsers())
     return lambda: [pid for pid in _parsers() if pid not in others]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended, be it that nobody has asked for its end yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _parsers() -> list[int]:
@@ -64,6 +79,33 @@ def test_what_is_wrong_with_a_file_is_told(parsers: Parsers, tmp_path: Path) -> 
     upload.write_text("a,a\n1,2\n")
     with pytest.raises(DataError, match="a"):
         parsers.parse(upload, tmp_path / "content", "text/csv")
+
+
+def test_a_bad_file_costs_no_parser(parsers: Parsers, running: Running, tmp_path: Path) -> None:
+    """Each file has a copy of the parser to itself, which leaves nothing behind."""
+    upload = tmp_path / "upload"
+    upload.write_text("a,b\n1,x\n2,y\n")
+    parsers.parse(upload, tmp_path / "content", "text/csv")
+    (pid,) = running()
+    for _ in range(3):
+        with pytest.raises(DataError):
+            parsers.parse(upload, tmp_path / "content", "application/x-npz")
+    parsers.parse(upload, tmp_path / "content", "text/csv")
+    assert running() == [pid]
+    wait_for(lambda: children_of(pid) == [])
+    assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= 2  # it, and an allocator's
+
+
+def test_a_parser_at_work_ends_with_who_asked_it(tmp_path: Path) -> None:
+    upload = tmp_path / "pipe"
+    os.mkfifo(upload)
+    orphan = subprocess.Popen([sys.executable, "-c", ASKS, str(upload)])
+    wait_for(lambda: any(children_of(pid) for pid in children_of(orphan.pid)))
+    (parser,) = children_of(orphan.pid)
+    at_work = [parser, *children_of(parser)]
+    orphan.kill()
+    orphan.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in at_work))
 
 
 @pytest.mark.parametrize("kills", [(signal.SIGSEGV,), (signal.SIGKILL, signal.SIGKILL)])
@@ -115,7 +157,10 @@ def test_a_parser_that_somebody_kills_does_not_cost_the_upload(
     thread.start()
     wait_for(is_read)
     whole.replace(upload)
-    os.kill(running()[0], signal.SIGKILL)
+    (parser,) = running()
+    at_work = [parser, *children_of(parser)]
+    os.kill(parser, signal.SIGKILL)
+    wait_for(lambda: not any(is_running(pid) for pid in at_work))
     os.close(writers[0])
     thread.join(20)
     assert rows == [2]
