@@ -27,7 +27,7 @@ def model(server: Server) -> str:
 
 def cpu_seconds(server: Server) -> float:
     """Return the processor time of the HTTP process so far."""
-    (pid,) = [p for p in server.children() if p not in server.children("worker")]
+    (pid,) = server.children("http_process")
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
