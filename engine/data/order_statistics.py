@@ -79,8 +79,10 @@ _LARGEST = np.uint64(2**64 - 1)
 
 def _keys(values: Doubles) -> Keys:
     """Return integers in the order of the numbers; both zeros have one."""
-    bits = (np.ascontiguousarray(values) + 0.0).view(np.uint64)
-    keys: Keys = np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    keys: Keys = (np.ascontiguousarray(values) + 0.0).view(np.uint64)
+    turned = (keys.view(np.int64) >> 63).view(np.uint64)  # all bits of what is negative
+    turned |= _SIGN
+    keys ^= turned
     return keys
 
 
