@@ -26,6 +26,7 @@ from service.parsing import Parsers
 from service.predictor import Predictor
 from service.routes import (
     aliases,
+    audit,
     batches,
     calibration,
     datasets,
@@ -45,6 +46,7 @@ from service.scopes import needed_scopes
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.aliases import Aliases
+from service.store.audit import AuditTrail
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
@@ -127,7 +129,7 @@ def create_app(
     problems.install(app)
     # Predictions first: routes are tried in order, and these are the most frequent.
     first = (predictions, batches, ranking, evaluation, datasets, training, jobs, resumption)
-    for part in (*first, models, calibration, feedback, aliases, sharing, health, web):
+    for part in (*first, models, calibration, feedback, aliases, sharing, audit, health, web):
         app.include_router(part.router)
     web.mount(app)
     _describe(app)
@@ -167,6 +169,7 @@ def _state(settings: Settings, database: Database, parsers: Parsers, shutdown: S
         jobs=jobs_store,
         models=models_store,
         aliases=Aliases(database, now),
+        audit=AuditTrail(database),
         feedback=records,
         keys=ApiKeys(database, now),
         idempotency=IdempotencyKeys(database, now),

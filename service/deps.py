@@ -12,10 +12,11 @@ from service.health import Health
 from service.observe.metrics import Metrics
 from service.parsing import Parsers
 from service.predictor import Predictor
-from service.scopes import caller_of, viewer_of
+from service.scopes import actor_of, viewer_of
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.aliases import Aliases
+from service.store.audit import AuditTrail
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.datasets import Datasets
@@ -29,6 +30,7 @@ from service.stored_inputs import StoredData
 __all__ = [
     "AfterQuery",
     "AliasesDep",
+    "AuditTrailDep",
     "BlobsDep",
     "DatasetsDep",
     "ExaminerDep",
@@ -59,6 +61,7 @@ class State(TypedDict):
     jobs: Jobs
     models: Models
     aliases: Aliases
+    audit: AuditTrail
     feedback: Feedback
     keys: ApiKeys
     idempotency: IdempotencyKeys
@@ -100,22 +103,27 @@ async def _blobs(request: Request) -> Blobs:
 
 async def _datasets(request: Request) -> Datasets:
     datasets: Datasets = request.state.datasets
-    return datasets.seen_by(viewer_of(request.scope))
+    return datasets.seen_by(viewer_of(request.scope), actor=actor_of(request.scope))
 
 
 async def _jobs(request: Request) -> Jobs:
     jobs: Jobs = request.state.jobs
-    return jobs.seen_by(viewer_of(request.scope))
+    return jobs.seen_by(viewer_of(request.scope), actor=actor_of(request.scope))
 
 
 async def _models(request: Request) -> Models:
     models: Models = request.state.models
-    return models.seen_by(viewer_of(request.scope))
+    return models.seen_by(viewer_of(request.scope), actor=actor_of(request.scope))
 
 
 async def _aliases(request: Request) -> Aliases:
     aliases: Aliases = request.state.aliases
-    return aliases.seen_by(viewer_of(request.scope))
+    return aliases.seen_by(viewer_of(request.scope), actor=actor_of(request.scope))
+
+
+async def _audit(request: Request) -> AuditTrail:
+    audit: AuditTrail = request.state.audit
+    return audit
 
 
 async def _feedback(request: Request) -> Feedback:
@@ -130,8 +138,7 @@ async def _predictor(request: Request) -> Predictor:
 
 async def _examiner(request: Request) -> Examiner:
     examiner: Examiner = request.state.examiner
-    caller = caller_of(request.scope)
-    return examiner.of_caller(viewer_of(request.scope), None if caller is None else caller.id)
+    return examiner.of_caller(viewer_of(request.scope), actor_of(request.scope))
 
 
 async def _stored(request: Request) -> StoredData:
@@ -145,8 +152,7 @@ async def _parsers(request: Request) -> Parsers:
 
 
 async def _owner(request: Request) -> str | None:
-    caller = caller_of(request.scope)
-    return None if caller is None else caller.id
+    return actor_of(request.scope)
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
@@ -155,6 +161,7 @@ DatasetsDep = Annotated[Datasets, Depends(_datasets)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 ModelsDep = Annotated[Models, Depends(_models)]
 AliasesDep = Annotated[Aliases, Depends(_aliases)]
+AuditTrailDep = Annotated[AuditTrail, Depends(_audit)]
 ParsersDep = Annotated[Parsers, Depends(_parsers)]
 ExaminerDep = Annotated[Examiner, Depends(_examiner)]
 FeedbackDep = Annotated[Feedback, Depends(_feedback)]

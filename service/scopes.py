@@ -12,7 +12,7 @@ from typing import Any
 from service.store.keys import Scope
 from service.store.quotas import NO_QUOTAS, Quotas
 
-__all__ = ["Caller", "caller_of", "is_prediction", "needed_scopes", "viewer_of"]
+__all__ = ["Caller", "actor_of", "caller_of", "is_prediction", "needed_scopes", "viewer_of"]
 
 _ANY: tuple[Scope, ...] = ("predict", "train", "admin")
 _READ: tuple[Scope, ...] = ("predict", "train")
@@ -52,6 +52,12 @@ def caller_of(scope: Mapping[str, Any]) -> Caller | None:
     """Return who made the request of this ASGI scope; None where no key is asked for."""
     caller: Caller | None = scope.get("bernoulli.caller")
     return caller
+
+
+def actor_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the id of the key that the request of this ASGI scope came with; None without keys."""
+    caller = caller_of(scope)
+    return None if caller is None else caller.id
 
 
 def viewer_of(scope: Mapping[str, Any]) -> str | None:

@@ -121,6 +121,10 @@ class Settings(BaseSettings):
     """Days for which the first answer to an Idempotency-Key is given again."""
     keep_idempotency_bytes: Annotated[int, Field(ge=0)] | None = None
     """Most bytes of answers to keys that are older than a day; the oldest go first."""
+    keep_audit_days: Annotated[float, Field(ge=0)] | None = None
+    """Days for which the audit trail's entries are kept; for ever by default."""
+    keep_audit_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of the audit trail; the oldest entries go first."""
     housekeeping_s: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds between two looks for what is past these limits, or has been left behind."""
     max_job_bytes: Annotated[int, Field(ge=1)] | None = None

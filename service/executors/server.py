@@ -78,6 +78,7 @@ def _retention(settings: Settings, database: Database, blobs: Blobs) -> Retentio
         events=Limit(settings.keep_events_days, settings.keep_events_bytes),
         results=Limit(settings.keep_results_days, settings.keep_results_bytes),
         idempotency=Limit(settings.keep_idempotency_days, settings.keep_idempotency_bytes),
+        trail=Limit(settings.keep_audit_days, settings.keep_audit_bytes),
     )
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
-from service.store import tables
+from service.store import audit, tables
 from service.store.database import Clock, Database, Page, new_id, newest_first
 from service.store.models import ALIAS_NAME, Alias, alias_of, find_alias, resolve_model
 from service.store.visibility import refuse_foreign, seen
@@ -37,13 +37,15 @@ class Aliases:
         self._database = database
         self._clock = clock
         self._viewer: str | None = None
+        self._actor: str | None = None
 
-    def seen_by(self, viewer: str | None) -> Aliases:
-        """What the key `viewer` sees of the aliases; all for None."""
-        if viewer is None:
+    def seen_by(self, viewer: str | None, *, actor: str | None = None) -> Aliases:
+        """What the key `viewer` sees of the aliases, all for None; `actor` is who changes any."""
+        if viewer is None and actor is None:
             return self
         view = copy.copy(self)
         view._viewer = viewer
+        view._actor = actor
         return view
 
     def get(self, name: str) -> Alias:
@@ -134,6 +136,7 @@ class Aliases:
                 moved_at=now if is_move or old is None else old.moved_at,
             )
             _store(connection, alias, is_new=old is None)
+            self._record(connection, now, old, alias)
         return alias, old is None
 
     def delete(self, name: str, *, if_match: str | None = None) -> None:
@@ -145,8 +148,23 @@ class Aliases:
                 raise NotFound(f"no alias is named {name[:80]!r}")
             refuse_foreign(old.owner, self._viewer, f"alias {name!r}")
             _check_match(name, old, if_match)
-            _record_move(connection, name, None, self._clock())
+            now = self._clock()
+            _record_move(connection, name, None, now)
             connection.execute(sa.delete(ALIASES).where(ALIASES.c.name == name))
+            audit.record(connection, now, self._actor, "deleted", name, model=old.model)
+
+    def _record(
+        self, connection: sa.Connection, now: datetime, old: Alias | None, new: Alias
+    ) -> None:
+        """Add to the audit trail what became of an alias."""
+        if old is None:
+            audit.record(connection, now, self._actor, "created", new.name, model=new.model)
+        elif old.model != new.model:
+            told = {"model": new.model, "before": old.model}
+            audit.record(connection, now, self._actor, "moved", new.name, **told)
+        if new.shared != (old is not None and old.shared):
+            action: audit.Action = "shared" if new.shared else "unshared"
+            audit.record(connection, now, self._actor, action, new.name)
 
     def _own(self, connection: sa.Connection, name: str) -> Alias | None:
         """The alias of this name that the viewer may move; None where the name is free.

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import NotFound
-from service.store import tables
+from service.store import audit, tables
 from service.store.blobs import Blobs
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.idempotency import Remember
@@ -74,6 +74,7 @@ class StagedDataset:
         row = {**vars(dataset), "job_id": job}
         del row["job"]
         connection.execute(sa.insert(DATASETS).values(row))
+        audit.record(connection, now, dataset.owner, "created", self.id, job=job)
         if self._blobs.exists(dataset.blob):
             self._content.unlink()
         else:
@@ -106,13 +107,15 @@ class Datasets:
         self._blobs = blobs
         self._quotas = quotas
         self._viewer: str | None = None
+        self._actor: str | None = None
 
-    def seen_by(self, viewer: str | None) -> Datasets:
-        """What the key `viewer` sees of the data sets; all for None."""
-        if viewer is None:
+    def seen_by(self, viewer: str | None, *, actor: str | None = None) -> Datasets:
+        """What the key `viewer` sees of the data sets, all for None; `actor` is who changes any."""
+        if viewer is None and actor is None:
             return self
         view = copy.copy(self)
         view._viewer = viewer
+        view._actor = actor
         return view
 
     def create(
@@ -174,12 +177,16 @@ class Datasets:
             column = tables.job_datasets.c.dataset_id
             refuse_needed(connection, column, dataset_id, "data set", viewer=self._viewer)
             connection.execute(sa.delete(DATASETS).where(DATASETS.c.id == dataset_id))
+            audit.record(connection, self._clock(), self._actor, "deleted", dataset_id)
         drop_unused(self._database, self._blobs, dataset.blob)
 
     def share(self, dataset_id: str, shared: bool) -> Dataset:
         """Have every key see the data set, or its own alone."""
         with self._database.write() as connection:
-            self._own(connection, dataset_id)
+            before = self._own(connection, dataset_id)
+            if before.shared != shared:
+                action: audit.Action = "shared" if shared else "unshared"
+                audit.record(connection, self._clock(), self._actor, action, dataset_id)
             change = sa.update(DATASETS).where(DATASETS.c.id == dataset_id)
             row = connection.execute(change.values(shared=shared).returning(DATASETS)).one()
         return _dataset_of(row)

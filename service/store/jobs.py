@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import Conflict, NotFound, QueueFull
-from service.store import claims, lifecycle, tables
+from service.store import audit, claims, lifecycle, tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.datasets import StagedDataset
 from service.store.events import read_epochs, read_events
@@ -68,13 +68,15 @@ class Jobs:
         self._max_waiting = max_waiting
         self._quotas = quotas
         self._viewer: str | None = None
+        self._actor: str | None = None
 
-    def seen_by(self, viewer: str | None) -> Jobs:
-        """What the key `viewer` sees of the jobs; all for None."""
-        if viewer is None:
+    def seen_by(self, viewer: str | None, *, actor: str | None = None) -> Jobs:
+        """What the key `viewer` sees of the jobs, all for None; `actor` is who changes any."""
+        if viewer is None and actor is None:
             return self
         view = copy.copy(self)
         view._viewer = viewer
+        view._actor = actor
         return view
 
     # What callers ask
@@ -102,6 +104,7 @@ class Jobs:
             inserted = connection.execute(sa.insert(JOBS).values(row).returning(JOBS)).one()
             need_datasets(connection, inserted.id, new.datasets, viewer=self._viewer)
             need_models(connection, inserted.id, new.models, viewer=self._viewer)
+            audit.record(connection, now, new.owner, "created", inserted.id, kind=new.kind)
             job = lifecycle.write(connection, job_of(inserted), now, [("queued", {})])
             if remember is not None:
                 remember.store(connection, job, now)
@@ -151,6 +154,8 @@ class Jobs:
         now = self._clock()
         with self._database.write() as connection:
             job = lifecycle.locked_job(connection, job_id, viewer=self._viewer)
+            if job.status in (Status.QUEUED, Status.RUNNING):
+                audit.record(connection, now, self._actor, "cancelled", job_id)
             if job.status is Status.QUEUED:
                 return lifecycle.end(connection, job, Status.CANCELLED, now)
             if job.status is Status.RUNNING or (
@@ -178,12 +183,16 @@ class Jobs:
             if not job.terminal:
                 raise Conflict(f"job {job_id} is {job.status}; cancel it or wait for its end first")
             connection.execute(sa.delete(JOBS).where(JOBS.c.id == job_id))
+            audit.record(connection, self._clock(), self._actor, "deleted", job_id)
         return job
 
     def share(self, job_id: str, shared: bool) -> Job:
         """Have every key see the job and, once it has ended, what it leaves; or its own alone."""
         with self._database.write() as connection:
-            lifecycle.locked_job(connection, job_id, viewer=self._viewer)
+            before = lifecycle.locked_job(connection, job_id, viewer=self._viewer)
+            if before.shared != shared:
+                action: audit.Action = "shared" if shared else "unshared"
+                audit.record(connection, self._clock(), self._actor, action, job_id)
             change = sa.update(JOBS).where(JOBS.c.id == job_id).values(shared=shared)
             return job_of(connection.execute(change.returning(JOBS)).one())
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from service.errors import Invalid, NotFound
-from service.store import tables
+from service.store import audit, tables
 from service.store.database import Clock, Database, is_id, new_id, plain_text
 from service.store.quotas import NO_QUOTAS, Quotas
 
@@ -85,6 +85,8 @@ class ApiKeys:
         row = {**vars(key), "sha256": _hash(secret), "quotas": quotas.given() or None}
         with self._database.write() as connection:
             connection.execute(sa.insert(KEYS).values(row))
+            told = {"scopes": list(key.scopes)}
+            audit.record(connection, now, audit.COMMAND_LINE, "created", key.id, **told)
         return key, secret
 
     def verify(self, secret: str) -> ApiKey | None:
@@ -136,6 +138,8 @@ class ApiKeys:
                 raise NotFound(f"no API key has the id {key_id[:80]!r}")
             change = sa.update(KEYS).where(KEYS.c.id == key_id)
             revoked_at = row.revoked_at or self._clock()
+            if row.revoked_at is None:
+                audit.record(connection, revoked_at, audit.COMMAND_LINE, "revoked", key_id)
             revoked = connection.execute(change.values(revoked_at=revoked_at).returning(KEYS)).one()
         return _key_of(revoked)
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import Conflict, NotFound
-from service.store import tables
+from service.store import audit, tables
 from service.store.database import Clock, Database, Page, is_id, newest_first, plain_text
 from service.store.idempotency import Remember
 from service.store.needs import refuse_needed
@@ -112,13 +112,15 @@ class Models:
         self._finding = threading.Lock()
         self._found = _Found()
         self._viewer: str | None = None
+        self._actor: str | None = None
 
-    def seen_by(self, viewer: str | None) -> Models:
-        """What the key `viewer` sees of the models; all for None."""
-        if viewer is None:
+    def seen_by(self, viewer: str | None, *, actor: str | None = None) -> Models:
+        """What the key `viewer` sees of the models, all for None; `actor` is who changes any."""
+        if viewer is None and actor is None:
             return self
         view = copy.copy(self)
         view._viewer = viewer
+        view._actor = actor
         return view
 
     def create(self, new: NewModelRow, *, remember: Remember[Model] | None = None) -> Model:
@@ -182,6 +184,7 @@ class Models:
             column = tables.job_models.c.model_id
             refuse_needed(connection, column, model_id, "model", viewer=self._viewer)
             connection.execute(sa.delete(MODELS).where(MODELS.c.id == model_id))
+            audit.record(connection, self._clock(), self._actor, "deleted", model_id)
         return model
 
     def share(self, model_id: str, shared: bool) -> Model:
@@ -190,9 +193,12 @@ class Models:
         Conflict where it is no longer to be shared and an alias that is points at it.
         """
         with self._database.write() as connection:
-            self._own(connection, model_id)
+            before = self._own(connection, model_id)
             if not shared:
                 self._refuse_named(connection, model_id, ALIASES.c.shared)
+            if before.shared != shared:
+                action: audit.Action = "shared" if shared else "unshared"
+                audit.record(connection, self._clock(), self._actor, action, model_id)
             change = sa.update(MODELS).where(MODELS.c.id == model_id).values(shared=shared)
             return _model_of(connection.execute(change.returning(MODELS)).one())
 
@@ -235,6 +241,7 @@ def insert_model(
     row = {**vars(model), "job_id": job_id}
     del row["job"]
     connection.execute(sa.insert(MODELS).values(row))
+    audit.record(connection, now, new.owner, "created", new.id, job=job_id)
     return model
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from service.errors import Conflict, NotFound
-from service.store import tables
+from service.store import audit, tables
 from service.store.blobs import Blobs
 from service.store.database import Clock, Database
 from service.store.datasets import Datasets
@@ -22,6 +22,9 @@ from service.store.idempotency import PROMISED
 __all__ = ["Kept", "Limit", "Retention"]
 
 JOBS, EVENTS, KEYS = tables.jobs, tables.events, tables.idempotency_keys
+AUDIT = tables.audit
+_ENTRY_BYTES = 200
+"""About what an entry of the audit trail takes beside its details."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,21 @@ class Retention:
         events: Limit = Limit(),
         results: Limit = Limit(),
         idempotency: Limit = Limit(),
+        trail: Limit = Limit(),
     ) -> None:
         """`checkpoints` and `events` are those of jobs that have ended; `results` are data sets
-        that jobs have left; answers to `idempotency` keys are kept as long as is promised."""
+        that jobs have left; answers to `idempotency` keys are kept as long as is promised; `trail`
+        is that of the audit trail's entries."""
         self._database = database
         self._blobs = blobs
-        self._datasets = datasets
+        self._datasets = datasets.seen_by(None, actor=audit.RETENTION)
         self._clock = clock
         kinds: Sequence[tuple[str, Limit, Callable[[], list[Kept]], Callable[[str], bool]]] = (
             ("checkpoints", checkpoints, self._checkpoints, self._drop_checkpoint),
             ("events", events, self._events, self._drop_events),
             ("results", results, self._results, self._drop_result),
             ("idempotency_keys", idempotency, self._keys, self._drop_key),
+            ("audit", trail, self._trail, self._drop_entry),
         )
         self._kinds = kinds
 
@@ -149,6 +155,16 @@ class Retention:
             self._datasets.delete(dataset_id)
             return True
         return False
+
+    def _trail(self) -> list[Kept]:
+        size = sa.func.length(sa.cast(AUDIT.c.details, sa.Text)) + _ENTRY_BYTES
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(AUDIT.c.id, AUDIT.c.at, size)).all()
+        return [Kept(*row) for row in rows]
+
+    def _drop_entry(self, entry: str) -> bool:
+        with self._database.write() as connection:
+            return connection.execute(sa.delete(AUDIT).where(AUDIT.c.id == entry)).rowcount > 0
 
     def _keys(self) -> list[Kept]:
         """Only what is older than anybody was promised."""

@@ -16,6 +16,7 @@ __all__ = [
     "alias_moves",
     "aliases",
     "api_keys",
+    "audit",
     "datasets",
     "events",
     "feedback",
@@ -262,6 +263,20 @@ idempotency_keys = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("idempotency_keys_by_age", "created_at"),
+)
+
+# No foreign keys: what an entry tells of may be gone.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("object", sa.String(64), nullable=False),
+    sa.Column("details", Json, nullable=False),
+    sa.Index("audit_by_object", "object"),
+    sa.Index("audit_by_age", "at"),
 )
 
 api_keys = sa.Table(
