@@ -137,7 +137,8 @@ def test_what_was_acknowledged_is_there_after_a_kill(mortal: Mortal) -> None:
     body = {"dataset": dataset, "network": {"layers": [None, 5, None]}}
     first = server.client.post("/train", json=body, headers=key)
     jobs = [job["id"] for job in server.client.get("/jobs").json()["data"]]
-    assert len(server.processes()) == 4  # the server, HTTP, the worker, and what parses uploads
+    # The supervisor, what its children are copies of, HTTP, the worker, and what parses uploads.
+    assert len(server.processes()) == 5
     assert server.client.post(f"/jobs/{endless}/cancel").status_code == 202
     mortal.kill("server")
     server = mortal.server
