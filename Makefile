@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills paper heads coverage pictures serve audit clean
+.PHONY: help setup demo test check format openapi docs soak kills fuzz paper heads coverage pictures serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -71,6 +71,9 @@ soak: $(READY) ## 200 clients for a minute, each answer compared with its lone t
 
 kills: $(READY) ## Kill one job 20 times, and a search in each phase; compare them with those left alone
 	$(BIN)/python -m pytest tests/e2e -k again_and_again --kills=20 $(ARGS)
+
+fuzz: $(READY) ## 100 000 requests at random, each answer looked at; ARGS="--cases 5000 --seed 7"
+	$(BIN)/python -W ignore -m bench.fuzz $(ARGS)
 
 DATA ?= data/uci
 

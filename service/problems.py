@@ -158,6 +158,10 @@ def _methods(request: Request, of_route: str) -> list[str]:
     return sorted(documented or of_route.split(", "))
 
 
+_POINTER = 200
+"""Characters of a pointer that are repeated in the sentence for people."""
+
+
 def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = list(error.errors())
@@ -168,7 +172,8 @@ def _of_validation(request: Request, error: Exception) -> Response:
             _request_id(request), 400, "malformed", "The request cannot be read", detail
         )
     listed = located(found, error.body)
-    detail = "; ".join(f"{item['pointer']}: {item['detail']}" for item in listed[:5])
+    # A pointer is as long as the names that were sent; to read it, its beginning is enough.
+    detail = "; ".join(f"{item['pointer']:.{_POINTER}}: {item['detail']}" for item in listed[:5])
     return problem_response(
         _request_id(request),
         422,

@@ -155,3 +155,12 @@ def test_a_missing_data_set_is_pointed_at(shared: Api) -> None:
     assert_problem(answer, 404, "#/dataset")
     body = {"dataset": shared.upload(), "network": network, "validation": {"dataset": "ds_y"}}
     assert_problem(shared.post("/train", json=body), 404, "#/validation/dataset")
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_long_name_is_pointed_at_and_not_repeated(shared: Api, path: str) -> None:
+    name = "a" * 70_000
+    answer = shared.post(path, json={name: 1})
+    problem = assert_problem(answer, 422)
+    assert f"#/{name}" in {error["pointer"] for error in problem["errors"]}
+    assert len(problem["detail"]) < 2000
