@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills fuzz paper heads coverage pictures serve audit clean
+.PHONY: help setup demo test check format openapi docs soak kills fuzz chaos paper heads coverage pictures serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -74,6 +74,9 @@ kills: $(READY) ## Kill one job 20 times, and a search in each phase; compare th
 
 fuzz: $(READY) ## 100 000 requests at random, each answer looked at; ARGS="--cases 5000 --seed 7"
 	$(BIN)/python -W ignore -m bench.fuzz $(ARGS)
+
+chaos: $(READY) ## Ten minutes of mixed load under kills at any instant; ARGS="--minutes 2" is shorter
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 DATA ?= data/uci
 

@@ -1,0 +1,1 @@
+"""Kills at any instant under mixed load, and what is left of it."""
