@@ -41,7 +41,7 @@ PUBLISHED = {
 }
 """RMSE and log-likelihood, each with its standard error."""
 PASSES = 10_000
-_HIDDEN = 50
+HIDDEN = 50
 _ROWS_AT_ONCE = 50  # of a prediction whose samples come back
 _WAIT_S = 60
 
@@ -85,12 +85,16 @@ def stored(client: Client, folder: Path, name: str) -> Problem:
     return Problem(name=name, dataset=dataset, y=y, described=described)
 
 
+def glorot(problem: Problem) -> float:
+    """Return the deviation of Glorot & Bengio (2010), as the published weights begin."""
+    return math.sqrt(2 / (len(problem.described["features"]) + HIDDEN))
+
+
 def request_of(problem: Problem, split: dict[str, list[int]], epochs: int, seed: int) -> Any:
     """Return the job of one split: a search, and the best pair once more on all rows."""
     train = split["train"]
     held_out = train[len(train) - len(train) // 5 :]
-    # The published runs begin with the weights of Glorot & Bengio, rectifiers or not.
-    std = math.sqrt(2 / (len(problem.described["features"]) + _HIDDEN))
+    std = glorot(problem)
     count = len(train) - len(held_out)
     variants = [
         {
@@ -107,7 +111,7 @@ def request_of(problem: Problem, split: dict[str, list[int]], epochs: int, seed:
         "targets": [problem.described["target"]],
         "rows": train,
         "validation": {"rows": held_out},
-        "network": {"layers": [None, {"size": _HIDDEN, "activation": "relu", "std": std}, None]},
+        "network": {"layers": [None, {"size": HIDDEN, "activation": "relu", "std": std}, None]},
         "regularizers": [{"form": "weight_l2", "weight": 1e-6, "reduction": "sum"}],
         "optimizer": {"form": "adam"},
         "epochs": epochs,
