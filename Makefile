@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak kills fuzz chaos paper heads coverage pictures serve audit clean
+.PHONY: help setup demo test check format openapi docs soak load kills fuzz chaos paper heads coverage pictures serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -68,6 +68,9 @@ docs: $(READY) ## Write the tables of docs/theanets.md from tests/theanets/rows.
 
 soak: $(READY) ## 200 clients for a minute, each answer compared with its lone twin
 	$(BIN)/python -m bench.soak $(ARGS)
+
+load: $(READY) ## A mixed load for ten minutes: rates, times, memory; ARGS="--minutes 2" is shorter
+	$(BIN)/python -m bench.load $(ARGS)
 
 kills: $(READY) ## Kill one job 20 times, and a search in each phase; compare them with those left alone
 	$(BIN)/python -m pytest tests/e2e -k again_and_again --kills=20 $(ARGS)
