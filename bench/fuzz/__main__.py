@@ -1,7 +1,7 @@
 """Requests at random, each answer looked at: ``python -m bench.fuzz --cases 100000 --seed 1``.
 
-The app runs in this process, on a data folder in memory where there is one. Four parts take turns:
-requests made by schemathesis from the OpenAPI document, requests near valid ones made by
+The app runs in a process of its own, on a data folder in memory where there is one. Four parts take
+turns: requests made by schemathesis from the OpenAPI document, requests near valid ones made by
 hypothesis, damaged and crafted files, and files of the app's own store that are damaged behind its
 back. Files are parsed in processes apart, as the service does; a share of them goes to a real
 server as well.
@@ -21,10 +21,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.fuzz import documented, live, near, raw, stored
-from bench.fuzz.figures import Figures, resident_mib
+from bench.fuzz.figures import Figures
 from bench.fuzz.subject import Subject, running
 from bench.fuzz.world import build
-from service.parsing import Parsers
 
 SHARES = {documented.PART: 0.15, near.PART: 0.3, raw.PART: 0.52, stored.PART: 0.02, live.PART: 0.01}
 ROUNDS = 40
@@ -46,12 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         started = time.monotonic()
-        parsers = Parsers()
-        try:
-            with running(Path(folder) / "data", parsers) as subject:
-                _run(subject, figures, given.cases, given.seed, chosen, console)
-        finally:
-            parsers.close()
+        with running(Path(folder) / "data") as subject:
+            _run(subject, figures, given.cases, given.seed, chosen, console)
         if live.PART in chosen:
             live.run(round(given.cases * SHARES[live.PART]), given.seed, figures)
     _tell(figures, time.monotonic() - started, console)
@@ -82,11 +77,12 @@ def _run(
         by_hypothesis.run(counts[near.PART], draw)
         by_bytes.run(counts[raw.PART])
         on_disk.run(counts[stored.PART])
-        figures.measure()
-        at, ours, theirs = figures.memory[-1]
+        subject.collect()
+        figures.measure(subject.pid)
+        held = figures.memory[-1]
         console.print(
-            f"round {turn + 1} of {ROUNDS}: {at} cases, {len(figures.failures)} failures, "
-            f"{ours:.0f} MiB, parsers {theirs:.0f} MiB"
+            f"round {turn + 1} of {ROUNDS}: {held.cases} cases, {len(figures.failures)} failures; "
+            f"MiB: app {held.app:.0f}, parsers {held.parsers:.0f}, this process {held.ours:.0f}"
         )
 
 
@@ -103,9 +99,9 @@ def _tell(figures: Figures, seconds: float, console: Console) -> None:
     )
     for failure in figures.failures:
         console.print(f"  {failure.part}: {failure.what}\n    {failure.file}")
+    half, end = figures.memory[len(figures.memory) // 2], figures.memory[-1]
     console.print(
-        f"memory: {figures.memory[len(figures.memory) // 2][1]:.0f} MiB after half of the cases, "
-        f"{figures.memory[-1][1]:.0f} MiB at the end, {resident_mib(field='VmHWM'):.0f} at most; "
+        f"memory of the app: {half.app:.0f} MiB after half of the cases, {end.app:.0f} at the end; "
         f"{figures.growth():+.2f} MiB in 10 000 cases of the second half"
     )
 

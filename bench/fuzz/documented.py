@@ -16,7 +16,8 @@ from schemathesis.specs.openapi import checks
 
 from bench.fuzz.exploration import explore
 from bench.fuzz.figures import Figures
-from bench.fuzz.subject import Answer, Request, Subject
+from bench.fuzz.requests import Answer, Request
+from bench.fuzz.subject import Subject
 from bench.fuzz.verdict import faults
 from bench.fuzz.world import World
 
@@ -42,7 +43,7 @@ class Documented:
         self._subject = subject
         self._world = world
         self._figures = figures
-        self._turns = self._strategies(subject.app.openapi())
+        self._turns = self._strategies(subject.document())
         self._turn = 0
 
     def _strategies(self, document: dict[str, Any]) -> list[st.SearchStrategy[Any]]:

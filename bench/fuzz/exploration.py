@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from bench.fuzz.figures import Figures
-from bench.fuzz.subject import Answer, Request, Subject
+from bench.fuzz.requests import Answer, Request
+from bench.fuzz.subject import Subject
 from bench.fuzz.verdict import faults
 
 __all__ = ["Check", "explore", "judge"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.fuzz.subject import Answer, Request
+from bench.fuzz.requests import Answer, Request
 from bench.processes import processes
 
 __all__ = ["Failure", "Figures", "resident_mib"]
@@ -27,6 +27,16 @@ class Failure:
     file: Path
 
 
+@dataclass(frozen=True)
+class Memory:
+    """MiB after so many cases: of the app, of what parses for it, and of who asks them."""
+
+    cases: int
+    app: float
+    parsers: float
+    ours: float
+
+
 @dataclass
 class Figures:
     """Of all parts together; `folder` is where failing cases go."""
@@ -38,8 +48,7 @@ class Figures:
     failures: list[Failure] = field(default_factory=list)
     repeats: Counter[str] = field(default_factory=Counter)
     """How often each failure was seen again."""
-    memory: list[tuple[int, float, float]] = field(default_factory=list)
-    """After so many cases: MiB of this process, and of those that parse for it."""
+    memory: list[Memory] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -71,19 +80,20 @@ class Figures:
         file.with_suffix(".txt").write_text("\n".join(told))
         self.failures.append(Failure(part, what, file))
 
-    def measure(self) -> None:
-        """Note how much memory this process and its parsers hold now."""
+    def measure(self, app: int) -> None:
+        """Note how much memory the processes hold now; `app` is the number of the app's."""
         gc.collect()
         parsers = [process for process, command in processes().items() if "parser" in command]
-        self.memory.append((self.total, resident_mib(), sum(map(resident_mib, parsers))))
+        parsing = sum(map(resident_mib, parsers))
+        self.memory.append(Memory(self.total, resident_mib(app), parsing, resident_mib()))
 
     def growth(self) -> float:
-        """Return MiB that were added in 10 000 cases, by a line through the second half."""
+        """Return MiB that the app has added in 10 000 cases, by a line through the second half."""
         later = self.memory[len(self.memory) // 2 :]
         if len(later) < 3:
             return 0.0
-        cases, ours = np.array([(at, mib) for at, mib, _ in later], dtype=float).T
-        return float(np.polyfit(cases, ours, 1)[0] * 10_000)
+        cases, app = np.array([(memory.cases, memory.app) for memory in later], dtype=float).T
+        return float(np.polyfit(cases, app, 1)[0] * 10_000)
 
 
 def _key(part: str, request: Request, what: str) -> str:

@@ -11,7 +11,7 @@ from bench.demo.server import serving
 from bench.fuzz.figures import Figures
 from bench.fuzz.files import sound
 from bench.fuzz.raw import uploads
-from bench.fuzz.subject import Answer
+from bench.fuzz.requests import Answer
 from bench.fuzz.verdict import faults
 
 __all__ = ["PART", "run"]

@@ -9,7 +9,8 @@ from typing import Any
 from bench.fuzz.exploration import explore
 from bench.fuzz.figures import Figures
 from bench.fuzz.mutation import encoded, mutated
-from bench.fuzz.subject import Answer, Request, Subject
+from bench.fuzz.requests import Answer, Request
+from bench.fuzz.subject import Subject
 from bench.fuzz.verdict import faults
 from bench.fuzz.world import World
 
@@ -35,7 +36,7 @@ class Near:
         self._subject = subject
         self._world = world
         self._figures = figures
-        schemas = subject.app.openapi()["components"]["schemas"]
+        schemas = subject.document()["components"]["schemas"]
         self._turns = [
             (
                 route.path,

@@ -13,7 +13,8 @@ import pyarrow as pa
 from bench.fuzz.damage import damaged
 from bench.fuzz.figures import Figures
 from bench.fuzz.files import CRAFTED, JSON, STREAM, sound
-from bench.fuzz.subject import Request, Subject
+from bench.fuzz.requests import Request
+from bench.fuzz.subject import Subject
 from bench.fuzz.verdict import faults
 from bench.fuzz.world import World
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bench.fuzz.damage import damaged
 from bench.fuzz.figures import Figures
-from bench.fuzz.subject import Answer, Request, Subject
+from bench.fuzz.requests import Answer, Request
+from bench.fuzz.subject import Subject
 from bench.fuzz.verdict import faults
 from bench.fuzz.world import World
 
@@ -24,23 +25,20 @@ class Stored:
         self._subject = subject
         self._figures = figures
         self._chance = random.Random(f"{seed}-artifacts")
-        root = subject.settings.artifacts_path
         # Copies that no other part knows, and so none deletes.
         model, regressor = (
             _copied(subject, f"/models/{world.models[name]}/bundle", "/models")
             for name in ("sequence", "regressor")
         )
         dataset = _copied(subject, f"/datasets/{world.datasets['fresh']}/content", "/datasets")
-        weights = next((root / "models" / model).iterdir())
-        blob = subject.state["datasets"].get(dataset).blob
         self._asked: list[tuple[Path, list[Request]]] = [
-            (weights, [
+            (subject.weights_of(model), [
                 Request("GET", f"/models/{model}/weights"),
                 Request("GET", f"/models/{model}/bundle"),
                 Request.json("/predict", {"model": model, "inputs": [[[0.1, 0.2, 0.3]] * 5],
                 "seed": 1}),
             ]),
-            (root / blob, [
+            (subject.content_of(dataset), [
                 Request("GET", f"/datasets/{dataset}/content"),
                 Request("GET", f"/datasets/{dataset}/preview"),
                 Request.json("/predict", {"model": regressor, "num_samples": 2,

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from bench.fuzz.subject import HANG_S, Answer, Request
+from bench.fuzz.requests import HANG_S, Answer, Request
 
 __all__ = ["faults"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.fuzz.subject import Request, Subject
+from bench.fuzz.requests import Request
+from bench.fuzz.subject import Subject
 
 __all__ = ["World", "build"]
 
