@@ -103,9 +103,9 @@ def _disturb(server: Server, calm: Calm, seen: Seen, given: argparse.Namespace) 
     while (left := end - time.monotonic()) > 0 or seen.kills.total() < given.kills:
         pause = max(left, 1.0) / max(1, given.kills - seen.kills.total())
         time.sleep(min(chance.uniform(0, 2 * pause), max(left, 1.0)))
-        (role,) = chance.choices(ROLES, WEIGHTS)
-        if seen.kills.total() < given.kills and server.kill(role, chance):
-            seen.kills[role] += 1
+        if seen.kills.total() < given.kills:
+            (role,) = chance.choices(ROLES, WEIGHTS)
+            _kill(server, role, chance, seen)
         server.keep()
     seconds = time.monotonic() - began
     stop.set()
@@ -114,6 +114,14 @@ def _disturb(server: Server, calm: Calm, seen: Seen, given: argparse.Namespace) 
             server.keep()
             thread.join(1)
     return seconds
+
+
+def _kill(server: Server, role: str, chance: random.Random, seen: Seen) -> None:
+    """Kill one of a role as soon as there is one: others are not killed more often for its sake."""
+    while not server.kill(role, chance):
+        server.keep()
+        time.sleep(0.05)
+    seen.kills[role] += 1
 
 
 def _ask(act: Act, url: str, calm: Calm, seen: Seen, seed: int, stop: threading.Event) -> None:
