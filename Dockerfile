@@ -16,7 +16,7 @@ RUN python -m venv /opt/bernoulli \
     && pip install --index-url "$TORCH_INDEX" torch==2.13.0
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], sep="\n")' > requirements.txt \
     && pip install --requirement requirements.txt
 COPY engine engine
 COPY service service

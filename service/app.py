@@ -22,6 +22,7 @@ from service.deps import State, now
 from service.examiner import Examiner
 from service.health import Health
 from service.observe.metrics import Metrics, MetricsMiddleware
+from service.observe.traces import name_request, telemetry
 from service.parsing import Parsers
 from service.predictor import Predictor
 from service.routes import (
@@ -117,6 +118,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=telemetry(),
         middleware=[
             Middleware(_RequestIdMiddleware),
             Middleware(_HeadMiddleware),
@@ -202,6 +204,7 @@ class _RequestIdMiddleware:
             return
         request_id = f"{self._ids.getrandbits(64):016x}"
         scope["bernoulli.request_id"] = request_id
+        name_request(scope, request_id)
         name = request_id.encode()
 
         async def named(message: Message) -> None:

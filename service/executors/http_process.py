@@ -19,6 +19,7 @@ import uvicorn
 from service.app import create_app
 from service.executors.connections import ConnectionLimits, guarded
 from service.observe.logs import configure_logs
+from service.observe.traces import SERVICE_NAME
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.blobs import Blobs
@@ -80,6 +81,7 @@ def serve(pipe: int, listener: int) -> None:
     """Answer at this socket until told to stop, with one sign in `pipe` once it does."""
     settings = Settings()
     configure_logs(settings.log_level, process="http")
+    os.environ.setdefault("OTEL_SERVICE_NAME", SERVICE_NAME)
     shutdown = Shutdown()
     limits = ConnectionLimits(
         max_connections=_connections(settings.max_connections),

@@ -21,6 +21,7 @@ from service.arrow_requests import read_arrow_request
 from service.bodies import StrictRoute, media_type_of, parse_json, read_as, validated
 from service.deps import State
 from service.errors import Invalid, NotAcceptable
+from service.observe.traces import name_route
 from service.predictor import Predictor
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
@@ -216,6 +217,7 @@ class Shortcut:
             await self._app(scope, _again(message, receive), send)
             return
         scope["route"] = self._route
+        name_route(scope, "/predict")
         length = str(len(answer)).encode()
         headers = [(b"content-length", length), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
