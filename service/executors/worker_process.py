@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service import tasks
+from service.errors import ServiceError
 from service.observe.logs import configure_logs
 from service.settings import Settings
 from service.store.blobs import Blobs
@@ -25,6 +26,8 @@ from service.worker import Worker
 
 IDLE_S = (0.01, 0.05)
 """How long an idle worker waits before it looks again, at first and at most."""
+_LOOK_S = 1.0
+"""After so long an idle worker looks even if nothing has changed: leases run out by themselves."""
 _SIGN_S = 0.25
 """How often the supervisor is told at most: each sign wakes it, on a core that a job could use."""
 _OOM_SCORE = "500"
@@ -71,14 +74,41 @@ def serve(pipe: int, *, name: str) -> None:
     )
     signs.warm()
     idle_s = IDLE_S[0]
+    news = _News(database)
     while not stop.is_set():
-        if worker.work_once():
+        if news.there_may_be() and worker.work_once():
             idle_s = IDLE_S[0]
+            news.forget()
         else:
             stop.wait(idle_s)
             idle_s = min(idle_s * 1.2, IDLE_S[1])
         signs.alive()
     database.close()
+
+
+class _News:
+    """Whether an idle worker has to look: it takes 2 ms, and that nothing has changed 10 us."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.forget()
+
+    def forget(self) -> None:
+        """Have the next look be one."""
+        self._seen: int | None = None
+        self._looked_at = float("-inf")
+
+    def there_may_be(self) -> bool:
+        """Whether anything has changed since this was last so, or it is a while ago."""
+        now = time.monotonic()
+        try:
+            version = self._database.version()
+        except ServiceError:  # the look meets it, too, and knows what to do
+            version = None
+        if version is not None and version == self._seen and now - self._looked_at < _LOOK_S:
+            return False
+        self._seen, self._looked_at = version, now
+        return True
 
 
 class _Signs:

@@ -162,6 +162,7 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
     """Yield events as they come, until the final one, the job's deletion or the server's stop."""
     shutdown: Shutdown = request.state.shutdown
     news_at = told_at = time.monotonic()
+    pace_s = 0.0
     while True:
         version = jobs.version()
         try:
@@ -171,13 +172,17 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
         for event in page.data:
             yield _frame(event)
             after = event.id
-            news_at = told_at = time.monotonic()
+        if page.data:
+            told_at = time.monotonic()
+            pace_s, news_at = told_at - news_at, told_at
         if page.data and page.data[-1].type == "finished":
             return
         if page.has_more:
             continue
         until = told_at + _COMMENT_S
-        if await wait_for_change(jobs, shutdown, version, news_at=news_at, until=until):
+        if await wait_for_change(
+            jobs, shutdown, version, news_at=news_at, until=until, pace_s=pace_s
+        ):
             return
         if time.monotonic() - told_at >= _COMMENT_S:
             yield ": still here\n\n"

@@ -46,6 +46,7 @@ __all__ = [
 MAX_WAIT_S = 60.0
 _LEAST_PAUSE_S = 0.025
 _LONGEST_PAUSE_S = 0.5
+_STEADY_PAUSE_S = 0.1
 
 PreferHeader = Annotated[
     str | None,
@@ -201,26 +202,34 @@ def preferred_wait(prefer: str | None) -> float | None:
     return None if found is None else min(float(found.group(1)), MAX_WAIT_S)
 
 
-def pause_s(quiet_s: float) -> float:
+def pause_s(quiet_s: float, pace_s: float = 0.0) -> float:
     """Return the pause before the next look at a job about which nothing was new for so long.
 
     A twentieth of that time: news are hardly later for it, and callers who wait for a slow job
-    cost little.
+    cost little. Where news come at a steady pace, a part of that, since each look takes a core
+    from a job that trains with all of them.
     """
-    return min(max(quiet_s / 20, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
+    steady = min(pace_s / 2, _STEADY_PAUSE_S)
+    return min(max(quiet_s / 20, steady, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
 async def wait_for_change(
-    jobs: Jobs, shutdown: Shutdown, version: int | None, *, news_at: float, until: float
+    jobs: Jobs,
+    shutdown: Shutdown,
+    version: int | None,
+    *,
+    news_at: float,
+    until: float,
+    pace_s: float = 0.0,
 ) -> bool:
     """Wait until jobs may be other than at this `version`; return whether the server stops.
 
-    At most `until` that time, and with pauses as after the last news at `news_at`. To ask whether
-    anything has changed takes microseconds, to read a job a thread and a hundred times as long: the
-    cores that it would take are those that train.
+    At most `until` that time, and with pauses as after the last news at `news_at`, which came
+    `pace_s` after those before. To ask whether anything has changed takes microseconds, to read a
+    job a thread and a hundred times as long: the cores that it would take are those that train.
     """
     while not await shutdown.sleep(
-        max(0.0, min(until - time.monotonic(), pause_s(time.monotonic() - news_at)))
+        max(0.0, min(until - time.monotonic(), pause_s(time.monotonic() - news_at, pace_s)))
     ):
         if version is None or jobs.version() != version or time.monotonic() >= until:
             return False

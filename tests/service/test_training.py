@@ -212,3 +212,10 @@ def test_who_waits_long_asks_seldom_and_hears_of_it_little_later() -> None:
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (0.025, 0.5)
     assert all(p <= max(0.025, s / 20) for p, s in zip(pauses, quiet, strict=True))
+
+
+def test_who_follows_steady_news_asks_at_their_pace_but_not_much_later_than_they_come() -> None:
+    assert pause_s(0.0, 0.01) == 0.025
+    assert pause_s(0.0, 0.12) == 0.06
+    assert pause_s(0.0, 0.25) == pause_s(0.0, 60.0) == 0.1
+    assert pause_s(60.0, 0.25) == 0.5
