@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["peak_bytes", "processes", "used_by"]
+__all__ = ["peak_bytes", "processes", "stolen", "used_by"]
 
 
 def processes() -> dict[int, str]:
@@ -31,6 +31,12 @@ def used_by(part: str) -> float:
             after_name = _figures(Path(f"/proc/{process}"))
             seconds += (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
     return seconds
+
+
+def stolen() -> float:
+    """Return the seconds so far in which a hypervisor ran others on this machine's processors."""
+    processors = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(processors[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_bytes(part: str) -> int:

@@ -185,6 +185,8 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if error.connection_invalidated:  # the pool has let go of it, and opens another
+            raise _slow() from error
         own = _own(error.orig, lost=isinstance(error, OperationalError))
         if own is None:
             raise

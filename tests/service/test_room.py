@@ -197,3 +197,17 @@ def test_a_full_database_is_a_507(api: Api, table: str) -> None:
     sa.event.remove(database.engine, "connect", limit)
     database.engine.dispose()
     assert api.import_model().status_code == 201
+
+
+def test_a_request_whose_connection_to_the_database_was_lost_is_a_503_and_the_next_is_not(
+    api: Api,
+) -> None:
+    """Closed behind the pool's back, as one is that a server on the other side has ended."""
+    with api.state["database"].read() as connection:
+        lost = connection.connection.dbapi_connection
+    assert lost is not None
+    lost.close()
+    answers = [api.get("/datasets") for _ in range(3)]
+    assert_problem(answers[0], 503)
+    assert int(answers[0].headers["retry-after"]) > 0
+    assert [answer.status_code for answer in answers[1:]] == [200, 200]

@@ -36,4 +36,3 @@ def test_all_sleepers_wake_when_the_stop_begins_and_nobody_sleeps_after() -> Non
 
     anyio.run(several)
     assert woken == [True] * 4
-
