@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.parsing import Parsers
+from service.store.keys import ApiKeys
 from tests.service.conftest import apps
 from tests.thoroughness import examples
 
@@ -37,6 +39,8 @@ class Thing:
     """Of a job."""
     points_at: str = ""
     """A job's data set, an alias' model."""
+    fed: int = 0
+    """Rows of feedback on a model."""
 
     def seen_by(self, caller: str) -> bool:
         return self.shared or caller in (self.owner, "root")
@@ -69,6 +73,7 @@ class WholeApi(RuleBasedStateMachine):
         }
         self.answers: dict[str, Any] = {}
         self.said: list[tuple[str, str, str]] = []
+        self.fed = 0
 
     def teardown(self) -> None:
         entries = self.ask("root", "GET", "/audit", params={"limit": 1000}).json()["data"][::-1]
@@ -95,6 +100,10 @@ class WholeApi(RuleBasedStateMachine):
 
     def pointing_at(self, model: str) -> list[Thing]:
         return [alias for alias in self.things["aliases"].values() if alias.points_at == model]
+
+    def rows_fed(self, caller: str, model: str) -> int:
+        totals = self.ask(caller, "GET", f"/models/{model}/feedback").json()["totals"]
+        return 0 if totals is None else int(totals["rows"])
 
     @rule(caller=callers)
     def upload(self, caller: str) -> None:
@@ -231,6 +240,42 @@ class WholeApi(RuleBasedStateMachine):
         outputs = answer.json()["outputs"]
         assert self.answers.setdefault(model, outputs) == outputs
 
+    @precondition(lambda self: self.things["models"])
+    @rule(data=st.data(), caller=callers, again=st.booleans())
+    def feed(self, data: st.DataObject, caller: str, again: bool) -> None:
+        model, thing = self.chosen(data, "models")
+        self.fed += 1
+        key = {"Idempotency-Key": f"feedback-{self.fed}"}
+        body = {"inputs": [[1.5], [2.5]], "targets": [3.0, 5.0], "seed": 1}
+        for _ in range(1 + again):
+            answer = self.ask(caller, "POST", f"/models/{model}/feedback", json=body, headers=key)
+            assert answer.status_code == (201 if thing.seen_by(caller) else 404)
+        thing.fed += 2 if thing.seen_by(caller) else 0
+
+    @precondition(lambda self: self.things["models"])
+    @rule(data=st.data(), caller=callers)
+    def forget(self, data: st.DataObject, caller: str) -> None:
+        model, thing = self.chosen(data, "models")
+        answer = self.ask(caller, "DELETE", f"/models/{model}/feedback")
+        assert answer.status_code == (thing.refusal(caller) or 204)
+        if thing.refusal(caller) is None:
+            thing.fed = 0
+
+    @rule(is_revoked=st.booleans())
+    def be_nobody(self, is_revoked: bool) -> None:
+        """A key that is revoked or has expired opens nothing, not even what is shared."""
+        keys = self.api.state["keys"]
+        if is_revoked:
+            key, secret = keys.create("gone")
+            keys.revoke(key.id)
+        else:
+            now = datetime.now(UTC)
+            before = ApiKeys(self.api.state["database"], lambda: now - timedelta(days=2))
+            _, secret = before.create("gone", expires_at=now - timedelta(days=1))
+        headers = {"Authorization": f"Bearer {secret}"}
+        for kind in self.things:
+            assert self.api.get(f"/{kind}", headers=headers).status_code == 401
+
     @rule()
     def restart(self) -> None:
         """Another app on the same folder knows all that this one was told."""
@@ -243,6 +288,8 @@ class WholeApi(RuleBasedStateMachine):
                 listed = self.ask(caller, "GET", f"/{kind}", params={"limit": 1000}).json()["data"]
                 found = {entry["name" if kind == "aliases" else "id"]: entry for entry in listed}
                 assert found.keys() == {i for i, t in things.items() if t.seen_by(caller)}
+                if kind == "models":
+                    assert all(self.rows_fed(caller, model) == things[model].fed for model in found)
                 if kind == "jobs":
                     assert all(found[job]["status"] == things[job].status for job in found)
                 if kind == "aliases":
