@@ -306,7 +306,9 @@ class Attempt:
         return None if writing is None else writing.wait_in_any_case()
 
     def _end(self, end: Callable[..., Job], state: Checkpoint | None) -> None:
-        self.stored(lambda: end(said=self._journal.said, state=state))
+        job = self.stored(lambda: end(said=self._journal.said, state=state))
+        told = {} if job.error is None else {"error": job.error["kind"]}
+        logger.info("job ended", job=job.id, status=job.status.value, **told)
         if state is not None and self._checkpoint_key is not None:
             self._blobs.delete(self._checkpoint_key)
         self._journal.forget()

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     max_job_bytes: Annotated[int, Field(ge=1)] | None = None
     """Most bytes of memory that a job may allocate beyond what its worker has; no limit if none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level of the log lines on standard error."""
+    """Least level of the log lines on standard error; `debug` has one for each request."""
 
     @field_validator("database")
     @classmethod

@@ -47,7 +47,9 @@ def configure_logs(level: str, *, process: str) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    # The first would be a line a request; the second tells of itself at each migration.
+    for name in ("uvicorn.access", "alembic.runtime.plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _errors(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,6 +30,8 @@ from service.store.jobs import Jobs
 from service.store.room import Room
 
 __all__ = ["MOST_MODELS", "Metrics", "MetricsMiddleware"]
+
+logger = structlog.get_logger(__name__)
 
 MOST_MODELS = 100
 """Whose feedback is shown: those that it came of last. Every one has six time series."""
@@ -211,7 +215,7 @@ class _Feedback(Collector):
 
 
 class MetricsMiddleware:
-    """Counts and times every request under its route's template."""
+    """Counts, times and logs every request under its route's template."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -227,7 +231,18 @@ class MetricsMiddleware:
                 metrics: Metrics = scope["state"]["metrics"]
                 route = getattr(scope.get("route"), "path", "none")
                 method = scope["method"] if route != "none" else "other"
-                metrics.answered(method, route, message["status"], time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                metrics.answered(method, route, message["status"], seconds)
+                _log(scope, method, route, message["status"], seconds)
             await send(message)
 
         await self._app(scope, receive, counting)
+
+
+def _log(scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
+    """Write a line of what the server could not do, and where all is to be told of each request."""
+    level = logging.WARNING if status >= 500 else logging.DEBUG
+    if logging.getLogger(__name__).isEnabledFor(level):
+        request = scope["bernoulli.request_id"]
+        told = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
+        logger.log(level, "request", request=request, **told)

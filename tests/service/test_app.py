@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,28 @@ def test_the_log_of_an_error_tells_where_but_no_key(
     assert "broken" in logged
     assert "a caller's row" not in logged
     assert "sesame" not in logged
+
+
+def test_log_lines_name_the_request_or_the_job_that_they_are_about(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api = serve()
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    configure_logs("debug", process="test")
+    try:
+        missing = api.get("/jobs/nothing")
+        job = api.train(api.upload())["id"]
+        api.work()
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[0] == "{"]
+    (told,) = [line for line in lines if line.get("request") == missing.headers["x-request-id"]]
+    assert (told["method"], told["route"], told["status"]) == ("GET", "/jobs/{job_id}", 404)
+    of_job = [(line["event"], line.get("status")) for line in lines if line.get("job") == job]
+    assert of_job == [("job started", None), ("job ended", "succeeded")]
 
 
 def test_a_full_disk_is_told_as_such(serve: Serve) -> None:
