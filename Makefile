@@ -32,7 +32,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format openapi docs soak load kills fuzz chaos paper heads coverage pictures serve audit clean
+.PHONY: help setup demo test check format openapi docs soak load kills fuzz chaos paper heads coverage rates outliers pictures serve audit clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target text; do \
@@ -91,6 +91,12 @@ heads: $(READY) ## The same sets with learnt noise, one network and five; DATA=f
 
 coverage: $(READY) ## What calibrated intervals and sets cover on real sets; DATA=folder adds regressions, ARGS="--splits 50"
 	$(BIN)/python -m bench.coverage $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
+
+rates: $(READY) ## Rates of dropout by a search or learnt, on those sets; DATA=folder, ARGS="--set wine"
+	$(BIN)/python -m bench.rates --data $(DATA) $(ARGS)
+
+outliers: $(READY) ## What a classifier says of digits, and of images that it has never seen
+	$(BIN)/python -m bench.outliers $(ARGS)
 
 pictures: $(READY) ## Draw the pictures of docs/uncertainty.md from answers of the service
 	$(BIN)/python -m bench.pictures $(ARGS)

@@ -123,8 +123,12 @@ def request_of(problem: Problem, split: dict[str, list[int]], epochs: int, seed:
 
 
 def searched(client: Client, request: Any) -> dict[str, Any]:
-    """Run a job to its end."""
-    job = client.post("/train", request, wait_s=_WAIT_S)
+    """Train to the end of the job."""
+    return ended(client, client.post("/train", request, wait_s=_WAIT_S))
+
+
+def ended(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Follow a job to its end, which has to be a good one."""
     while not job["terminal"]:
         for _ in client.events(job["id"]):
             pass
