@@ -115,28 +115,22 @@ def calibrated(client: Client, model: str, digits: Digits) -> str:
     return str(ended(client, job)["model"])
 
 
-def confidence(
-    client: Client, console: Console, digits: Digits, divisions: int, ways: Sequence[int]
-) -> None:
-    """Print calibration errors before and after a temperature."""
-    table = Table(title=f"{divisions} divisions, means", title_justify="left")
-    for heading in ("networks", "accuracy", "ece", "softened", "log_loss", "softened", "T"):
-        table.add_column(heading, justify="right")
-    for members in ways:
-        found = []
-        for seed in track(range(divisions), f"{members} networks", console=console):
-            own = divided(digits.dataset, digits.labels, seed)
-            model = trained(client, own.dataset, own.train, members, seed)
-            softened = calibrated(client, model, own)
-            before, after = (evaluated(client, each, own, own.test) for each in (model, softened))
-            temperature = client.get(f"/models/{softened}")["calibration"]["temperature"]
-            told = [before["accuracy"]]
-            told += [each[key] for key in ("ece", "log_loss") for each in (before, after)]
-            found.append([*told, temperature])
-        columns = np.array(found).T
-        cells = [f"{own.mean():.4f} ± {error_of(own):.4f}" for own in columns]
-        table.add_row(str(members), *cells)
-    console.print(table)
+def confidence(client: Client, digits: Digits, members: int, divisions: int) -> Table:
+    """Return calibration errors before and after a temperature."""
+    found = []
+    for seed in track(range(divisions), f"{members} networks"):
+        own = divided(digits.dataset, digits.labels, seed)
+        model = trained(client, own.dataset, own.train, members, seed)
+        softened = calibrated(client, model, own)
+        before, after = (evaluated(client, each, own, own.test) for each in (model, softened))
+        temperature = client.get(f"/models/{softened}")["calibration"]["temperature"]
+        scores = [each[key] for key in ("ece", "log_loss") for each in (before, after)]
+        found.append([before["accuracy"], *scores, temperature])
+    told = Table(title=f"{members} networks, means of {divisions} divisions")
+    for heading in ("accuracy", "ece", "softened", "log_loss", "softened", "T"):
+        told.add_column(heading, justify="right")
+    told.add_row(*(f"{own.mean():.4f} ± {error_of(own):.4f}" for own in np.array(found).T))
+    return told
 
 
 def areas(client: Client, digits: Digits, members: int, others: dict[str, str]) -> Any:
@@ -162,7 +156,7 @@ def areas(client: Client, digits: Digits, members: int, others: dict[str, str]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both tables."""
+    """Print two tables for each number of networks."""
     parser = argparse.ArgumentParser(description="Whether a classifier knows what it does not know")
     parser.add_argument("--divisions", type=int, default=10, help="for the calibration errors")
     parser.add_argument("--members", type=int, nargs="+", default=[1], help="networks together")
@@ -170,19 +164,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(highlight=False, width=130)
     begun = time.perf_counter()
     pixels, labels = load_digits(return_X_y=True)
-    table = Table(title="AUROC, digits of the test against others", title_justify="left")
-    for heading in ("others", "networks", *KINDS):
-        table.add_column(heading)
     with serving() as url, closing(Client(url, timeout_s=_TIMEOUT_S)) as client:
         digits = divided(uploaded(client, "digits", pixels, labels), labels, seed=13)
-        confidence(client, console, digits, given.divisions, given.members)
         made = strange(pixels[digits.test])
         others = {name: uploaded(client, name, own) for name, own in made}
         for members in given.members:
+            console.print(confidence(client, digits, members, given.divisions))
+            told = Table(title=f"AUROC of {members} networks, digits of the test against others")
+            for heading in ("others", *KINDS):
+                told.add_column(heading)
             for name, found in areas(client, digits, members, others).items():
-                means = np.array(found).mean(axis=0)
-                table.add_row(name, str(members), *(f"{mean:.3f}" for mean in means))
-    console.print(table)
+                columns = np.array(found).T
+                told.add_row(name, *(f"{own.mean():.3f} ± {error_of(own):.3f}" for own in columns))
+            console.print(told)
     console.print(f"{time.perf_counter() - begun:.0f} s")
 
 
