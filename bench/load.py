@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.demo.server import serving
-from bench.processes import processes
+from bench.montecarlo import CORES
+from bench.processes import processes, stolen
 
 SHARES = {"1 row, 1 pass": 70, "1 row, 100 passes": 20, "40 rows, 1000 passes": 5,
           "lists": 4, "upload, delete": 1}  # fmt: skip
@@ -62,6 +63,8 @@ class _Load:
         self._wrong: Counter[str] = Counter()
         self._memory: list[tuple[float, float]] = []
         """Seconds since the beginning, and MiB of the server's processes."""
+        self._stolen = 0.0
+        """The share of the processors' time that a hypervisor has taken."""
         self._dataset = self._model = ""
 
     async def run(self, clients: int, seconds: float, console: Console) -> None:
@@ -129,11 +132,12 @@ class _Load:
         return job
 
     async def _report(self, end: float, console: Console) -> None:
-        begun = time.perf_counter()
+        begun, stolen_before = time.perf_counter(), stolen()
         before = dict.fromkeys(SHARES, 0)
         while (now := time.perf_counter()) < end:
             await asyncio.sleep(min(_REPORT_S, end - now))
             self._memory.append((time.perf_counter() - begun, _resident_mib()))
+            self._stolen = (stolen() - stolen_before) / (CORES * self._memory[-1][0])
             since = {kind: self._times[kind][before[kind] :] for kind in SHARES}
             before = {kind: len(self._times[kind]) for kind in SHARES}
             rate = sum(map(len, since.values())) / (time.perf_counter() - now)
@@ -154,7 +158,10 @@ class _Load:
         later = np.array([row for row in self._memory if row[0] >= seconds / 3])
         slope = float(np.polyfit(later[:, 0], later[:, 1], 1)[0]) * 600
         count = sum(map(len, self._times.values()))
-        console.print(f"{count} requests in {seconds:.0f} s, {count / seconds:.0f} a second")
+        console.print(
+            f"{count} requests in {seconds:.0f} s, {count / seconds:.0f} a second, on {CORES} cores "
+            f"of which a hypervisor took {self._stolen:.1%}"
+        )
         console.print(
             f"refused with Retry-After: {dict(self._refused)}; wrong: {dict(self._wrong)}"
         )
