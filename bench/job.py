@@ -28,8 +28,7 @@ from rich.console import Console
 
 from bench.demo.client import Client
 from bench.demo.server import serving
-from bench.montecarlo import CORES
-from bench.processes import stolen, used_by
+from bench.processes import CORES, stolen, used_by
 from engine.data.dataset import Data
 from engine.plan import plan_training
 from engine.run import TrainingRun, artifact_of, encode_rows

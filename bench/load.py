@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.demo.server import serving
-from bench.montecarlo import CORES
-from bench.processes import processes, stolen
+from bench.processes import CORES, processes, stolen
 
 SHARES = {"1 row, 1 pass": 70, "1 row, 100 passes": 20, "40 rows, 1000 passes": 5,
           "lists": 4, "upload, delete": 1}  # fmt: skip
@@ -159,8 +158,8 @@ class _Load:
         slope = float(np.polyfit(later[:, 0], later[:, 1], 1)[0]) * 600
         count = sum(map(len, self._times.values()))
         console.print(
-            f"{count} requests in {seconds:.0f} s, {count / seconds:.0f} a second, on {CORES} cores "
-            f"of which a hypervisor took {self._stolen:.1%}"
+            f"{count} requests in {seconds:.0f} s, {count / seconds:.0f} a second, on {CORES} "
+            f"cores, of which a hypervisor took {self._stolen:.1%}"
         )
         console.print(
             f"refused with Retry-After: {dict(self._refused)}; wrong: {dict(self._wrong)}"

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from bench.processes import CORES
 from engine.artifact import Model, import_model, load_model
 from engine.data.inputs import Inputs
 from engine.kernels import library_name
@@ -36,7 +37,6 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Timed = Callable[[], object]
 
-CORES = os.cpu_count() or 1
 SEED = 7
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["peak_bytes", "processes", "stolen", "used_by"]
+__all__ = ["CORES", "peak_bytes", "processes", "stolen", "used_by"]
+
+CORES = os.cpu_count() or 1
 
 
 def processes() -> dict[int, str]:

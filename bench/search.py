@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.montecarlo import CORES
+from bench.processes import CORES
 from bench.training import cases, ours
 from bench.training_peers import Problem, textbook
 from engine.data.dataset import Data

@@ -21,7 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.montecarlo import CORES, Machine
+from bench.montecarlo import Machine
+from bench.processes import CORES
 from bench.training_peers import LEARNING_RATE, PEERS, Epoch, Problem, textbook
 from engine.data.inputs import Inputs
 from engine.epochs import BlockEnd, EpochEnd
