@@ -36,6 +36,7 @@ _BACKOFF_S = (0.05, 5.0)
 _STABLE_S = 10.0
 _CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 _COMPLAIN_S = 10.0
+_MOST_FAILED_STARTS = 5
 _VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -99,6 +100,7 @@ class Supervisor:
         self._published: int | None = None
         self._renewed = time.monotonic()
         self._complained = float("-inf")
+        self._failed_starts = 0
 
     def run(self) -> None:
         """Supervise until a signal asks to stop; raises StartFailed if the server never starts."""
@@ -148,9 +150,7 @@ class Supervisor:
                 self._fork_server = ForkServer(environment)
                 logger.info("fork server started", pid=self._fork_server.pid)
         elif self._fork_server.has_news() and not self._fork_server.hear():
-            code = self._end_fork_server()
-            if not self._was_ready:
-                raise StartFailed(f"the fork server ended with code {code} before it was ready")
+            self._require_start("fork server", self._end_fork_server())
 
     def _end_fork_server(self) -> int:
         """Let go of a fork server that is of no more use; its copies go on without it."""
@@ -159,6 +159,17 @@ class Supervisor:
         self._fork_server = None
         logger.warning("fork server ended", code=code)
         return code
+
+    def _require_start(self, what: str, code: int) -> None:
+        """Give up where a server that never was ready will not be: unless somebody has killed it.
+
+        Something that kills it each time does so no more than so often.
+        """
+        if self._was_ready:
+            return
+        self._failed_starts += 1
+        if code != -signal.SIGKILL or self._failed_starts >= _MOST_FAILED_STARTS:
+            raise StartFailed(f"the {what} ended with code {code} before it was ready")
 
     def _start_missing(self) -> None:
         now = time.monotonic()
@@ -218,8 +229,8 @@ class Supervisor:
             self._forget(child)
             place.child = None
             logger.warning("process ended", role=child.role, name=child.name, code=code)
-            if not self._was_ready and child.role == "http":
-                raise StartFailed(f"the HTTP process ended with code {code} before it was ready")
+            if child.role == "http":
+                self._require_start("HTTP process", code)
             now = time.monotonic()
             if now - child.started >= _STABLE_S:
                 place.backoff_s = _BACKOFF_S[0]
