@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from service.batch_requests import CheckpointSeconds
 from service.evaluations import EvaluateRequest
 from service.job_options import Limits, Name, Tags
-from service.schemas import View
+from service.schemas.views import View
 
 __all__ = ["EvaluationView", "EvaluationsRequest"]
 

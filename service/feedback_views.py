@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from service.schemas import View
+from service.schemas.views import View
 
 __all__ = ["FeedbackAddedView", "FeedbackView"]
 

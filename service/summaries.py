@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from service.schemas import JobView
+from service.schemas.jobs import JobView
 from service.store.jobs import Job
 
 __all__ = ["JobSummary"]

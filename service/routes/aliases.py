@@ -9,7 +9,8 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from service.bodies import StrictRoute
 from service.deps import AliasesDep, LimitQuery, OwnerDep
 from service.problems import problems
-from service.schemas import AliasRequest, AliasView, ListView
+from service.schemas.models import AliasRequest, AliasView
+from service.schemas.views import ListView
 
 __all__ = ["router"]
 

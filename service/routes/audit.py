@@ -11,7 +11,7 @@ from pydantic import AwareDatetime
 from service.bodies import StrictRoute
 from service.deps import AfterQuery, AuditTrailDep, LimitQuery
 from service.problems import problems
-from service.schemas import ListView, View
+from service.schemas.views import ListView, View
 from service.store.audit import Action
 
 __all__ = ["router"]

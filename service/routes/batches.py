@@ -12,7 +12,7 @@ from service.bodies import StrictRoute
 from service.deps import StoredDataDep
 from service.problems import problems
 from service.routes.queueing import ModelJobsDep
-from service.schemas import JobView
+from service.schemas.jobs import JobView
 from service.store.models import Model as StoredModel
 
 __all__ = ["router"]

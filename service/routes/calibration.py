@@ -21,7 +21,8 @@ from service.calibration_job import score_spec
 from service.deps import IdPath, StoredDataDep
 from service.problems import problems
 from service.routes.queueing import ModelJobsDep
-from service.schemas import CalibrateRequest, JobView
+from service.schemas.jobs import JobView
+from service.schemas.models import CalibrateRequest
 from service.store.models import Model as StoredModel
 
 __all__ = ["router"]

@@ -35,7 +35,8 @@ from service.errors import Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from service.idempotency import answer_once, created
 from service.parsing import Parsed
 from service.problems import problems
-from service.schemas import DatasetView, ListView, PreviewView
+from service.schemas.datasets import DatasetView, PreviewView
+from service.schemas.views import ListView
 from service.store.blobs import Blobs, dataset_key
 from service.store.datasets import Dataset, NewDataset
 from service.store.idempotency import Remember

@@ -13,7 +13,7 @@ from service.evaluations import EvaluateRequest, assess
 from service.problems import problems
 from service.routes.queueing import ModelJobsDep
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
-from service.schemas import JobView
+from service.schemas.jobs import JobView
 from service.store.models import Model as StoredModel
 
 __all__ = ["router"]

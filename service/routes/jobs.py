@@ -19,14 +19,8 @@ from service.deps import AfterQuery, BlobsDep, IdPath, JobsDep, LimitQuery
 from service.errors import Invalid, NotFound
 from service.problems import problems
 from service.routes.queueing import PreferHeader, preferred_wait, wait_for_change, wait_for_end
-from service.schemas import (
-    CancelRequest,
-    EventView,
-    JobView,
-    ListView,
-    RegularizerLogView,
-    VariantView,
-)
+from service.schemas.jobs import CancelRequest, EventView, JobView, RegularizerLogView, VariantView
+from service.schemas.views import ListView
 from service.shutdown import Shutdown
 from service.store.jobs import Event, Jobs, Status
 from service.summaries import JobSummary

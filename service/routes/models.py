@@ -34,7 +34,8 @@ from service.deps import (
 from service.errors import Malformed, UnsupportedMedia
 from service.idempotency import answer_once, created
 from service.problems import problems
-from service.schemas import ListView, ModelSummary, ModelView
+from service.schemas.models import ModelSummary, ModelView
+from service.schemas.views import ListView
 from service.store.blobs import Blobs, model_key
 from service.store.database import new_id
 from service.store.idempotency import Remember

@@ -26,7 +26,7 @@ from service.predictor import Predictor
 from service.prepared import INLINE_BYTES, PredictRequest, Prepared
 from service.problems import problem_of, problems
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
-from service.schemas import PredictionView
+from service.schemas.predictions import PredictionView
 from service.scopes import caller_of, viewer_of
 
 __all__ = ["Shortcut", "router"]

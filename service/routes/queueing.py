@@ -25,7 +25,7 @@ from service.deps import (
 from service.errors import Corrupt, Invalid, NotFound
 from service.idempotency import answer_once, created
 from service.job_options import Limits
-from service.schemas import JobView
+from service.schemas.jobs import JobView
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.store.idempotency import Answer, Remember

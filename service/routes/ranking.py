@@ -10,7 +10,7 @@ from service.deps import ExaminerDep
 from service.problems import problems
 from service.rankings import RankRequest
 from service.routes.wanted import CLIENT_CLOSED, Gone, while_wanted
-from service.schemas import RankingView
+from service.schemas.predictions import RankingView
 
 __all__ = ["router"]
 

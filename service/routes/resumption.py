@@ -12,7 +12,8 @@ from service.deps import BlobsDep, IdempotencyHeader, IdPath, JobsDep, OwnerDep
 from service.errors import Conflict, Invalid, NotFound
 from service.problems import problems
 from service.routes.queueing import PreferHeader, answer_queued
-from service.schemas import MAX_EPOCHS, JobView, ResumeRequest
+from service.schemas.jobs import JobView
+from service.schemas.training import MAX_EPOCHS, ResumeRequest
 from service.store.blobs import Blobs, checkpoint_key
 from service.store.database import new_id
 from service.store.idempotency import Remember

@@ -7,7 +7,9 @@ from fastapi import APIRouter
 from service.bodies import StrictRoute
 from service.deps import DatasetsDep, IdPath, JobsDep, ModelsDep
 from service.problems import problems
-from service.schemas import DatasetView, JobView, ModelView, SharingRequest
+from service.schemas.datasets import DatasetView
+from service.schemas.jobs import JobView
+from service.schemas.models import ModelView, SharingRequest
 
 __all__ = ["router"]
 

@@ -29,7 +29,8 @@ from service.deps import (
 from service.pointers import located
 from service.problems import problems
 from service.routes.queueing import PreferHeader, answer_queued, check_memory
-from service.schemas import JobView, PlanView, TrainRequest
+from service.schemas.jobs import JobView
+from service.schemas.training import PlanView, TrainRequest
 from service.settings import Settings
 from service.store.blobs import Blobs
 from service.store.datasets import Datasets
