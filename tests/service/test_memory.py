@@ -15,7 +15,7 @@ from service.memory import at_most, is_out_of_memory
 from service.steps import Step
 from service.store.jobs import Status
 from tests.service.conftest import Api, Serve, assert_problem
-from tests.service.test_worker import World
+from tests.service.worker.worlds import World
 
 MIB = 2**20
 
