@@ -23,6 +23,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import binom
 from sklearn.datasets import load_digits, load_sample_images
 
 from bench import digits as images
@@ -115,21 +116,60 @@ def calibrated(client: Client, model: str, digits: Digits) -> str:
     return str(ended(client, job)["model"])
 
 
+def pooled(divisions: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return reliability bins of all divisions' rows together."""
+    bins = []
+    for own in zip(*divisions, strict=True):
+        count = sum(each["count"] for each in own)
+        means = {
+            name: sum(each["count"] * (each[name] or 0.0) for each in own) / max(1, count)
+            for name in ("confidence", "accuracy")
+        }
+        bins.append({"count": count, **means})
+    return bins
+
+
+def error_in(bins: list[dict[str, Any]]) -> float:
+    """Return the expected calibration error of reliability bins (Guo et al. 2017)."""
+    gaps = [each["count"] * abs(each["confidence"] - each["accuracy"]) for each in bins]
+    return float(sum(gaps) / sum(each["count"] for each in bins))
+
+
+def error_by_chance(bins: list[dict[str, Any]]) -> float:
+    """Return what that would come to if each bin's rows were right as often as they are sure.
+
+    A bin of n rows is then off by |X / n - p|, X ~ Binomial(n, p), on average.
+    """
+    gaps = 0.0
+    for each in bins:
+        hits = np.arange(each["count"] + 1)
+        off = np.abs(hits - each["count"] * each["confidence"])
+        gaps += float(off @ binom.pmf(hits, each["count"], each["confidence"]))
+    return float(gaps / sum(each["count"] for each in bins))
+
+
 def confidence(client: Client, digits: Digits, members: int, divisions: int) -> Table:
     """Return calibration errors before and after a temperature."""
-    found = []
+    told = Table(title=f"{members} networks, {divisions} divisions")
+    for heading in ("", "accuracy", "log_loss", "ece", "of all rows", "by chance", "T"):
+        told.add_column(heading)
+    found: dict[str, list[Any]] = {"before": [], "after": []}
+    temperatures = []
     for seed in track(range(divisions), f"{members} networks"):
         own = divided(digits.dataset, digits.labels, seed)
         model = trained(client, own.dataset, own.train, members, seed)
         softened = calibrated(client, model, own)
-        before, after = (evaluated(client, each, own, own.test) for each in (model, softened))
-        temperature = client.get(f"/models/{softened}")["calibration"]["temperature"]
-        scores = [each[key] for key in ("ece", "log_loss") for each in (before, after)]
-        found.append([before["accuracy"], *scores, temperature])
-    told = Table(title=f"{members} networks, means of {divisions} divisions")
-    for heading in ("accuracy", "ece", "softened", "log_loss", "softened", "T"):
-        told.add_column(heading, justify="right")
-    told.add_row(*(f"{own.mean():.4f} ± {error_of(own):.4f}" for own in np.array(found).T))
+        for when, each in zip(found, (model, softened), strict=True):
+            found[when].append(evaluated(client, each, own, own.test))
+        temperatures.append(client.get(f"/models/{softened}")["calibration"]["temperature"])
+    for when, evaluations in found.items():
+        scores = [
+            np.array([each[key] for each in evaluations]) for key in ("accuracy", "log_loss", "ece")
+        ]
+        bins = pooled([each["reliability"] for each in evaluations])
+        cells = [f"{own.mean():.4f} ± {error_of(own):.4f}" for own in scores]
+        cells += [f"{error_in(bins):.4f}", f"{error_by_chance(bins):.4f}"]
+        told.add_row(when, *cells, f"{np.mean(temperatures):.2f}" if when == "after" else "")
     return told
 
 
@@ -160,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Whether a classifier knows what it does not know")
     parser.add_argument("--divisions", type=int, default=10, help="for the calibration errors")
     parser.add_argument("--members", type=int, nargs="+", default=[1], help="networks together")
+    parser.add_argument("--confidence", action="store_true", help="the first question alone")
     given = parser.parse_args(arguments)
     console = Console(highlight=False, width=130)
     begun = time.perf_counter()
@@ -170,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         others = {name: uploaded(client, name, own) for name, own in made}
         for members in given.members:
             console.print(confidence(client, digits, members, given.divisions))
+            if given.confidence:
+                continue
             told = Table(title=f"AUROC of {members} networks, digits of the test against others")
             for heading in ("others", *KINDS):
                 told.add_column(heading)
