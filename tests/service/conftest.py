@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import Message, Receive
 
 from service.app import create_app
@@ -20,6 +21,7 @@ from service.parsing import Parsers
 from service.settings import Settings
 from service.tasks import TASKS
 from service.worker import Worker
+from tests.service.store.new_databases import place_database
 
 
 class _AppTransport(httpx.BaseTransport):
@@ -125,6 +127,22 @@ class Api(httpx.Client):
 Serve = Callable[..., Api]
 
 
+_routers: dict[int, BaseRoute] = {}
+"""What FastAPI has made of each router that an app includes."""
+
+
+def _share_routers(app: FastAPI) -> None:
+    """Let the app have what an earlier one made of the same routers on its first request.
+
+    That takes longer than most tests. What is made knows of its app only the overrides of
+    dependencies, which no test has; and routes that a test adds to an app stay there.
+    """
+    for i, route in enumerate(app.router.routes):
+        router = getattr(route, "original_router", None)
+        if router is not None:
+            app.router.routes[i] = _routers.setdefault(id(router), route)
+
+
 @contextmanager
 def apps(folder: Path, parsers: Parsers | None = None) -> Iterator[Serve]:
     """Give a maker of apps, whose data are in `folder` unless their settings say otherwise.
@@ -135,9 +153,11 @@ def apps(folder: Path, parsers: Parsers | None = None) -> Iterator[Serve]:
         portal = stack.enter_context(start_blocking_portal())
 
         def start(**settings: Any) -> Api:
-            app = create_app(
-                Settings(**{"data": folder, "workers": 0, **settings}), parsers=parsers
-            )
+            chosen = Settings(**{"data": folder, "workers": 0, **settings})
+            if chosen.database is None and chosen.data.is_dir():
+                place_database(chosen.data / "bernoulli.db")
+            app = create_app(chosen, parsers=parsers)
+            _share_routers(app)
             state = stack.enter_context(
                 portal.wrap_async_context_manager(app.router.lifespan_context(app))
             )

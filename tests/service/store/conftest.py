@@ -8,10 +8,11 @@ import pytest
 
 from service.store.aliases import Aliases
 from service.store.blobs import Blobs
-from service.store.database import Database, sqlite_url
+from service.store.database import Database
 from service.store.datasets import Datasets
 from service.store.jobs import Jobs
 from service.store.models import Models
+from tests.service.store.new_databases import new_database
 
 
 class Clock:
@@ -34,8 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(sqlite_url(tmp_path / "a database?%.db"))
-    database.migrate()
+    database = new_database(tmp_path / "a database?%.db")
     yield database
     database.close()
 

@@ -16,11 +16,12 @@ from service.cli import app
 from service.errors import Conflict, Corrupt, Invalid
 from service.store.backup import back_up, restore
 from service.store.blobs import Blobs, checkpoint_key, dataset_key, model_key
-from service.store.database import Database, new_id, sqlite_url
+from service.store.database import new_id
 from service.store.datasets import Dataset, Datasets, NewDataset
 from service.store.jobs import Checkpoint, Jobs, NewJob
 from service.store.models import Models, NewModelRow
 from service.store.sweep import missing, sweep
+from tests.service.store.new_databases import new_database
 from tests.service.store.soundness import assert_sound
 
 
@@ -30,8 +31,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self.file, self.artifacts = folder / "bernoulli.db", folder / "artifacts"
-        self.database = Database(sqlite_url(self.file))
-        self.database.migrate()
+        self.database = new_database(self.file)
         self.blobs = Blobs(self.artifacts)
         self.datasets = Datasets(self.database, now, self.blobs)
         self.jobs = Jobs(self.database, now)

@@ -18,6 +18,7 @@ from service.store.database import Database, sqlite_url
 from service.store.jobs import Jobs, NewJob, Status
 from service.store.models import Models
 from service.store.sweep import sweep
+from tests.service.store.new_databases import place_database
 from tests.service.store.soundness import assert_sound
 
 WORKER = """
@@ -72,9 +73,7 @@ def working(root: Path, worker: str, *, create: bool) -> Iterator[subprocess.Pop
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    database = Database(sqlite_url(tmp_path / "bernoulli.db"))
-    database.migrate()
-    database.close()
+    place_database(tmp_path / "bernoulli.db")
     return tmp_path
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,10 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.errors import Conflict, LeaseLost
 from service.store.blobs import model_key
-from service.store.database import Database, new_id, sqlite_url
+from service.store.database import new_id
 from service.store.jobs import Checkpoint, Job, Jobs, NewJob, Status, job_error
 from service.store.models import Models, NewModelRow
 from tests.service.store.conftest import Clock
+from tests.service.store.new_databases import new_database
 from tests.service.store.soundness import assert_sound
 from tests.thoroughness import examples
 
@@ -61,23 +59,12 @@ class Expected:
         self.requeue()
 
 
-@functools.cache
-def _migrated() -> Path:
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    database = Database(sqlite_url(folder / "bernoulli.db"))
-    database.migrate()
-    database.close()
-    return folder / "bernoulli.db"
-
-
 class JobLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         file = Path(self.folder.name) / "bernoulli.db"
-        shutil.copy(_migrated(), file)  # quicker than to migrate for every example
-        self.database = Database(sqlite_url(file))
+        self.database = new_database(file)
         self.clock = Clock()
         self.start = self.clock.now
         self.jobs = Jobs(self.database, self.clock, lease_s=LEASE_S, max_failures=MAX_FAILURES)

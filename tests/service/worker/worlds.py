@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 from service.errors import StorageFull
 from service.steps import NewModel, Step, Task, TaskContext, TaskResult
 from service.store.blobs import Blobs
-from service.store.database import Database, sqlite_url
 from service.store.datasets import Datasets
 from service.store.jobs import Job, Jobs, NewJob
 from service.store.models import Models
 from service.store.room import Room
 from service.worker import Worker
 from tests.service.at_once import AtOnce
+from tests.service.store.new_databases import new_database
 
 
 class Clock:
@@ -56,8 +56,7 @@ class World:
         self, folder: Path, blobs: Blobs | None = None, checkpointing: Executor | None = None
     ) -> None:
         self.folder = folder
-        self.database = Database(sqlite_url(folder / "test.db"))
-        self.database.migrate()
+        self.database = new_database(folder / "test.db")
         self.blobs = blobs or Blobs(folder / "artifacts")
         self.checkpointing = checkpointing or AtOnce()
         self.recording: Executor = AtOnce()
