@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["at_most", "is_out_of_memory"]
+__all__ = ["at_most", "is_out_of_memory", "oom_kills"]
 
 _SAID = ("allocate memory", "bad_alloc", "out of memory", "can't start new thread")
 """What libraries say in errors of other classes, in any case of letters."""
@@ -41,6 +41,20 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return isinstance(error, RuntimeError | OSError) and any(words in said for words in _SAID)
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory: of this container, if it is one.
+
+    Else of the whole machine, since it started.
+    """
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
 
 
 def _data_bytes() -> int:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import structlog
 from engine.data.delimited import Dialect
 from engine.errors import DataError
 from service.errors import StorageFull, Unavailable
+from service.memory import oom_kills
 
 __all__ = ["Parsed", "Parsers"]
 
@@ -28,11 +30,16 @@ logger = structlog.get_logger(__name__)
 
 MAX_PROCESSES = 2
 MAX_SECONDS = 600.0
+_MOST_KILLS = 3
+"""Of processes that parse one file, by whomever."""
 _REFUSED = "the file cannot be read: it is damaged, or takes too much to unpack"
 
 
 class _Killed(Exception):
     """A parser was killed, and perhaps not because of its file."""
+
+    def __init__(self, *, for_memory: bool) -> None:
+        self.for_memory = for_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,9 @@ class Parsed:
 class Parsers:
     """A few processes that parse, started when they are first needed and kept for the next file."""
 
-    def __init__(self) -> None:
+    def __init__(self, oom_kills: Callable[[], int] = oom_kills) -> None:
+        """`oom_kills` tells how many processes the system has ended so far for want of memory."""
+        self._oom_kills = oom_kills
         self._turn = threading.BoundedSemaphore(MAX_PROCESSES)
         self._lock = threading.Lock()
         self._idle: list[subprocess.Popen[bytes]] = []
@@ -61,7 +70,8 @@ class Parsers:
 
         `dialect` says how a CSV file is written.
 
-        Raises DataError where the file cannot be read, StorageFull where there is no room.
+        Raises DataError where the file cannot be read, StorageFull where there is no room, and
+        Unavailable where somebody keeps killing the processes.
         """
         question = {
             "upload": str(upload),
@@ -70,30 +80,41 @@ class Parsers:
             "dialect": None if dialect is None else asdict(dialect),
         }
         with self._turn:
-            try:
-                answer = self._answered(question)
-            except _Killed:
-                # From outside, or for want of memory: the next one tells which of them it was.
-                answer = self._answered(question, is_last=True)
+            answer = self._answered_at_last(question)
         if "schema" in answer:
             return Parsed(schema=answer["schema"], sha256=answer["sha256"])
         if answer["kind"] == "storage":
             raise StorageFull("there is no room left to store the data set")
         raise DataError(answer["detail"], pointer=answer["pointer"])
 
-    def _answered(self, question: Mapping[str, Any], *, is_last: bool = False) -> Mapping[str, Any]:
+    def _answered_at_last(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Have one file parsed, by another process where one is killed.
+
+        Once the system may do that because others take the memory; twice it is the file.
+        """
+        was_for_memory = False
+        for _ in range(_MOST_KILLS):
+            try:
+                return self._answered(question)
+            except _Killed as killed:
+                if killed.for_memory and was_for_memory:
+                    raise DataError(_REFUSED) from killed
+                was_for_memory = killed.for_memory
+        raise Unavailable(
+            "the processes that read files have been killed; send this again", retry_after_s=5
+        )
+
+    def _answered(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         """Have one file parsed; a process that dies of it, or takes too long, has refused it.
 
-        One that somebody kills has not, unless it `is_last`: then that raises _Killed.
+        Raises _Killed where it was not the file that ended the process.
         """
         process = self._take()
+        kills = self._oom_kills()
         try:
             answer = _ask(process, question)
-        except _Killed as killed:
-            _end(process)
-            if not is_last:
-                raise
-            raise DataError(_REFUSED) from killed
+            if answer is None:
+                raise _Killed(for_memory=self._oom_kills() > kills)
         except BaseException:
             _end(process)
             raise
@@ -128,8 +149,8 @@ class Parsers:
         _end(process)
 
 
-def _ask(process: subprocess.Popen[bytes], question: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Ask a process; raises DataError where it dies of the file, _Killed where of a SIGKILL."""
+def _ask(process: subprocess.Popen[bytes], question: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Ask a process; None where it is killed, and DataError where it dies of the file otherwise."""
     assert process.stdin is not None
     assert process.stdout is not None
     is_late = threading.Event()
@@ -153,7 +174,7 @@ def _ask(process: subprocess.Popen[bytes], question: Mapping[str, Any]) -> Mappi
         code = process.wait()
         logger.warning("parser died", media_type=question["media_type"], code=code)
         if code == -signal.SIGKILL and not is_late.is_set():
-            raise _Killed
+            return None
         raise DataError(_REFUSED)
     answer: Mapping[str, Any] = orjson.loads(line)
     return answer
@@ -164,4 +185,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with suppress(BrokenPipeError):  # what it did not read any more
+                pipe.close()

@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -25,6 +24,7 @@ import structlog
 from service import health
 from service.errors import ServiceError
 from service.executors.fork_server import Adopted, ForkServer, adopt_orphans, bury_orphans
+from service.memory import oom_kills
 from service.settings import Settings
 from service.store.jobs import Jobs
 
@@ -197,7 +197,7 @@ class Supervisor:
             os.close(writer)
         os.set_blocking(reader, False)
         now = time.monotonic()
-        child = _Child(role, name, process, reader, started=now, heard=now, oom_kills=_oom_kills())
+        child = _Child(role, name, process, reader, started=now, heard=now, oom_kills=oom_kills())
         self._selector.register(reader, selectors.EVENT_READ, child)
         logger.info("process started", role=role, name=name, pid=process.pid)
         return child
@@ -251,7 +251,7 @@ class Supervisor:
         if child.hung:
             how = f"gave no sign of life for {self._settings.hang_s:g} s"
             self._jobs.worker_died(child.name, "infrastructure", f"the worker process {how}")
-        elif code == -signal.SIGKILL and _oom_kills() > child.oom_kills:
+        elif code == -signal.SIGKILL and oom_kills() > child.oom_kills:
             self._jobs.worker_died(
                 child.name,
                 "memory",
@@ -347,17 +347,3 @@ class Supervisor:
             if now - self._complained >= _COMPLAIN_S:
                 self._complained = now
                 logger.error("the supervisor cannot record", detail=str(error))
-
-
-def _oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory: of this container, if it is one.
-
-    Else of the whole machine, since it started.
-    """
-    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
-        try:
-            lines = file.read_text().splitlines()
-        except OSError:
-            continue
-        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    return 0

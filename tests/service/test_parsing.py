@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ from service.parsing import Parsers
 Parsers().parse(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1] + "-content"), "text/csv")
 """
 Running = Callable[[], list[int]]
+OUT_OF_MEMORY = object()
+"""The system's kill where there is no memory left."""
 
 
 @pytest.fixture
@@ -108,31 +111,41 @@ def test_a_parser_at_work_ends_with_who_asked_it(tmp_path: Path) -> None:
     wait_for(lambda: not any(is_running(pid) for pid in at_work))
 
 
-@pytest.mark.parametrize("kills", [(signal.SIGSEGV,), (signal.SIGKILL, signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("kills", "refusal"),
+    [
+        ([signal.SIGSEGV], DataError),
+        ([signal.SIGKILL] * 3, Unavailable),
+        ([OUT_OF_MEMORY] * 2, DataError),
+    ],
+)
 def test_a_file_of_which_parsers_die_is_refused_and_the_next_is_parsed(
-    parsers: Parsers, running: Running, tmp_path: Path, kills: tuple[signal.Signals, ...]
+    running: Running, tmp_path: Path, kills: list[Any], refusal: type[Exception]
 ) -> None:
-    """At the first crash of its own; what the system kills for want of memory is tried twice."""
+    """At the first crash of its own, or when the system kills two in turn for want of memory."""
     endless = tmp_path / "pipe"
     os.mkfifo(endless)
-    told: list[str] = []
+    for_memory, told = [0], list[Exception]()
+    parsers = Parsers(oom_kills=lambda: for_memory[0])
 
     def parse() -> None:
         try:
             parsers.parse(endless, tmp_path / "content", "text/csv")
-        except DataError as error:
-            told.append(error.detail)
+        except (DataError, Unavailable) as error:
+            told.append(error)
 
     thread = threading.Thread(target=parse)
     thread.start()
     killed: list[int] = []
-    for number in kills:
+    for kill in kills:
         wait_for(lambda: len(running()) == 1 and running() != killed[-1:])
         killed.extend(running())
-        os.kill(killed[-1], number)
+        for_memory[0] += kill is OUT_OF_MEMORY
+        os.kill(killed[-1], signal.SIGKILL if kill is OUT_OF_MEMORY else kill)
     thread.join(20)
-    assert told == ["the file cannot be read: it is damaged, or takes too much to unpack"]
+    assert [type(error) for error in told] == [refusal]
     test_a_file_is_parsed_profiled_and_saved(parsers, tmp_path)
+    parsers.close()
 
 
 def test_a_parser_that_somebody_kills_does_not_cost_the_upload(
