@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import orjson
 from rich.console import Console
@@ -31,6 +33,10 @@ SHARES = {"1 row, 1 pass": 70, "1 row, 100 passes": 20, "40 rows, 1000 passes": 
           "lists": 4, "upload, delete": 1}  # fmt: skip
 EPOCHS = 300
 _JSON = {"Content-Type": "application/json"}
+_CSV = {"Content-Type": "text/csv"}
+_NONE: Mapping[str, str] = {}
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+_RETRY = re.compile(rb"\r\nretry-after: *(\d+)")
 _MOST_GROWN_MIB = 50.0
 _REPORT_S = 30.0
 
@@ -47,6 +53,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load = _Load(url, given.seed)
         asyncio.run(load.run(given.clients, given.minutes * 60, console))
     raise SystemExit(0 if load.told(console) else 1)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    retry_after_s: float | None
+    body: bytes
+
+    def good(self) -> dict[str, Any]:
+        """Return the JSON of an answer that has to be a good one."""
+        if self.status >= 300:
+            raise SystemExit(f"{self.status}: {self.body[:500]!r}")
+        told: dict[str, Any] = orjson.loads(self.body)
+        return told
+
+
+class _Connection:
+    """One connection of a client that takes little of the processors that the server needs."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def to(cls, url: str) -> _Connection:
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+
+    async def asked(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = _NONE
+    ) -> _Answer:
+        """Send a request and read its answer, whose length is told."""
+        head = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        self._writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        answered = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        length = _LENGTH.search(answered)
+        retry = _RETRY.search(answered)
+        content = b"" if length is None else await self._reader.readexactly(int(length[1]))
+        after = None if retry is None else float(retry[1])
+        return _Answer(int(answered.split(b" ", 2)[1]), after, content)
 
 
 class _Load:
@@ -68,37 +114,35 @@ class _Load:
 
     async def run(self, clients: int, seconds: float, console: Console) -> None:
         """Hold the load for so long."""
-        limits = httpx.Limits(max_connections=clients + 2)
-        async with httpx.AsyncClient(base_url=self._url, timeout=60, limits=limits) as http:
-            self._dataset = (await self._upload(http))["id"]
-            self._model = (await self._trained(http, epochs=5))["model"]
-            end = time.perf_counter() + seconds
-            chances = [random.Random(self._seed * 1000 + number) for number in range(clients)]
-            work = [self._ask(http, chance, end) for chance in chances]
-            report = self._report(end, console)
-            await asyncio.gather(report, self._train(http, end), *work)
+        http = await _Connection.to(self._url)
+        self._dataset = (await self._upload(http))["id"]
+        self._model = (await self._trained(http, epochs=5))["model"]
+        end = time.perf_counter() + seconds
+        chances = [random.Random(self._seed * 1000 + number) for number in range(clients)]
+        work = [self._ask(await _Connection.to(self._url), chance, end) for chance in chances]
+        report = self._report(end, console)
+        await asyncio.gather(report, self._train(http, end), *work)
 
-    async def _ask(self, http: httpx.AsyncClient, chance: random.Random, end: float) -> None:
+    async def _ask(self, http: _Connection, chance: random.Random, end: float) -> None:
         kinds, shares = list(SHARES), list(SHARES.values())
         while time.perf_counter() < end:
             (kind,) = chance.choices(kinds, shares)
             started = time.perf_counter()
             if kind == "lists":
-                answer = await http.get(
-                    chance.choice(("/jobs", "/models", "/datasets", "/aliases"))
-                )
+                path = chance.choice(("/jobs", "/models", "/datasets", "/aliases"))
+                answer = await http.asked("GET", path)
             elif kind == "upload, delete":
                 made = await self._upload(http)
-                answer = await http.delete(f"/datasets/{made['id']}")
+                answer = await http.asked("DELETE", f"/datasets/{made['id']}")
             else:
                 body = self._request(kind, chance)
-                answer = await http.post("/predict", content=body, headers=_JSON)
+                answer = await http.asked("POST", "/predict", body, _JSON)
             self._times[kind].append(time.perf_counter() - started)
-            if answer.status_code in (429, 503) and "retry-after" in answer.headers:
-                self._refused[answer.status_code] += 1
-                await asyncio.sleep(float(answer.headers["retry-after"]) * chance.random())
-            elif answer.status_code >= 300:
-                self._wrong[f"{kind}: {answer.status_code} {answer.text[:200]}"] += 1
+            if answer.status in (429, 503) and answer.retry_after_s is not None:
+                self._refused[answer.status] += 1
+                await asyncio.sleep(answer.retry_after_s * chance.random())
+            elif answer.status >= 300:
+                self._wrong[f"{kind}: {answer.status} {answer.body[:200]!r}"] += 1
 
     def _request(self, kind: str, chance: random.Random) -> bytes:
         count, passes = (int(words.split()[0]) for words in kind.split(", "))
@@ -108,24 +152,21 @@ class _Load:
             body |= {"num_samples": passes, "hidden_dropout": 0.1, "seed": chance.randrange(2**32)}
         return orjson.dumps(body)
 
-    async def _upload(self, http: httpx.AsyncClient) -> dict[str, Any]:
-        kind = {"Content-Type": "text/csv"}
-        answer = await http.post("/datasets", content=self._table, headers=kind)
-        made: dict[str, Any] = answer.raise_for_status().json()
-        return made
+    async def _upload(self, http: _Connection) -> dict[str, Any]:
+        return (await http.asked("POST", "/datasets", self._table, _CSV)).good()
 
-    async def _train(self, http: httpx.AsyncClient, end: float) -> None:
+    async def _train(self, http: _Connection, end: float) -> None:
         while time.perf_counter() < end:
             await self._trained(http, epochs=EPOCHS)
 
-    async def _trained(self, http: httpx.AsyncClient, *, epochs: int) -> dict[str, Any]:
+    async def _trained(self, http: _Connection, *, epochs: int) -> dict[str, Any]:
         layers = [None, 64, 64, None]
         spec = {"dataset": self._dataset, "network": {"layers": layers}, "epochs": epochs}
-        answer = await http.post("/train", json=spec | {"hidden_dropout": 0.1})
-        job: dict[str, Any] = answer.raise_for_status().json()
+        body = orjson.dumps(spec | {"hidden_dropout": 0.1})
+        job = (await http.asked("POST", "/train", body, _JSON)).good()
         while not job["terminal"]:
-            answer = await http.get(f"/jobs/{job['id']}", headers={"Prefer": "wait=10"})
-            job = answer.raise_for_status().json()
+            waiting = {"Prefer": "wait=10"}
+            job = (await http.asked("GET", f"/jobs/{job['id']}", b"", waiting)).good()
         if job["status"] != "succeeded":
             raise SystemExit(f"job {job['id']} is {job['status']}: {job['error']}")
         return job
