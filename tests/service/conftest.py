@@ -88,7 +88,8 @@ class Api(httpx.Client):
         return str(answer.json()["id"])
 
     def train(self, dataset: str, **spec: Any) -> dict[str, Any]:
-        body = {"dataset": dataset, "network": {"layers": [None, 3, None]}, **spec}
+        network = {"layers": [None, 3, None]}
+        body = {"dataset": dataset, "network": network, "epochs": 5, **spec}
         answer = self.post("/train", json=body)
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
