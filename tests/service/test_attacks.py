@@ -138,13 +138,20 @@ def test_the_code_knows_no_way_to_run_what_it_is_given() -> None:
                 assert "urllib.request" not in modules, path
                 assert not modules & {"requests", "httpx", "aiohttp"}, path
             if isinstance(node, ast.Call):
-                called = ast.unparse(node.func)
+                called = _dotted(node.func)
                 assert called not in ("eval", "exec", "os.system", "os.popen"), path
                 assert called not in ("torch.load", "torch.hub.load", "yaml.load"), path
-                told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                told = {keyword.arg: keyword.value for keyword in node.keywords}
                 assert "shell" not in told, path
-                loads = called in ("np.load", "numpy.load")
-                assert told.get("allow_pickle", str(loads)) == "False", path
+                if called in ("np.load", "numpy.load") or "allow_pickle" in told:
+                    assert ast.unparse(told["allow_pickle"]) == "False", path
+
+
+def _dotted(called: ast.expr) -> str:
+    """Return the dotted name that a call is of, or nothing where it is of no name."""
+    if isinstance(called, ast.Attribute):
+        return f"{_dotted(called.value)}.{called.attr}"
+    return called.id if isinstance(called, ast.Name) else ""
 
 
 # -- paths: MLflow CVE-2023-1177, 2024-1560, 2024-1593, TorchServe CVE-2024-35198, Ray, Triton -----
@@ -296,7 +303,7 @@ def test_a_form_of_very_many_parts_is_refused(api: Api) -> None:
 def test_a_bundle_of_very_many_members_is_refused_before_they_are_listed(api: Api) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        for index in range(20_000):
+        for index in range(2000):
             file.writestr(f"a{index}", b"")
     zipped = {"Content-Type": "application/zip"}
     answer = api.post("/models", content=archive.getvalue(), headers=zipped)

@@ -82,27 +82,29 @@ def test_a_page_is_html_that_only_this_server_may_fill(api: Api, page: str) -> N
     assert policy["frame-ancestors"] == ["'none'"]
 
 
-def test_the_dashboard_may_write_neither_markup_nor_styles_from_text(api: Api) -> None:
-    policy = policy_of(api, "/")
+def test_the_dashboard_may_write_neither_markup_nor_styles_from_text(shared: Api) -> None:
+    policy = policy_of(shared, "/")
 
     assert policy["require-trusted-types-for"] == ["'script'"]
     assert policy["style-src"] == ["'self'"]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_everything_that_a_page_names_is_there_with_the_same_headers(api: Api, page: str) -> None:
-    paths = assets_of(api, page)
+def test_everything_that_a_page_names_is_there_with_the_same_headers(
+    shared: Api, page: str
+) -> None:
+    paths = assets_of(shared, page)
 
     assert any(path.endswith(".js") for path in paths)
     for path in paths:
-        headers = api.get(path).headers
+        headers = shared.get(path).headers
         assert headers["cache-control"] == "no-cache", path
         assert headers["x-content-type-options"] == "nosniff", path
         assert "content-security-policy" in headers, path
 
 
-def test_the_dashboard_is_made_of_all_its_modules(api: Api) -> None:
-    names = {path.rpartition("/")[2] for path in assets_of(api, "/")}
+def test_the_dashboard_is_made_of_all_its_modules(shared: Api) -> None:
+    names = {path.rpartition("/")[2] for path in assets_of(shared, "/")}
 
     assert {"main.js", "jobs.js", "datasets.js", "models.js", "predict.js", "charts.js"} <= names
     assert {"history.js", "variants.js", "calibrations.js", "evaluations.js"} <= names
@@ -111,9 +113,9 @@ def test_the_dashboard_is_made_of_all_its_modules(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/static/main.js", "/docs/assets/swagger-ui.css"])
-def test_what_has_not_changed_is_not_sent_again(api: Api, path: str) -> None:
-    first = api.get(path)
-    again = api.get(path, headers={"If-None-Match": first.headers["etag"]})
+def test_what_has_not_changed_is_not_sent_again(shared: Api, path: str) -> None:
+    first = shared.get(path)
+    again = shared.get(path, headers={"If-None-Match": first.headers["etag"]})
 
     assert first.headers["cache-control"] == "no-cache"
     assert again.status_code == 304
@@ -122,31 +124,35 @@ def test_what_has_not_changed_is_not_sent_again(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_nothing_that_is_written_into_it(api: Api, page: str) -> None:
-    assert _Page(api.get(page).text).inline == []
+def test_a_page_runs_nothing_that_is_written_into_it(shared: Api, page: str) -> None:
+    assert _Page(shared.get(page).text).inline == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_nothing_of_ours_refers_to_another_host(api: Api, page: str) -> None:
-    own = {path: text for path, text in assets_of(api, page).items() if path.startswith("/static/")}
+def test_nothing_of_ours_refers_to_another_host(shared: Api, page: str) -> None:
+    own = {
+        path: text for path, text in assets_of(shared, page).items() if path.startswith("/static/")
+    }
 
-    for path, text in {page: api.get(page).text, **own}.items():
+    for path, text in {page: shared.get(page).text, **own}.items():
         rest = text.replace(SVG_NAMESPACE, "")
         assert re.findall(r"""https?://|["'(]//""", rest) == [], path
 
 
-def test_callers_texts_never_become_markup(api: Api) -> None:
+def test_callers_texts_never_become_markup(shared: Api) -> None:
     ways = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|Function\(")
-    for path, text in assets_of(api, "/").items():
+    for path, text in assets_of(shared, "/").items():
         assert ways.findall(text) == [], path
 
 
-def test_the_dashboard_calls_only_what_the_api_has(api: Api) -> None:
+def test_the_dashboard_calls_only_what_the_api_has(shared: Api) -> None:
     documented = [
         re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
-        for path in api.get("/openapi.json").json()["paths"]
+        for path in shared.get("/openapi.json").json()["paths"]
     ]
-    scripts = "\n".join(text for path, text in assets_of(api, "/").items() if path.endswith(".js"))
+    scripts = "\n".join(
+        text for path, text in assets_of(shared, "/").items() if path.endswith(".js")
+    )
     called = {re.sub(r"\$\{.*?\}", "1", path) for path in _CALLED.findall(scripts)}
 
     assert {"/jobs", "/datasets", "/models", "/train", "/predict", "/jobs/1/events"} <= called
@@ -174,11 +180,11 @@ def test_pages_open_without_the_key_that_their_requests_need(serve: Serve) -> No
 
 
 @pytest.mark.parametrize("path", ["/static/none.js", "/static/", "/static/..%2fapp.py"])
-def test_what_is_no_page_or_asset_is_a_problem(api: Api, path: str) -> None:
-    assert_problem(api.get(path), 404)
+def test_what_is_no_page_or_asset_is_a_problem(shared: Api, path: str) -> None:
+    assert_problem(shared.get(path), 404)
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/static/main.js"])
-def test_pages_are_only_read(api: Api, path: str) -> None:
-    assert api.head(path).status_code == 200
-    assert_problem(api.post(path), 405)
+def test_pages_are_only_read(shared: Api, path: str) -> None:
+    assert shared.head(path).status_code == 200
+    assert_problem(shared.post(path), 405)
