@@ -61,7 +61,7 @@ def table_of(rows: int = 900) -> Data:
 BASE: dict[str, Any] = {
     "network": {"layers": [None, [6, "tanh"], None]},
     "inputs": ["[a-d]"],
-    "epochs": 3,
+    "epochs": 2,
     "batch_size": 16,
     "hidden_dropout": 0.2,
 }
@@ -301,7 +301,7 @@ def test_arrays_are_read_by_blocks(tmp_path: Path) -> None:
     assert plan.loading.blocking is not None
     by_blocks = run_of(plan, data)
     held = run_of(whole_pool(plan), data)
-    assert len(trained(by_blocks)) == len(trained(held)) == 3
+    assert len(trained(by_blocks)) == len(trained(held)) == 2
     assert by_blocks.outcome().metrics["valid"]["accuracy"] >= 0
 
 
@@ -321,7 +321,7 @@ def test_a_run_by_blocks_stopped_at_random_steps_ends_with_the_same_bits(way: st
         run = run_of(plan, data)
         if state is not None:
             run.staged.restore(state)
-        steps = chance.randrange(1, 40)
+        steps = chance.randrange(1, 28)
         for event in run.staged:
             if isinstance(event, EpochEnd):
                 told.append(event)
@@ -340,7 +340,7 @@ def test_waiting_for_rows_and_measuring_by_pieces_are_told() -> None:
     data = table_of(600)
     run = run_of(planned(data, validation=0.5), data)
     done = [event.rows_done for event in run.staged if isinstance(event, BlockEnd)]
-    assert done.count(300) >= 3 * 2  # between the pieces of each epoch's measuring
+    assert done.count(300) >= 2 * 2  # between the pieces of each epoch's measuring
 
 
 # -- searches --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,7 @@ NOISY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("optimizer", ["esgd", {"form": "esgd", "momentum": 0.9, "nesterov": True}])
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 5])
-def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
-    optimizer: Any, stop_after: int
-) -> None:
+def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(optimizer: Any) -> None:
     def fresh() -> Training:
         training = training_of(
             [None, [6, "tanh"], None], optimizer=optimizer, epochs=2, batch_size=8, **NOISY
@@ -127,13 +125,14 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
 
     whole = fresh()
     assert BlockEnd in {type(event) for event in whole}
-    first = fresh()
-    for _, _event in zip(range(stop_after), first, strict=False):
-        pass
-    second = fresh()
-    second.restore(first.state())
-    list(second)
-    assert second.state() == whole.state()
+    for stop_after in (0, 1, 2, 5):
+        first = fresh()
+        for _ in itertools.islice(first, stop_after):
+            pass
+        second = fresh()
+        second.restore(first.state())
+        list(second)
+        assert second.state() == whole.state(), stop_after
 
 
 STEPS = RNG.standard_normal((48, 5, 4)).astype(np.float32)
@@ -172,7 +171,9 @@ def test_it_trains_classifiers_and_tied_weights() -> None:
 
 
 def test_what_it_does_not_read_stays_and_a_loss_without_curvature_is_refused() -> None:
-    training = training_of([None, 5, {"size": 3, "inputs": ["in"]}, None], optimizer="esgd")
+    training = training_of(
+        [None, 5, {"size": 3, "inputs": ["in"]}, None], optimizer="esgd", epochs=5
+    )
     list(training)
     start = initial_parameters(training.graph, seed=13)
     assert np.array_equal(training.kept_parameters()["hid1.w"], start["hid1.w"])
