@@ -33,11 +33,15 @@ TABLE = b"g,t,x,y\n" + b"".join(b"%d,%d,%d,%c\n" % (i % 3, i, i, b"ab"[i % 2]) f
 
 
 @pytest.fixture(scope="module")
-def models(shared: Api) -> list[str]:
+def table(shared: Api) -> str:
+    return shared.upload(TABLE)
+
+
+@pytest.fixture(scope="module")
+def models(shared: Api, table: str) -> list[str]:
     arrays = shared.upload(npz(x=X[..., :2], y=X[:, -1, 0]), "application/x-npz")
     layers = [None, [3, "rnn"], {"form": "last"}, None]
     of_arrays = trained(shared, arrays, layers, epochs=1)["model"]
-    table = shared.upload(TABLE)
     sequence = {"group": "g", "order": "t", "window": 3}
     of_table = trained(shared, table, [None, [3, "gru"], None], sequence=sequence, epochs=1)[
         "model"
@@ -135,9 +139,8 @@ SEQUENCE = st.fixed_dictionaries(
 )
 @SETTINGS
 def test_any_windows_are_planned_or_refused(
-    shared: Api, sequence: Any, validation: Any, spec: dict[str, Any], last: bool
+    shared: Api, table: str, sequence: Any, validation: Any, spec: dict[str, Any], last: bool
 ) -> None:
-    table = shared.upload(TABLE)
     layers = [None, 3, {"form": "last"}, None] if last else [None, 3, None]
     body = {"dataset": table, "network": {"layers": layers}, "sequence": sequence}
     check(shared, "/train?validate_only=true", {**body, "validation": validation, **spec})
