@@ -31,13 +31,13 @@ def test_so_much_of_the_mixture_lies_below(scale: float, width: float, of_passes
 
 def test_no_quantile_depends_on_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
-    samples = rng.standard_normal((40, 200)) * np.exp(3 * rng.standard_normal(200))
+    samples = rng.standard_normal((40, 60)) * np.exp(3 * rng.standard_normal(60))
     whole = mixture_quantiles(samples, np.array(4.0), LEVELS)
     monkeypatch.setattr(quantiles, "_CELLS", 1)
     for one, other in zip(whole, mixture_quantiles(samples, np.array(4.0), LEVELS), strict=True):
         np.testing.assert_array_equal(one, other)
-    alone = mixture_quantiles(samples[:, 70:73], np.array(4.0), LEVELS)
-    np.testing.assert_array_equal(np.stack(whole)[:, 70:73], np.stack(alone))
+    alone = mixture_quantiles(samples[:, 20:23], np.array(4.0), LEVELS)
+    np.testing.assert_array_equal(np.stack(whole)[:, 20:23], np.stack(alone))
 
 
 def test_the_ends_are_infinite() -> None:

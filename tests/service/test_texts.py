@@ -30,7 +30,7 @@ def speller(shared: Api) -> str:
         dataset["id"],
         [None, [48, "lstm"], None],
         sequence={"order": "position", "window": WINDOW},
-        epochs=12,
+        epochs=8,
         batch_size=16,
         hidden_dropout=0.05,
         optimizer={"form": "adam", "learning_rate": 0.02},
