@@ -31,9 +31,9 @@ def posted(server: Server, dataset: str, model: str, **changes: Any) -> str:
     body = {
         "model": model,
         "inputs": {"dataset": dataset},
-        "num_samples": 6000,
+        "num_samples": 4000,
         "seed": 5,
-        "checkpoint_every": {"seconds": 0.2},
+        "checkpoint_every": {"seconds": 0.1},
         **changes,
     }
     answer = server.client.post("/predictions", json=body)
