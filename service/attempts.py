@@ -41,10 +41,12 @@ class Attempt:
         clock: Callable[[], float],
         checkpointing: Executor,
         recording: Executor,
+        step_s: float,
         wait: Callable[[], None],
     ) -> None:
         """`clock` gives seconds; the job goes on while others write checkpoints and rows.
 
+        Of small pieces of work a step is wanted every `step_s` seconds.
         `wait` lets some time pass before a full disk is tried again, and raises Stopped where the
         worker is to stop.
         """
@@ -59,6 +61,8 @@ class Attempt:
         self._wait = wait
         self._journal = Journal(job, jobs=jobs, clock=clock, thread=recording)
         self._leaving = Leaving(job, jobs=jobs, datasets=datasets, blobs=blobs)
+        self._step_s = step_s
+        self._stepped_at = float("-inf")
         self._due = DueTimes(job.spec, clock())
         self._writing: Writing | None = None
         self._written: Checkpoint | None = None
@@ -86,12 +90,19 @@ class Attempt:
 
     # -- while the job goes on ---------------------------------------------------------------------
 
+    def wants_step(self, *, at_epoch: bool) -> bool:
+        """Return whether it is time for a step, or a checkpoint may be due; see `TaskContext`."""
+        if at_epoch and self._due.counts_epochs:
+            return True
+        return self._clock() - self._stepped_at >= self._step_s
+
     def take(self, step: Step) -> None:
         """Keep what a step says, store it when it is time to, and end the attempt if it must.
 
         Where it `is_behind` then, it is to `wait` before the task goes on.
         """
         self.last = step
+        self._stepped_at = self._clock()
         self._journal.take(step)
         self._look(step)
 

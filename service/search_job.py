@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from engine.ensembles import ensemble_document
+from engine.errors import EngineError
 from engine.plan import TrainingPlan
 from engine.run import Outcome, TrainingRun
 from engine.search import RefitEvent, Search, SearchEvent, Selected, VariantEvent
@@ -58,12 +59,20 @@ def search(job: Job, context: TaskContext) -> Iterator[Step]:
         yield Step(events=run.opening_events())
     else:
         run.restore(context.checkpoint)
-    for event in run.search:
-        yield run.step(event)
+    try:
+        for event in run.search:
+            run.hear(event)
+            if isinstance(event, Selected):
+                yield replace(run.step(), is_milestone=True)
+            elif context.wants_step(at_epoch=True):  # of one variant or another
+                yield run.step()
+    except EngineError:
+        yield Step(events=run.say())
+        raise
     yield from run.told_epochs()
     yield from run.measure()
     yield from run.calibrate()
-    yield replace(run.step(None), result=run.result)
+    yield replace(run.step(), result=run.result)
 
 
 class _SearchJob:
@@ -96,6 +105,8 @@ class _SearchJob:
         """When this attempt began to train the best once more, and how many rows were done."""
         self._is_chosen_told = False
         """Whether it has been said which variant was chosen."""
+        self._unsaid: list[NewEvent] = []
+        """What the next step says."""
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from an earlier attempt's checkpoint."""
@@ -117,21 +128,29 @@ class _SearchJob:
         )
         return (("log", {"message": message, "select": self._plan.select}),)
 
-    def step(self, event: SearchEvent | None) -> Step:
+    def hear(self, event: SearchEvent) -> None:
+        """Keep what there is to say of an event for the next step."""
+        self._unsaid.extend(self._events(event))
+
+    def say(self) -> tuple[NewEvent, ...]:
+        """Return what was kept for the next step, which is to say it."""
+        said, self._unsaid = tuple(self._unsaid), []
+        return said
+
+    def step(self) -> Step:
         """Describe where the search stands."""
         refit = self.search.refit
         epochs = self.search.epochs + (0 if refit is None else refit.staged.epochs)
         return Step(
-            events=tuple(self._events(event)),
+            events=self.say(),
             progress=self._progress(),
             metrics=self._metrics() or None,
             epoch=epochs,
-            is_milestone=isinstance(event, Selected),
             snapshot=self.snapshot,
             result=self.result if self.search.epochs else None,
         )
 
-    def _events(self, event: SearchEvent | None) -> Iterator[NewEvent]:
+    def _events(self, event: SearchEvent) -> Iterator[NewEvent]:
         if isinstance(event, VariantEvent):
             overrides = self._plan.variants[event.index].variant.overrides
             yield "variant", {"index": event.index, "overrides": overrides, **event.standing.told()}
@@ -148,8 +167,8 @@ class _SearchJob:
         """Tell the epochs of the best, where it is not trained once more, which would tell them."""
         epochs = self.search.best_epochs()
         while some := tuple(islice(epochs, _EPOCHS_AT_ONCE)):
-            events = tuple(told for epoch in some for told in event_of(epoch))
-            yield replace(self.step(None), events=events)
+            self._unsaid.extend(told for epoch in some for told in event_of(epoch))
+            yield self.step()
 
     def _progress(self) -> dict[str, Any]:
         elapsed = max(time.monotonic() - self._started, 1e-9)
@@ -183,7 +202,7 @@ class _SearchJob:
             return
         for done in self.search.together().pieces():
             told = _told("evaluating", round(100 * done), 100, None, None) | {"unit": "%"}
-            yield replace(self.step(None), progress=told)
+            yield replace(self.step(), progress=told)
 
     def calibrate(self) -> Iterator[Step]:
         """Calibrate the model that the search leaves, if that is asked for."""
@@ -193,7 +212,7 @@ class _SearchJob:
         yield from self._calibration.steps(*made, self._calibrating)
 
     def _calibrating(self, done: int, total: int) -> Step:
-        return replace(self.step(None), progress=progress(done, total))
+        return replace(self.step(), progress=progress(done, total))
 
     def result(self) -> TaskResult:
         """Return the model of the best so far, or of all that have come to their end."""

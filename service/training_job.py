@@ -180,7 +180,9 @@ def train(job: Job, context: TaskContext) -> Iterator[Step]:
         yield Step(events=tuple(opening_events(run.plan, run.device, run.run)))
     try:
         for event in run.staged:
-            yield run.stage_step(event) if isinstance(event, StageEvent) else run.step(event)
+            run.hear(event)
+            if context.wants_step(at_epoch=isinstance(event, EpochEnd)):
+                yield run.step()
     except DivergedError:
         yield run.recovered()
         raise
@@ -234,6 +236,8 @@ class _TrainingJob:
         self.staged = self.run.staged
         self._started = time.monotonic()
         self._rows_before = 0
+        self._unsaid: list[NewEvent] = []
+        """What the next step says."""
 
     def restore(self, checkpoint: bytes, *, anew: bool) -> None:
         """Go on from an earlier attempt's checkpoint, or anew from an earlier job's."""
@@ -262,10 +266,20 @@ class _TrainingJob:
         early = " early" if training.epoch < self._spec.epochs else ""
         return f"stopped{early} after epoch {training.epoch}; kept epoch {training.kept_epoch}"
 
-    def step(self, event: RateFound | BlockEnd | EpochEnd | None = None) -> Step:
+    def hear(self, event: RateFound | StageEvent | BlockEnd | EpochEnd) -> None:
+        """Keep what there is to say of an event for the next step."""
+        self._unsaid.extend(event_of(event))
+
+    def _say(self) -> tuple[NewEvent, ...]:
+        said, self._unsaid = tuple(self._unsaid), []
+        return said
+
+    def step(self) -> Step:
         """Describe where training stands, after a block or at the end of an epoch."""
+        if self.staged.whole is None:
+            return self._stage_step()
         return Step(
-            events=() if event is None else event_of(event),
+            events=self._say(),
             progress=self.progress("training", completed=self.training.epoch),
             metrics=self.training.kept_metrics or None,
             epoch=self.training.epoch,
@@ -274,11 +288,11 @@ class _TrainingJob:
             result=self.result if self.training.epoch else None,
         )
 
-    def stage_step(self, event: StageEvent) -> Step:
+    def _stage_step(self) -> Step:
         """Describe where a stage before the whole network's training stands."""
         done, total = self.staged.stage_epochs
         return Step(
-            events=event_of(event),
+            events=self._say(),
             progress=self.progress("pretraining", completed=done, total=total),
             snapshot=self.snapshot,
             is_resumable=True,
@@ -293,7 +307,7 @@ class _TrainingJob:
             place = f"before, at the stage that stood at epoch {self.staged.stage_epochs[0]} of all"
         message = f"the loss diverged; a resumed job goes on from {place}, with a new optimizer"
         return Step(
-            events=(("log", {"message": message}),),
+            events=(*self._say(), ("log", {"message": message})),
             epoch=epoch,
             snapshot=self.snapshot,
             is_resumable=True,

@@ -34,6 +34,8 @@ __all__ = ["Worker"]
 
 logger = structlog.get_logger(__name__)
 
+STEP_S = 0.05
+"""How often a task that goes on in small pieces says where it stands."""
 ROOM_S = (1.0, 60.0)
 """How long a worker without room waits before it tries again, at first and at most."""
 
@@ -58,6 +60,9 @@ class _Context:
         if most is None:
             most = shutil.disk_usage(folder).free // 2
         return Scratch(folder=folder, bytes=most)
+
+    def wants_step(self, *, at_epoch: bool) -> bool:
+        return self.attempt.wants_step(at_epoch=at_epoch)
 
     def data(self, dataset_id: str) -> Data:
         dataset = self.datasets.get(dataset_id)
@@ -109,6 +114,7 @@ class Worker:
         checkpointing: Executor | None = None,
         recording: Executor | None = None,
         max_job_bytes: int | None = None,
+        step_s: float = STEP_S,
     ) -> None:
         """`tick` is called at every step, as a sign of life; `clock` gives seconds.
 
@@ -116,6 +122,7 @@ class Worker:
         One job may use `threads`; its files without a name may take `max_scratch_bytes`, by default
         half of what is free on the disk; it allocates at most `max_job_bytes`. While it goes on,
         `checkpointing` writes checkpoints and `recording` what it says: by default a thread each.
+        Every `step_s` it is looked at, or after each piece of work that takes longer.
         """
         self.name = name
         self._jobs = jobs
@@ -134,6 +141,7 @@ class Worker:
         self._max_scratch_bytes = max_scratch_bytes
         self._checkpointing = checkpointing or ThreadPoolExecutor(1, "checkpoint")
         self._recording = recording or ThreadPoolExecutor(1, "record")
+        self._step_s = step_s
 
     def work_once(self) -> bool:
         """Claim and run one job; return False when none is runnable, or there is no room."""
@@ -165,6 +173,7 @@ class Worker:
             clock=self._clock,
             checkpointing=self._checkpointing,
             recording=self._recording,
+            step_s=self._step_s,
             wait=self._await_room,
         )
         try:

@@ -96,7 +96,7 @@ class Api(httpx.Client):
         return job
 
     def worker(self, **options: Any) -> Worker:
-        """Return a worker of this process."""
+        """Return a worker of this process, which looks at a job after each piece of its work."""
         return Worker(
             "tests",
             jobs=self.state["jobs"],
@@ -104,7 +104,7 @@ class Api(httpx.Client):
             models=self.state["models"],
             blobs=self.state["blobs"],
             tasks=TASKS,
-            **options,
+            **{"step_s": 0.0} | options,
         )
 
     def work(self) -> None:

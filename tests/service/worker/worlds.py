@@ -87,7 +87,7 @@ class World:
             pause=self.pause,
             checkpointing=self.checkpointing,
             recording=self.recording,
-            **options,
+            **{"step_s": 0.0} | options,
         )
 
     def _tick(self) -> None:
