@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +23,7 @@ from service.routes.queueing import PreferHeader, preferred_wait, wait_for_chang
 from service.schemas.jobs import CancelRequest, EventView, JobView, RegularizerLogView, VariantView
 from service.schemas.views import ListView
 from service.shutdown import Shutdown
-from service.store.jobs import Event, Jobs, Status
+from service.store.jobs import Event, EventText, Jobs, Status
 from service.summaries import JobSummary
 
 __all__ = ["router"]
@@ -124,11 +125,10 @@ async def list_job_events(
     """List what happened to a job or, with `Accept: text/event-stream`, follow it as it happens."""
     offered = ("application/json", "text/event-stream")
     if preferred(request.headers.get("accept", ""), offered) != "text/event-stream":
-        page = await run_in_threadpool(jobs.events, job_id, after=after or 0, limit=limit)
-        view = ListView[EventView](
-            data=[EventView.of(event) for event in page.data], has_more=page.has_more
-        )
-        return Response(view.model_dump_json(), media_type="application/json")
+        page = await run_in_threadpool(jobs.event_texts, job_id, after=after or 0, limit=limit)
+        events = [orjson.Fragment(EventView.written(event)) for event in page.data]
+        view = {"data": events, "has_more": page.has_more}
+        return Response(orjson.dumps(view), media_type="application/json")
     first = _stream_start(last_event_id, after)
     job = await run_in_threadpool(jobs.get, job_id)
     if job.terminal and first >= job.last_event:
@@ -152,7 +152,7 @@ def _stream_start(last_event_id: str | None, after: int | None) -> int:
     return int(last_event_id)
 
 
-async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
+async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> AsyncIterator[bytes]:
     """Yield events as they come, until the final one, the job's deletion or the server's stop."""
     shutdown: Shutdown = request.state.shutdown
     news_at = told_at = time.monotonic()
@@ -160,13 +160,12 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
     while True:
         version = jobs.version()
         try:
-            page = await run_in_threadpool(jobs.events, job_id, after=after, limit=_PAGE)
+            page = await run_in_threadpool(jobs.event_texts, job_id, after=after, limit=_PAGE)
         except NotFound:
             return  # deleted meanwhile: nothing more can be told
-        for event in page.data:
-            yield _frame(event)
-            after = event.id
         if page.data:
+            yield b"".join(_frame(event) for event in page.data)
+            after = page.data[-1].id
             told_at = time.monotonic()
             pace_s, news_at = told_at - news_at, told_at
         if page.data and page.data[-1].type == "finished":
@@ -179,13 +178,13 @@ async def _stream(request: Request, jobs: Jobs, job_id: str, after: int) -> Asyn
         ):
             return
         if time.monotonic() - told_at >= _COMMENT_S:
-            yield ": still here\n\n"
+            yield b": still here\n\n"
             told_at = time.monotonic()
 
 
-def _frame(event: Event) -> str:
-    data = EventView.of(event).model_dump_json()
-    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n"
+def _frame(event: EventText) -> bytes:
+    head = f"id: {event.id}\nevent: {event.type}\ndata: ".encode()
+    return head + EventView.written(event) + b"\n\n"
 
 
 @router.get(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field, Strict
 
 from engine.spec import Spec
 from service.schemas.views import View
-from service.store.jobs import Event, Job, Status
+from service.store.jobs import EventText, Job, Status
 
 __all__ = ["CancelRequest", "EventView", "JobView", "RegularizerLogView", "VariantView"]
 
@@ -65,8 +66,11 @@ class EventView(View):
     data: dict[str, Any]
 
     @classmethod
-    def of(cls, event: Event) -> EventView:
-        return cls(**vars(event))
+    def written(cls, event: EventText) -> bytes:
+        """Return the view of an event as JSON, with its data as they are stored."""
+        data = orjson.Fragment(event.data)
+        view = {"id": event.id, "type": event.type, "at": event.at, "data": data}
+        return orjson.dumps(view, option=orjson.OPT_UTC_Z)
 
 
 class RegularizerHistory(View):

@@ -14,7 +14,7 @@ from service.errors import Conflict, NotFound, QueueFull
 from service.store import audit, claims, lifecycle, tables
 from service.store.database import Clock, Database, Page, is_id, new_id, newest_first, plain_text
 from service.store.datasets import StagedDataset
-from service.store.events import read_epochs, read_events
+from service.store.events import EventText, read_epochs, read_event_texts
 from service.store.idempotency import Remember
 from service.store.job_records import NewJob, Recorded, columns_of, refuse_own
 from service.store.lifecycle import (
@@ -30,12 +30,13 @@ from service.store.lifecycle import (
 from service.store.models import NewModelRow, insert_model
 from service.store.needs import need_datasets, need_models
 from service.store.quotas import NO_QUOTAS, Quotas, check_queued, check_stored
-from service.store.visibility import seen
+from service.store.visibility import seen, seen_by_parameter
 
 __all__ = [
     "Checkpoint",
     "ErrorKind",
     "Event",
+    "EventText",
     "Job",
     "Jobs",
     "NewJob",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 JOBS = tables.jobs
+# Built once: whoever waits for a job reads it several times a second.
+_JOB = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("job"), seen_by_parameter(JOBS))
 
 
 class Jobs:
@@ -111,11 +114,13 @@ class Jobs:
         return job
 
     def get(self, job_id: str) -> Job:
-        query = sa.select(JOBS).where(JOBS.c.id == job_id, seen(JOBS, self._viewer))
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none() if is_id(job_id, "job") else None
+        row = None
+        if is_id(job_id, "job"):
+            with self._database.read() as connection:
+                asked = {"job": job_id, "viewer": self._viewer}
+                row = connection.execute(_JOB, asked).one_or_none()
         if row is None:
-            raise NotFound(f"no job has the id {job_id[:80]!r}")
+            raise _no_job(job_id)
         return job_of(row)
 
     def list(
@@ -202,9 +207,20 @@ class Jobs:
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[Event]:
         """The events with ids above `after`, oldest first; NotFound if there is no such job."""
-        with self._database.read() as connection:
-            self._require(connection, job_id)
-            return read_events(connection, job_id, after=after, limit=limit)
+        page = self.event_texts(job_id, after=after, limit=limit)
+        return Page([text.event() for text in page.data], page.has_more)
+
+    def event_texts(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Page[EventText]:
+        """The same events as they are stored."""
+        page = None
+        if is_id(job_id, "job"):
+            with self._database.read() as connection:
+                page = read_event_texts(
+                    connection, job_id, viewer=self._viewer, after=after, limit=limit
+                )
+        if page is None:
+            raise _no_job(job_id)
+        return page
 
     def epochs(self, job_id: str) -> Sequence[Event]:
         """The `epoch` events that the job's present state rests on, oldest first, each epoch once.
@@ -389,7 +405,7 @@ class Jobs:
     def _require(self, connection: sa.Connection, job_id: str) -> None:
         query = sa.select(JOBS.c.id).where(JOBS.c.id == job_id, seen(JOBS, self._viewer))
         if not is_id(job_id, "job") or connection.scalar(query) is None:
-            raise NotFound(f"no job has the id {job_id[:80]!r}")
+            raise _no_job(job_id)
 
     def _part(
         self,
@@ -410,3 +426,7 @@ class Jobs:
             max_failures=self._max_failures,
             is_final=is_final,
         )
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"no job has the id {job_id[:80]!r}")

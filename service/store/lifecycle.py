@@ -12,7 +12,7 @@ Every transition works within its caller's transaction and adds its event there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -48,6 +48,18 @@ EVENTS = tables.events
 _HELD = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("held")).with_for_update()
 _CHANGE = sa.update(JOBS).where(JOBS.c.id == sa.bindparam("changed")).returning(JOBS)
 _ADD = sa.insert(EVENTS)
+_SAID = sa.func.json_each(sa.bindparam("said")).table_valued("key", "value")
+_ADD_AT_ONCE = sa.insert(EVENTS).from_select(
+    ["job_id", "id", "type", "at", "data"],
+    sa.select(
+        sa.bindparam("job", type_=EVENTS.c.job_id.type),
+        sa.bindparam("first", type_=sa.Integer) + _SAID.c.key,
+        sa.func.json_extract(_SAID.c.value, "$[0]"),
+        sa.bindparam("at", type_=EVENTS.c.at.type),
+        sa.func.json_extract(_SAID.c.value, "$[1]"),
+    ),
+)
+"""The same by one step of SQLite, which takes no turns at Python's lock with a training thread."""
 
 ErrorKind = Literal["user", "memory", "timeout", "infrastructure"]
 
@@ -187,15 +199,31 @@ def write(
     **values: Any,
 ) -> Job:
     """Change the job's columns and add events; return the job as it is then."""
-    rows = [
-        {"job_id": job.id, "id": number, "type": kind, "at": now, "data": dict(data)}
-        for number, (kind, data) in enumerate(events, job.last_event + 1)
-    ]
-    values["last_event"] = job.last_event + len(rows)
+    added = list(events)
+    values["last_event"] = job.last_event + len(added)
     changed = job_of(connection.execute(_CHANGE, {"changed": job.id, **values}).one())
-    if rows:
-        connection.execute(_ADD, rows)
+    if added:
+        _add(connection, job, now, added)
     return changed
+
+
+def _add(
+    connection: sa.Connection,
+    job: Job,
+    now: datetime,
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+) -> None:
+    first = job.last_event + 1
+    if connection.dialect.name == "sqlite":
+        said = tables.json_text([(kind, tables.json_text(data)) for kind, data in events])
+        at_once = {"job": job.id, "first": first, "at": now, "said": said}
+        connection.execute(_ADD_AT_ONCE, at_once)
+    else:
+        rows = [
+            {"job_id": job.id, "id": number, "type": kind, "at": now, "data": data}
+            for number, (kind, data) in enumerate(events, first)
+        ]
+        connection.execute(_ADD, rows)
 
 
 def end(

@@ -25,6 +25,7 @@ __all__ = [
     "job_models",
     "job_turns",
     "jobs",
+    "json_text",
     "metadata",
     "models",
 ]
@@ -45,6 +46,11 @@ class Instant(sa.types.TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+def json_text(value: Any) -> str:
+    """Return a document as it is stored; NaN and infinities become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
 class Json(sa.types.TypeDecorator[Any]):
     """A JSON document as text; NaN and infinities become null, None becomes NULL."""
 
@@ -52,9 +58,7 @@ class Json(sa.types.TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
-        if value is None:
-            return None
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        return None if value is None else json_text(value)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
         return None if value is None else orjson.loads(value)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.errors import Forbidden
 
-__all__ = ["refuse_foreign", "seen"]
+__all__ = ["refuse_foreign", "seen", "seen_by_parameter"]
 
 
 def seen(table: sa.Table, viewer: str | None) -> sa.ColumnElement[bool]:
@@ -18,6 +18,12 @@ def seen(table: sa.Table, viewer: str | None) -> sa.ColumnElement[bool]:
     if viewer is None:
         return sa.true()
     return sa.or_(table.c.owner == viewer, table.c.shared)
+
+
+def seen_by_parameter(table: sa.Table) -> sa.ColumnElement[bool]:
+    """The same of a statement that is built once, whose parameter `viewer` says who looks."""
+    viewer = sa.bindparam("viewer", type_=sa.Text)
+    return sa.or_(viewer.is_(None), table.c.owner == viewer, table.c.shared)
 
 
 def refuse_foreign(owner: str | None, viewer: str | None, what: str) -> None:
