@@ -34,18 +34,25 @@ from engine.plan import plan_training
 from engine.run import TrainingRun, artifact_of, encode_rows
 from engine.spec import TrainSpec
 
-SMALL: dict[str, Any] = {
-    "network": {"layers": [None, 50, None]},
-    "hidden_dropout": 0.1,
-    "epochs": 5,
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job."""
+
+    rows: int
+    inputs: int
+    epochs: int
+    """As many as take some seconds."""
+    spec: dict[str, Any]
+
+
+KINDS = {
+    "small": Kind(506, 13, 4000, {"network": {"layers": [None, 50, None]}}),
+    "large": Kind(
+        20_000, 90, 40, {"network": {"layers": [None, 256, 256, None]}, "batch_size": 128}
+    ),
 }
-LARGE: dict[str, Any] = {
-    "network": {"layers": [None, 256, 256, None]},
-    "hidden_dropout": 0.1,
-    "batch_size": 128,
-}
-ROWS = (20_000, 90)
-"""Of the large job, and their inputs."""
+DROPOUT = {"hidden_dropout": 0.1}
 NICENESS = 10
 """A worker's."""
 _MOST_STOLEN = 0.01
@@ -73,17 +80,21 @@ def seconds_between(first: str, last: str) -> float:
 
 
 def first_epoch(client: Client, dataset: str) -> float:
-    """Return the seconds from the request until its first epoch has ended."""
-    job = client.post("/train", {"dataset": dataset, **SMALL})
+    """Return the seconds from a small request until its first epoch has ended."""
+    job = client.post("/train", {"dataset": dataset, **asked(KINDS["small"], 5)})
     for event in client.events(job["id"]):
         if event["type"] == "epoch":
             return seconds_between(job["created_at"], event["at"])
     raise SystemExit("the job ended without an epoch")
 
 
-def whole_job(client: Client, dataset: str, epochs: int) -> float:
+def asked(kind: Kind, epochs: int) -> dict[str, Any]:
+    return {**kind.spec, **DROPOUT, "epochs": epochs}
+
+
+def whole_job(client: Client, dataset: str, kind: Kind) -> float:
     """Return the seconds from a job's claim to its end; its events are followed meanwhile."""
-    job = client.post("/train", {"dataset": dataset, **LARGE, "epochs": epochs})
+    job = client.post("/train", {"dataset": dataset, **asked(kind, kind.epochs)})
     for _ in client.events(job["id"]):
         pass
     job = client.get(f"/jobs/{job['id']}")
@@ -96,12 +107,12 @@ def like_a_worker() -> None:
     torch.set_num_threads(1)
 
 
-def engine_alone(rows: int, inputs: int, epochs: int) -> tuple[float, float]:
+def engine_alone(kind: Kind, epochs: int) -> tuple[float, float]:
     """Return the seconds of the same run, from its arrays to its artifact, and of processors."""
-    given = arrays(rows, inputs)
+    given = arrays(kind.rows, kind.inputs)
     begun, used = time.perf_counter(), time.process_time()
     data = Data(arrays=given)
-    plan = plan_training(TrainSpec.model_validate(LARGE | {"epochs": epochs}), data)
+    plan = plan_training(TrainSpec.model_validate(asked(kind, epochs)), data)
     run = TrainingRun(plan, encode_rows(plan, data, None, torch.device("cpu")), threads=CORES)
     for _ in run.staged:
         pass
@@ -126,18 +137,18 @@ class Pair:
 
 
 def measured(
-    client: Client, process: Executor, dataset: str, epochs: int, *, is_job_first: bool
+    client: Client, process: Executor, dataset: str, kind: Kind, *, is_job_first: bool
 ) -> Pair:
     """Measure both."""
     begun, stolen_before = time.perf_counter(), stolen()
 
     def by_engine() -> tuple[float, float]:
-        return process.submit(engine_alone, *ROWS, epochs).result()
+        return process.submit(engine_alone, kind, kind.epochs).result()
 
     alone = None if is_job_first else by_engine()
     before = used_by_server()
-    job = whole_job(client, dataset, epochs)
-    used = {kind: used - before[kind] for kind, used in used_by_server().items()}
+    job = whole_job(client, dataset, kind)
+    used = {process: used - before[process] for process, used in used_by_server().items()}
     seconds, alone_used = alone or by_engine()
     lost = (stolen() - stolen_before) / (CORES * (time.perf_counter() - begun))
     return Pair(job, used, seconds, alone_used, lost)
@@ -148,10 +159,30 @@ def used_by_server() -> dict[str, float]:
     return {kind: used_by(part) for kind, part in SERVER.items()}
 
 
+def compare(
+    console: Console, client: Client, process: Executor, kind: Kind, rounds: int
+) -> list[Pair]:
+    """Measure so many pairs that count, or as many as a disturbed machine gives."""
+    dataset = stored(client, arrays(kind.rows, kind.inputs))
+    process.submit(engine_alone, kind, 2).result()
+    pairs: list[Pair] = []
+    for number in range(_MOST_TRIES * rounds):
+        pair = measured(client, process, dataset, kind, is_job_first=number % 2 == 1)
+        seconds = ", ".join(f"{name} {seconds:.2f}" for name, seconds in pair.used.items())
+        console.print(
+            f"job {pair.job:.2f} s, engine alone {pair.alone:.2f} s, {pair.stolen:.1%} stolen; "
+            f"of processors: engine alone {pair.alone_used:.2f}, {seconds}"
+        )
+        pairs += [pair] if pair.stolen <= _MOST_STOLEN else []
+        if len(pairs) == rounds:
+            break
+    return pairs
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the medians."""
     parser = argparse.ArgumentParser(description="What a job costs beside its training")
-    parser.add_argument("--epochs", type=int, default=60, help="of the long job")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args(arguments)
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -163,30 +194,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serving() as url,
         closing(Client(url)) as client,
     ):
-        small = stored(client, arrays(506, 13))
+        small = stored(client, arrays(KINDS["small"].rows, KINDS["small"].inputs))
         first_epoch(client, small)
         firsts = [first_epoch(client, small) for _ in range(10)]
-        dataset = stored(client, arrays(*ROWS))
-        process.submit(engine_alone, *ROWS, 2).result()
-        rounds: list[Pair] = []
-        for number in range(_MOST_TRIES * given.rounds):
-            pair = measured(client, process, dataset, given.epochs, is_job_first=number % 2 == 1)
-            seconds = ", ".join(f"{kind} {seconds:.2f}" for kind, seconds in pair.used.items())
-            console.print(
-                f"job {pair.job:.2f} s, engine alone {pair.alone:.2f} s, {pair.stolen:.1%} stolen; "
-                f"of processors: engine alone {pair.alone_used:.2f}, {seconds}"
-            )
-            rounds += [pair] if pair.stolen <= _MOST_STOLEN else []
-            if len(rounds) == given.rounds:
-                break
-    console.print(f"{CORES} cores, load {os.getloadavg()[0]:.2f}, {len(rounds)} rounds count")
-    console.print(f"accepted to the end of the first epoch: {statistics.median(firsts):.3f} s")
-    told(console, "whole job", [pair.job for pair in rounds], [pair.alone for pair in rounds])
-    for kind in SERVER:
-        used = statistics.median(pair.used[kind] for pair in rounds)
-        console.print(f"  processor seconds of the {kind}: {used:.2f}")
-    used_by_jobs = [sum(pair.used.values()) for pair in rounds]
-    told(console, "processor seconds", used_by_jobs, [pair.alone_used for pair in rounds])
+        console.print(f"accepted to the end of the first epoch: {statistics.median(firsts):.3f} s")
+        for name in given.kinds:
+            kind = KINDS[name]
+            console.print(f"{name}: {kind.rows} x {kind.inputs}, {kind.epochs} epochs")
+            summarise(console, compare(console, client, process, kind, given.rounds))
+
+
+def summarise(console: Console, pairs: Sequence[Pair]) -> None:
+    """Print what the pairs came to."""
+    console.print(f"{CORES} cores, load {os.getloadavg()[0]:.2f}, {len(pairs)} rounds count")
+    told(console, "whole job", [pair.job for pair in pairs], [pair.alone for pair in pairs])
+    for name in SERVER:
+        used = statistics.median(pair.used[name] for pair in pairs)
+        console.print(f"  processor seconds of the {name}: {used:.2f}")
+    used_by_jobs = [sum(pair.used.values()) for pair in pairs]
+    told(console, "processor seconds", used_by_jobs, [pair.alone_used for pair in pairs])
 
 
 def told(console: Console, what: str, jobs: Sequence[float], alone: Sequence[float]) -> None:
