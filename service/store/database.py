@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
@@ -28,6 +29,7 @@ from service.errors import Conflict, Corrupt, Invalid, ServiceError, StorageFull
 __all__ = [
     "Clock",
     "Database",
+    "Fetch",
     "Page",
     "is_id",
     "new_id",
@@ -59,6 +61,17 @@ class Page(Generic[T]):
     has_more: bool
 
 
+class Fetch:
+    """A query for `Database.fetch`, built once; its parameters are given by name."""
+
+    def __init__(self, statement: sa.Select[Any]) -> None:
+        """Its columns and parameters are of types that drivers know."""
+        self.statement = statement
+        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        self.sqlite = str(compiled)
+        self.constants = {name: own for name, own in compiled.params.items() if own is not None}
+
+
 class Database:
     """One SQLAlchemy URL, from `sqlite_url` or `postgresql+psycopg://…`; call `migrate` first.
 
@@ -71,8 +84,9 @@ class Database:
         # SQLite's own wait for its one writer is a sleep that grows to 100 ms; threads of one
         # process queue here instead, and only other processes are waited for by sleeping.
         self._writing = threading.Lock()
-        self._watching = threading.Lock()
-        self._watch: sqlite3.Cursor | None = None
+        self._fetching = threading.Lock()
+        self._fetcher: sqlite3.Cursor | None = None
+        """Of a connection that changes nothing; its transactions are single statements."""
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -125,14 +139,32 @@ class Database:
         """
         if not self.is_sqlite:
             return None
-        with _own_errors(), self._watching:
-            if self._watch is None:
-                self._watch = sqlite3.connect(
-                    str(self.engine.url.database), check_same_thread=False, isolation_level=None
-                ).cursor()
-            # SQLite counts what other connections commit, and this one does nothing else.
-            version: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+        with _own_errors(), self._fetching:
+            # SQLite counts what other connections commit, and this one commits nothing.
+            version: int = self._cursor().execute("PRAGMA data_version").fetchone()[0]
         return version
+
+    def fetch(self, query: Fetch, **given: Any) -> Sequence[Any]:
+        """Return all rows of a query, in their driver's types.
+
+        For what is asked several times a second while a job wants the cores: with SQLite it takes a
+        sixth of the time of `read`, as SQLAlchemy has no part in it.
+        """
+        if not self.is_sqlite:
+            with self.read() as connection:
+                return connection.execute(query.statement, given).all()
+        with _own_errors(), self._fetching:
+            return self._cursor().execute(query.sqlite, query.constants | given).fetchall()
+
+    def _cursor(self) -> sqlite3.Cursor:
+        if self._fetcher is None:
+            self._fetcher = sqlite3.connect(
+                str(self.engine.url.database),
+                timeout=BUSY_TIMEOUT_MS / 1000,
+                check_same_thread=False,
+                isolation_level=None,
+            ).cursor()
+        return self._fetcher
 
     def lock(self, connection: sa.Connection, name: str) -> None:
         """Hold `name` against every other transaction until this one ends."""
@@ -140,10 +172,10 @@ class Database:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 
     def close(self) -> None:
-        with self._watching:
-            if self._watch is not None:
-                self._watch.connection.close()
-                self._watch = None
+        with self._fetching:
+            if self._fetcher is not None:
+                self._fetcher.connection.close()
+                self._fetcher = None
         self.engine.dispose()
 
     @contextmanager

@@ -10,7 +10,7 @@ import orjson
 import sqlalchemy as sa
 
 from service.store import tables
-from service.store.database import Page
+from service.store.database import Database, Fetch, Page
 from service.store.lifecycle import Event
 from service.store.visibility import seen_by_parameter
 
@@ -18,21 +18,17 @@ __all__ = ["EventText", "read_epochs", "read_event_texts"]
 
 EVENTS = tables.events
 JOBS = tables.jobs
-_TEXT = sa.type_coerce(EVENTS.c.data, sa.Text).label("data")
-# Built once: a job that is followed closely is asked for them several times a second. A job without
-# events after that one has a row of nulls here, and none that is not there for the viewer has any.
-_AFTER = (
-    sa.select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.at, _TEXT)
-    .select_from(
-        JOBS.outerjoin(
-            EVENTS,
-            sa.and_(EVENTS.c.job_id == JOBS.c.id, EVENTS.c.id > sa.bindparam("after")),
-        )
+_LATER = sa.and_(EVENTS.c.job_id == JOBS.c.id, EVENTS.c.id > sa.bindparam("after"))
+# A job without later events has a row of nulls here, and one that its viewer does not see has none.
+_AFTER = Fetch(
+    sa.select(
+        EVENTS.c.id,
+        EVENTS.c.type,
+        sa.type_coerce(EVENTS.c.at, sa.BigInteger),
+        sa.type_coerce(EVENTS.c.data, sa.Text),
     )
-    .where(
-        JOBS.c.id == sa.bindparam("job"),
-        seen_by_parameter(JOBS),
-    )
+    .select_from(JOBS.outerjoin(EVENTS, _LATER))
+    .where(JOBS.c.id == sa.bindparam("job"), seen_by_parameter(JOBS))
     .order_by(EVENTS.c.id)
     .limit(sa.bindparam("most", type_=sa.Integer))
 )
@@ -53,14 +49,17 @@ class EventText:
 
 
 def read_event_texts(
-    connection: sa.Connection, job_id: str, *, viewer: str | None, after: int, limit: int
+    database: Database, job_id: str, *, viewer: str | None, after: int, limit: int
 ) -> Page[EventText] | None:
     """The events with ids above `after`, oldest first; None if `viewer` sees no such job."""
-    given = {"job": job_id, "viewer": viewer, "after": after, "most": limit + 1}
-    rows = connection.execute(_AFTER, given).all()
+    rows = database.fetch(_AFTER, job=job_id, viewer=viewer, after=after, most=limit + 1)
     if not rows:
         return None
-    some = [EventText(*row) for row in rows[:limit] if row.id is not None]
+    some = [
+        EventText(number, kind, tables.instant(at), data)
+        for number, kind, at, data in rows[:limit]
+        if number is not None
+    ]
     return Page(some, len(rows) > limit)
 
 

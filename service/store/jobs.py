@@ -214,10 +214,9 @@ class Jobs:
         """The same events as they are stored."""
         page = None
         if is_id(job_id, "job"):
-            with self._database.read() as connection:
-                page = read_event_texts(
-                    connection, job_id, viewer=self._viewer, after=after, limit=limit
-                )
+            page = read_event_texts(
+                self._database, job_id, viewer=self._viewer, after=after, limit=limit
+            )
         if page is None:
             raise _no_job(job_id)
         return page

@@ -21,6 +21,7 @@ __all__ = [
     "events",
     "feedback",
     "idempotency_keys",
+    "instant",
     "job_datasets",
     "job_models",
     "job_turns",
@@ -43,7 +44,12 @@ class Instant(sa.types.TypeDecorator[datetime]):
         return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else instant(value)
+
+
+def instant(stored: int) -> datetime:
+    """Return the time that is stored as this number."""
+    return _EPOCH + timedelta(microseconds=stored)
 
 
 def json_text(value: Any) -> str:
