@@ -76,14 +76,29 @@ def terms_of(layer: Layer, values: Tensors, kinds: tuple[str, ...]) -> Tensors:
     """Sums of the absolute terms of the gradients that are sums of products of the gates'."""
     rows, steps, _ = values["x"].shape
     backwards = layer.spec.direction == "backwards"
-    x = (values["x"].flip(1) if backwards else values["x"]).abs()
+
+    def scanned(states: Tensor) -> Tensor:
+        return (states.flip(1) if backwards else states).abs()
+
+    def before(states: Tensor, name: str) -> Tensor:
+        given = getattr(layer.spec, name) is not None
+        start = values[name].abs() if given else torch.zeros_like(states[:, 0])
+        return torch.cat([start.unsqueeze(1), states[:, :-1]], dim=1)
+
+    found = computed(layer, values, kinds)
+    x, cell, out = scanned(values["x"]), scanned(found["l:cell"]), scanned(found["l:out"])
     # The gates' gradients are those of a bias that each row and step has for itself.
     of_each = values["b"].expand(rows * steps, -1)
     gates = computed(layer, values | {"b": of_each}, kinds)["b"].abs().reshape(rows, steps, -1)
+    enters, forgets, _, leaves = gates.chunk(4, dim=-1)
     return {
         "x": gates @ values["xh"].abs().T,
         "xh": torch.einsum("rsi,rsg->ig", x, gates),
+        "hh": torch.einsum("rsi,rsg->ig", before(out, "h_0"), gates),
         "b": gates.sum(dim=(0, 1)),
+        "ci": (enters * before(cell, "c_0")).sum(dim=(0, 1)),
+        "cf": (forgets * before(cell, "c_0")).sum(dim=(0, 1)),
+        "co": (leaves * cell).sum(dim=(0, 1)),
         "h_0": gates[:, 0] @ values["hh"].abs().T,
     }
 
