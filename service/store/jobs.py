@@ -280,14 +280,13 @@ class Jobs:
             events = [*events, ("checkpoint", place_of(job.kind, checkpoint.epoch))]
             values |= columns_of(checkpoint, job.attempts)
         with self._database.write() as connection:
-            held = lifecycle.held_job(connection, job)
+            claim = lifecycle.held_claim(connection, job)
             if events or values:
-                lifecycle.write(connection, held, self._clock(), events, **values)
-        replaced = held.checkpoint if checkpoint is not None else None
+                lifecycle.say(connection, job.id, claim, self._clock(), events, **values)
         return Recorded(
-            cancelling=held.status is Status.CANCELLING,
-            keep=held.status is Status.CANCELLING and held.cancel_keep,
-            replaced=None if replaced is None else replaced.key,
+            cancelling=claim.is_cancelling,
+            keep=claim.is_cancelling and claim.keep,
+            replaced=None if checkpoint is None else claim.checkpoint_key,
         )
 
     def finish(

@@ -28,25 +28,42 @@ from service.store.visibility import refuse_foreign, seen
 
 __all__ = [
     "Checkpoint",
+    "Claim",
     "ErrorKind",
     "Event",
     "Job",
     "Status",
     "end",
+    "held_claim",
     "held_job",
     "job_error",
     "job_of",
     "locked_job",
     "place_of",
     "requeue",
+    "say",
     "write",
 ]
 
 JOBS = tables.jobs
 EVENTS = tables.events
-# Built once: a job that is followed closely executes them a few times a second.
-_HELD = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("held")).with_for_update()
-_CHANGE = sa.update(JOBS).where(JOBS.c.id == sa.bindparam("changed")).returning(JOBS)
+# Built once: a job that goes on executes some of them a few times a second.
+_LOCKED = JOBS.c.id == sa.bindparam("held")
+_HELD = sa.select(JOBS).where(_LOCKED).with_for_update()
+_CLAIM = (
+    sa.select(
+        JOBS.c.worker,
+        JOBS.c.attempts,
+        JOBS.c.status,
+        JOBS.c.cancel_keep,
+        JOBS.c.checkpoint_key,
+        JOBS.c.last_event,
+    )
+    .where(_LOCKED)
+    .with_for_update()
+)
+_SET = sa.update(JOBS).where(JOBS.c.id == sa.bindparam("changed"))
+_CHANGE = _SET.returning(JOBS)
 _ADD = sa.insert(EVENTS)
 _SAID = sa.func.json_each(sa.bindparam("said")).table_valued("key", "value")
 _ADD_AT_ONCE = sa.insert(EVENTS).from_select(
@@ -140,6 +157,17 @@ class Job:
         return self.status.terminal
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What changes of a job while a worker has it."""
+
+    is_cancelling: bool
+    keep: bool
+    """The best so far is to become a model then."""
+    checkpoint_key: str | None
+    last_event: int
+
+
 _OF_ROWS = ("predict", "evaluate")
 """Kinds of jobs that go through rows."""
 
@@ -180,15 +208,43 @@ def locked_job(connection: sa.Connection, job_id: str, *, viewer: str | None = N
 
 def held_job(connection: sa.Connection, claimed: Job) -> Job:
     """As `locked_job`, once it is certain that the claim which gave `claimed` still holds."""
-    row = connection.execute(_HELD, {"held": claimed.id}).one_or_none()
-    job = None if row is None else job_of(row)
+    return job_of(_held(connection, claimed, _HELD))
+
+
+def held_claim(connection: sa.Connection, claimed: Job) -> Claim:
+    """Likewise, with no more of the job than changes while it goes on."""
+    row = _held(connection, claimed, _CLAIM)
+    return Claim(
+        is_cancelling=row.status == Status.CANCELLING,
+        keep=row.cancel_keep,
+        checkpoint_key=row.checkpoint_key,
+        last_event=row.last_event,
+    )
+
+
+def _held(connection: sa.Connection, claimed: Job, query: sa.Select[Any]) -> sa.Row[Any]:
+    row = connection.execute(query, {"held": claimed.id}).one_or_none()
     if (
-        job is None
-        or job.worker is None  # ended, or waiting again
-        or (job.attempts, job.worker) != (claimed.attempts, claimed.worker)
+        row is None
+        or row.worker is None  # ended, or waiting again
+        or (row.attempts, row.worker) != (claimed.attempts, claimed.worker)
     ):
         raise LeaseLost(f"attempt {claimed.attempts} at {claimed.id} is no longer its worker's")
-    return job
+    return row
+
+
+def say(
+    connection: sa.Connection,
+    job_id: str,
+    claim: Claim,
+    now: datetime,
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+    **values: Any,
+) -> None:
+    """Change the columns of a job that goes on, and add events."""
+    values["last_event"] = claim.last_event + len(events)
+    connection.execute(_SET, {"changed": job_id, **values})
+    _add(connection, job_id, claim.last_event, now, events)
 
 
 def write(
@@ -202,25 +258,27 @@ def write(
     added = list(events)
     values["last_event"] = job.last_event + len(added)
     changed = job_of(connection.execute(_CHANGE, {"changed": job.id, **values}).one())
-    if added:
-        _add(connection, job, now, added)
+    _add(connection, job.id, job.last_event, now, added)
     return changed
 
 
 def _add(
     connection: sa.Connection,
-    job: Job,
+    job_id: str,
+    last_event: int,
     now: datetime,
     events: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> None:
-    first = job.last_event + 1
+    first = last_event + 1
+    if not events:
+        return
     if connection.dialect.name == "sqlite":
         said = tables.json_text([(kind, tables.json_text(data)) for kind, data in events])
-        at_once = {"job": job.id, "first": first, "at": now, "said": said}
+        at_once = {"job": job_id, "first": first, "at": now, "said": said}
         connection.execute(_ADD_AT_ONCE, at_once)
     else:
         rows = [
-            {"job_id": job.id, "id": number, "type": kind, "at": now, "data": data}
+            {"job_id": job_id, "id": number, "type": kind, "at": now, "data": data}
             for number, (kind, data) in enumerate(events, first)
         ]
         connection.execute(_ADD, rows)
